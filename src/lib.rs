@@ -1,1 +1,3 @@
+//! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
+pub mod api;

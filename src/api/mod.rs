@@ -1,0 +1,59 @@
+//! The custom resources of group `cache.akkeris.io`: what may be ordered ([`CachePlan`]) and what was ordered
+//! ([`CacheInstance`]).
+//!
+//! This room holds types, their validation rules and the words that users read in conditions. It calls nobody.
+
+pub mod conditions;
+mod crds;
+mod engine;
+mod instance;
+mod memory;
+mod parameters;
+mod plan;
+mod schema;
+
+pub use crds::manifests;
+pub use engine::{Engine, EngineType};
+pub use instance::{
+    Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
+    PlanStatus, Restore, User,
+};
+pub use memory::{Memory, MemoryError};
+pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
+pub use plan::{
+    CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec, PlanState, Price,
+    ProviderKind, ProviderSpec, Topology,
+};
+
+/// The API group.
+pub const GROUP: &str = "cache.akkeris.io";
+/// The API version.
+pub const VERSION: &str = "v1alpha1";
+/// Holds an instance until its provider has let go of everything made for it.
+pub const FINALIZER: &str = "cache.akkeris.io/finalizer";
+
+/// Annotations that carry meaning between rooms, or from users.
+pub mod annotations {
+    /// `"true"` stops all changes to an instance.
+    pub const PAUSED: &str = "cache.akkeris.io/paused";
+    /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.
+    pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
+    /// The ledger revision that a resource's spec was last written from.
+    pub const LEDGER_REVISION: &str = "cache.akkeris.io/ledger-revision";
+    /// The desired state that an object was last applied from, as a digest; spares writes that change nothing.
+    pub const APPLIED_DIGEST: &str = "cache.akkeris.io/applied-digest";
+}
+
+/// Labels on everything that is made for an instance.
+pub mod labels {
+    /// The well-known label that says which tool manages an object.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// The value of [`MANAGED_BY`] on our objects.
+    pub const MANAGER: &str = "cache-broker";
+    /// The well-known label for the instance of an application.
+    pub const INSTANCE: &str = "app.kubernetes.io/instance";
+    /// The well-known label for an application's name; the engine here.
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// The plan an instance was ordered from.
+    pub const PLAN: &str = "cache.akkeris.io/plan";
+}
