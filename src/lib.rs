@@ -1,3 +1,5 @@
 //! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
 pub mod api;
+pub mod ledger;
+pub mod settings;

@@ -1,0 +1,75 @@
+use std::error::Error as StdError;
+
+use super::seal::OpenError;
+
+/// Why the ledger could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Postgres cannot be reached, or gave no connection in time.
+    #[error("reaching Postgres: {0}")]
+    Unavailable(String),
+    /// Postgres refused a statement.
+    #[error("{attempt}: {reason}")]
+    Statement {
+        /// What was attempted, on which row.
+        attempt: String,
+        /// What Postgres said.
+        reason: String,
+    },
+    /// Something sealed cannot be opened.
+    #[error("opening {place}: {source}")]
+    Sealed {
+        /// Where it stands.
+        place: String,
+        /// Why not.
+        source: OpenError,
+    },
+    /// A row holds something that this version of the broker does not understand.
+    #[error("reading {place}: {reason}")]
+    Row {
+        /// Which row and column.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The migrations did not run.
+    #[error("migrating the database: {0}")]
+    Migration(String),
+}
+
+impl LedgerError {
+    /// A refused statement.
+    pub fn statement(attempt: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let attempt = attempt.into();
+        move |error| {
+            if error.is_closed() || error.as_db_error().is_none() {
+                Self::Unavailable(format!("{attempt}: {}", chain(&error)))
+            } else {
+                Self::Statement {
+                    attempt,
+                    reason: chain(&error),
+                }
+            }
+        }
+    }
+
+    /// Whether trying again later may work without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! What was promised to platforms, in Postgres: instances, operations, bindings and webhooks.
+//!
+//! Every acceptance is one transaction. Nothing secret stands here in clear, and no lock is held over a call to
+//! another system. This room calls nobody.
+
+mod connection;
+pub mod database_url;
+/// What can go wrong in the ledger.
+pub mod error;
+pub mod ids;
+mod migrate;
+pub mod seal;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+pub use connection::Connection;
+pub use database_url::{DatabaseUrl, DatabaseUrlError};
+pub use error::LedgerError;
+pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use seal::{KeyRing, KeyRingError};
+
+/// How long a caller waits for a connection.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The ledger. Clones share its connections.
+#[derive(Clone)]
+pub struct Ledger {
+    pool: Pool,
+    keys: Arc<KeyRing>,
+    url: Arc<DatabaseUrl>,
+    outbox: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// A ledger in that database, with at most that many connections. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(url: DatabaseUrl, keys: KeyRing, connections: usize) -> Result<Self, LedgerError> {
+        let tls = url.tls().map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let manager = Manager::from_config(
+            url.config().clone(),
+            tls,
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(WAIT),
+                create: Some(WAIT),
+                recycle: Some(WAIT),
+            })
+            .build()
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        Ok(Self {
+            pool,
+            keys: Arc::new(keys),
+            url: Arc::new(url),
+        })
+    }
+
+    /// Whether Postgres answers.
+    ///
+    /// # Errors
+    /// When it does not, and why.
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        let client = self.client().await?;
+        client
+            .simple_query("select 1")
+            .await
+            .map_err(LedgerError::statement("asking Postgres for a sign of life"))?;
+        Ok(())
+    }
+
+    /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.
+    pub fn outbox_wakeup(&self) -> &Notify {
+        &self.outbox
+    }
+
+    async fn client(&self) -> Result<deadpool_postgres::Object, LedgerError> {
+        self.pool
+            .get()
+            .await
+            .map_err(|error| LedgerError::Unavailable(format!("{}: {}", self.url.place(), error::chain(&error))))
+    }
+
+    fn seal_json(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, LedgerError> {
+        let text = serde_json::to_vec(value).map_err(|error| LedgerError::Row {
+            place: place.to_owned(),
+            reason: error.to_string(),
+        })?;
+        self.keys.seal(place, &text).map_err(|error| LedgerError::Row {
+            place: place.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn open_json<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, LedgerError> {
+        let text = self.keys.open(place, sealed).map_err(|source| LedgerError::Sealed {
+            place: place.to_owned(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|error| LedgerError::Row {
+            place: place.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
