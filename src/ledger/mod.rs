@@ -71,6 +71,7 @@ impl Ledger {
             pool,
             keys: Arc::new(keys),
             url: Arc::new(url),
+            outbox: Arc::new(Notify::new()),
         })
     }
 
