@@ -8,7 +8,9 @@ pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
 pub mod ids;
+pub mod listen;
 mod migrate;
+mod operations;
 pub mod seal;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub use connection::Connection;
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use operations::{Operation, OperationKind, OperationState, Outcome};
 pub use seal::{KeyRing, KeyRingError};
 
 /// How long a caller waits for a connection.

@@ -1,0 +1,241 @@
+//! Operations: what a platform was told is going on. An instance has at most one in progress.
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{InstanceId, LedgerError, listen};
+
+/// The longest description that is kept; the rest is cut off.
+const MAX_DESCRIPTION: usize = 2048;
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OperationKind {
+    /// Makes the instance.
+    Provision,
+    /// Changes it.
+    Update,
+    /// Gives it back.
+    Deprovision,
+}
+
+impl OperationKind {
+    /// As it stands in the ledger and in webhook bodies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provision => "provision",
+            Self::Update => "update",
+            Self::Deprovision => "deprovision",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Provision, Self::Update, Self::Deprovision]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OperationState {
+    /// It is going on.
+    InProgress,
+    /// It ended well.
+    Succeeded,
+    /// It ended otherwise.
+    Failed,
+}
+
+impl OperationState {
+    /// As it stands in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InProgress => "in_progress",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::InProgress, Self::Succeeded, Self::Failed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its id, which platforms get as the `operation` string.
+    pub id: Uuid,
+    /// The instance it works on.
+    pub instance_id: InstanceId,
+    /// What it does.
+    pub kind: OperationKind,
+    /// How far it is.
+    pub state: OperationState,
+    /// How it ended, for people. Never empty.
+    pub description: Option<String>,
+    /// The instance's desired revision that it brings about.
+    pub desired_revision: i64,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it counts as failed.
+    pub deadline_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Operation {
+    /// The columns that [`Operation::from_row`] reads, in its order, of a table or alias `operations`.
+    pub(super) const COLUMNS: &'static str = "operations.id, operations.instance_id, operations.kind, \
+         operations.state, operations.description, operations.desired_revision, operations.created_at, \
+         operations.deadline_at, operations.ended_at";
+
+    /// Reads the [columns](Operation::COLUMNS) that begin at a position of a row.
+    pub(super) fn from_row(row: &Row, first: usize) -> Result<Self, LedgerError> {
+        let unreadable = |reason: String| LedgerError::Row {
+            place: "a row of operations".to_owned(),
+            reason,
+        };
+        let refused = |error: tokio_postgres::Error| unreadable(error.to_string());
+        let instance: String = row.try_get(first + 1).map_err(refused)?;
+        let kind: &str = row.try_get(first + 2).map_err(refused)?;
+        let state: &str = row.try_get(first + 3).map_err(refused)?;
+        Ok(Self {
+            id: row.try_get(first).map_err(refused)?,
+            instance_id: InstanceId::try_from(instance).map_err(|error| unreadable(error.to_string()))?,
+            kind: OperationKind::parse(kind).ok_or_else(|| unreadable(format!("kind {kind:?} is not known")))?,
+            state: OperationState::parse(state).ok_or_else(|| unreadable(format!("state {state:?} is not known")))?,
+            description: row.try_get(first + 4).map_err(refused)?,
+            desired_revision: row.try_get(first + 5).map_err(refused)?,
+            created_at: row.try_get(first + 6).map_err(refused)?,
+            deadline_at: row.try_get(first + 7).map_err(refused)?,
+            ended_at: row.try_get(first + 8).map_err(refused)?,
+        })
+    }
+
+    /// Whether it is going on.
+    pub fn is_running(&self) -> bool {
+        self.state == OperationState::InProgress
+    }
+}
+
+/// How an operation ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Succeeded,
+    /// Otherwise.
+    Failed {
+        /// Why, for people.
+        description: String,
+    },
+}
+
+impl Outcome {
+    fn state(&self) -> OperationState {
+        match self {
+            Self::Succeeded => OperationState::Succeeded,
+            Self::Failed { .. } => OperationState::Failed,
+        }
+    }
+
+    /// The reason of a failure; `None` stands for the words of a success, which depend on the operation.
+    fn reason(&self) -> Option<String> {
+        let Self::Failed { description } = self else {
+            return None;
+        };
+        let description = description.trim();
+        if description.is_empty() {
+            return Some("failed without a reason given".to_owned());
+        }
+        Some(description.chars().take(MAX_DESCRIPTION).collect())
+    }
+}
+
+/// Ends an operation that is in progress and makes its webhook due, in the caller's transaction. `false` if it was not
+/// in progress, and then nothing was changed.
+pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome) -> Result<bool, LedgerError> {
+    let refused = || LedgerError::statement(format!("ending operation {operation}"));
+    let statement = tx
+        .prepare_cached(
+            "with ended as (
+                update operations
+                set state = $2, ended_at = now(), description = coalesce($3, case kind
+                    when 'provision' then 'the instance is ready'
+                    when 'update' then 'the instance was updated'
+                    else 'the instance was deleted' end)
+                where id = $1 and state = 'in_progress'
+                returning id, instance_id, kind, state, description, ended_at
+            ), due as (
+                update webhooks
+                set state = 'due', due_at = now(), body = jsonb_build_object(
+                    'id', webhooks.id,
+                    'state', ended.state,
+                    'description', ended.description,
+                    'instance_id', ended.instance_id,
+                    'operation', ended.id,
+                    'kind', ended.kind,
+                    'time', to_char(ended.ended_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
+                from ended
+                where webhooks.operation_id = ended.id and webhooks.state = 'armed'
+                returning 1
+            )
+            select (select count(*) from ended), (select count(*) from due)",
+        )
+        .await
+        .map_err(refused())?;
+    let row = tx
+        .query_one(&statement, &[&operation, &outcome.state().as_str(), &outcome.reason()])
+        .await
+        .map_err(refused())?;
+    let ended: i64 = row.try_get(0).map_err(refused())?;
+    let due: i64 = row.try_get(1).map_err(refused())?;
+    if due > 0 {
+        listen::notify(tx, listen::WEBHOOKS).await?;
+    }
+    Ok(ended > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_always_says_something_and_never_too_much() {
+        let reason = |description: &str| {
+            Outcome::Failed {
+                description: description.to_owned(),
+            }
+            .reason()
+            .unwrap()
+        };
+        assert_eq!(reason(" out of capacity "), "out of capacity");
+        assert_eq!(reason(" "), "failed without a reason given");
+        assert_eq!(reason(&"ü".repeat(5000)).chars().count(), MAX_DESCRIPTION);
+        assert_eq!(Outcome::Succeeded.reason(), None);
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for kind in [
+            OperationKind::Provision,
+            OperationKind::Update,
+            OperationKind::Deprovision,
+        ] {
+            assert_eq!(OperationKind::parse(kind.as_str()), Some(kind));
+        }
+        for state in [
+            OperationState::InProgress,
+            OperationState::Succeeded,
+            OperationState::Failed,
+        ] {
+            assert_eq!(OperationState::parse(state.as_str()), Some(state));
+        }
+        assert_eq!(OperationKind::parse("bind"), None);
+    }
+}
