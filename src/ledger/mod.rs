@@ -11,6 +11,9 @@ pub mod ids;
 pub mod listen;
 mod migrate;
 mod operations;
+mod outbox;
+mod plan_revisions;
+mod projection;
 pub mod seal;
 
 use std::sync::Arc;
@@ -26,6 +29,8 @@ pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
 pub use operations::{Operation, OperationKind, OperationState, Outcome};
+pub use outbox::{Desired, OutboxItem};
+pub use projection::{AppliedRow, Epoch, Observation, Projected, Settled};
 pub use seal::{KeyRing, KeyRingError};
 
 /// How long a caller waits for a connection.
