@@ -1,9 +1,8 @@
 //! What was promised to platforms, in Postgres: instances, operations, bindings and webhooks.
 //!
 //! Every acceptance is one transaction. Nothing secret stands here in clear, and no lock is held over a call to
-//! another system. This room calls nobody.
+//! another system. This room calls nobody; of `api` it knows one type, what it keeps sealed.
 
-mod connection;
 pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
@@ -24,7 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-pub use connection::Connection;
+pub use crate::api::Connection;
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
