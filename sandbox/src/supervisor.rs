@@ -52,7 +52,7 @@ leaders() {
     read -r start last < "$file" && read -r stat < "/proc/${file##*/}/stat" || continue
     is_running "${stat##*) }" "$start" || continue
     found=0
-    kill "-${1:-$last}" -- "-${file##*/}"
+    kill "-${1:-$last}" "-${file##*/}" # dash knows no --
   done
   return $found
 }
