@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
@@ -30,8 +32,8 @@ const ETCD_PEER_PORT: u16 = 2380;
 /// The machine may be busy with other sandboxes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long the API server has for the requests in flight when it is stopped.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long the API server has for the requests in flight when it is stopped. It would wait for watches much longer.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Controllers that are off. Those of endpoints refuse the loopback addresses that pods have here; the others serve
 /// machines, volumes and certificates that there are none of.
@@ -55,6 +57,8 @@ const CONTROLLERS_OFF: &[&str] = &[
 /// A running control plane.
 pub struct ControlPlane {
     supervisor: Supervisor,
+    address: Ipv4Addr,
+    authority: String,
     kubeconfig: PathBuf,
     client: Client,
     api_server: Program,
@@ -115,6 +119,8 @@ impl ControlPlane {
         let api_server_process = spawn(supervisor, &api_server)?;
         let control_plane = Self {
             supervisor: supervisor.clone(),
+            address,
+            authority: authority.certificate(),
             client: client(&files.kubeconfig).await?,
             kubeconfig: files.kubeconfig.clone(),
             api_server,
@@ -133,6 +139,25 @@ impl ControlPlane {
     /// A kubeconfig file with all rights.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Writes a kubeconfig file with the rights of a service account, for an hour, and returns its path.
+    ///
+    /// # Errors
+    /// When there is no such service account, or the API server does not answer.
+    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf, Error> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
+        let answer = accounts
+            .create_token_request(name, &PostParams::default(), &TokenRequest::default())
+            .await
+            .map_err(Error::kubernetes(format!(
+                "requesting a token of the service account {namespace}/{name}"
+            )))?;
+        let token = answer.status.map(|status| status.token).unwrap_or_default();
+        let path = self.supervisor.dir().join(format!("kubeconfig-{namespace}-{name}"));
+        let content = kubeconfig_of(self.address, &self.authority, &json!({ "token": token }));
+        write_private(&path, &content).map_err(Error::io(format!("writing {}", path.display())))?;
+        Ok(path)
     }
 
     /// Stops the API server; etcd and what it holds stay. Does nothing while it is stopped.
@@ -267,7 +292,14 @@ impl Files {
         let (private, public) = certificates::key_pair()?;
         let admin = authority.issue_client("sandbox", "system:masters")?;
         let kubeconfig = supervisor.dir().join("kubeconfig");
-        let content = kubeconfig_of(address, &authority.certificate(), &admin);
+        let content = kubeconfig_of(
+            address,
+            &authority.certificate(),
+            &json!({
+                "client-certificate-data": STANDARD.encode(&admin.certificate),
+                "client-key-data": STANDARD.encode(&admin.key),
+            }),
+        );
         write_private(&kubeconfig, &content).map_err(Error::io(format!("writing {}", kubeconfig.display())))?;
         Ok(Self {
             authority: write("ca.crt", &authority.certificate())?,
@@ -286,7 +318,7 @@ impl Files {
 }
 
 /// JSON, which is YAML.
-fn kubeconfig_of(address: Ipv4Addr, authority: &str, user: &Certificate) -> String {
+fn kubeconfig_of(address: Ipv4Addr, authority: &str, user: &serde_json::Value) -> String {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -294,10 +326,7 @@ fn kubeconfig_of(address: Ipv4Addr, authority: &str, user: &Certificate) -> Stri
             "server": format!("https://{address}:{API_SERVER_PORT}"),
             "certificate-authority-data": STANDARD.encode(authority),
         }}],
-        "users": [{"name": "sandbox", "user": {
-            "client-certificate-data": STANDARD.encode(&user.certificate),
-            "client-key-data": STANDARD.encode(&user.key),
-        }}],
+        "users": [{"name": "sandbox", "user": user}],
         "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
         "current-context": "sandbox",
     })

@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use address::Addresses;
 use certificates::Authority;
@@ -36,6 +37,9 @@ use supervisor::Supervisor;
 
 /// The database that [`Sandbox::environment`] leads to.
 const DATABASE: &str = "cache_broker";
+
+/// How long to wait for another sandbox to end when all slots are taken.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says which parts a sandbox is made of. Postgres is always one of them.
 #[derive(Clone, Debug)]
@@ -85,7 +89,7 @@ impl Builder {
         if matches!(self.cluster, Cluster::Own) {
             control_plane::build().await?;
         }
-        let addresses = Addresses::claim().map_err(Error::io("claiming loopback addresses"))?;
+        let addresses = claim_addresses().await?;
         let supervisor = Supervisor::start_on(&addresses).map_err(Error::io("making the sandbox's folder"))?;
         let authority = Authority::new()?;
 
@@ -222,6 +226,18 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.supervisor.close();
+    }
+}
+
+/// Claims a slot, waiting a while for one: tests may run in many processes.
+async fn claim_addresses() -> Result<Addresses, Error> {
+    let start = Instant::now();
+    loop {
+        match Addresses::claim() {
+            Ok(addresses) => return Ok(addresses),
+            Err(error) if start.elapsed() > PATIENCE => return Err(Error::io("claiming loopback addresses")(error)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 

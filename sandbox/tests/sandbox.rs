@@ -1,9 +1,13 @@
 //! A sandbox comes up, works, keeps its data, and is gone afterwards.
 
+// The settings for tests do not reach the functions that tests share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +52,19 @@ async fn a_cluster_comes_up_and_works() {
 
     let client = sandbox.kube().await.unwrap();
     assert_eq!(client.apiserver_version().await.unwrap().git_version, "v1.37.2");
+
+    let limited = sandbox
+        .control_plane()
+        .unwrap()
+        .service_account_kubeconfig("default", "default")
+        .await
+        .unwrap();
+    let may = Command::new("kubectl")
+        .args(["auth", "can-i", "get", "secrets"])
+        .env("KUBECONFIG", limited)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&may.stdout).trim(), "no", "RBAC is on");
 
     let services = Api::<Service>::namespaced(client.clone(), "redis-system");
     let service = json!({"metadata": {"name": "cache"}, "spec": {"ports": [{"port": 6379}]}});
@@ -116,7 +133,9 @@ async fn two_live_side_by_side_and_the_api_server_can_go_and_come_back() {
     );
 
     let control_plane = one.control_plane().unwrap();
+    let start = Instant::now();
     control_plane.stop_api_server().await.unwrap();
+    println!("the API server is away after {:.1} s", start.elapsed().as_secs_f64());
     control_plane.stop_api_server().await.unwrap();
     assert!(maps.get("kept").await.is_err());
     others.apiserver_version().await.unwrap();
@@ -237,6 +256,30 @@ fn nothing_outlives_a_killed_sandbox_whose_postgres_was_killed_first() {
         (!dir.exists() && processes_of(&dir).is_empty()).then_some(())
     });
     assert!(!shared_memory_exists(&segment));
+}
+
+#[test]
+fn nothing_outlives_a_sandbox_killed_while_it_starts() {
+    for log in ["initdb", "kube-apiserver", "postgres", "kube-scheduler"] {
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let mut up = Command::new(env!("CARGO_BIN_EXE_sandbox"))
+            .arg("up")
+            .env("TMPDIR", home.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let folder = || fs::read_dir(home.path()).unwrap().next();
+        wait_for(&format!("the start of {log}"), || {
+            let dir = folder()?.unwrap().path();
+            dir.join(format!("logs/{log}.log")).exists().then_some(())
+        });
+        up.kill().unwrap();
+        up.wait().unwrap();
+        wait_for("the end of all that was left", || {
+            (folder().is_none() && processes_of(home.path()).is_empty()).then_some(())
+        });
+    }
 }
 
 #[test]

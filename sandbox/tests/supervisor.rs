@@ -1,5 +1,8 @@
 //! Whatever a program does, it does not outlive its sandbox.
 
+// The settings for tests do not reach the functions that tests share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::net::TcpListener;
