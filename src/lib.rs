@@ -2,5 +2,5 @@
 
 pub mod api;
 pub mod ledger;
-//pub mod provider;
+pub mod provider;
 pub mod settings;

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn memcached_clients_get_every_node() {
         let mut cache = Connection {
-            engine: "memcached".to_owned(),
+            engine: EngineType::Memcached,
             tls: false,
             password: None,
             ..redis()

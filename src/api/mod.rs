@@ -23,8 +23,8 @@ pub use instance::{
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
 pub use plan::{
-    CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec, PlanState, Price,
-    ProviderKind, ProviderSpec, Topology,
+    Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec,
+    PlanState, Price, ProviderKind, ProviderSpec, Topology,
 };
 
 /// The API group.

@@ -4,10 +4,17 @@ impl Ledger {
     /// The revision of a plan's spec, known by its digest: the newest one if that is the same spec, else the next.
     ///
     /// A spec that comes back after another one counts anew, so revisions follow edits and never go back.
+    /// `kept` is the newest revision that the cluster keeps, which the ledger may not know if it was restored from an
+    /// older backup: the count goes on from whichever is further.
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn plan_revision(&self, plan: &PlanId, digest: &[u8]) -> Result<i64, LedgerError> {
+    pub async fn plan_revision(
+        &self,
+        plan: &PlanId,
+        digest: &[u8],
+        kept: Option<(i64, Vec<u8>)>,
+    ) -> Result<i64, LedgerError> {
         let refused = || LedgerError::statement(format!("counting the revision of plan {plan}"));
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(refused())?;
@@ -27,11 +34,15 @@ impl Ledger {
             .await
             .map_err(refused())?
             .map(|row| (row.get::<_, i64>(0), row.get::<_, Vec<u8>>(1)));
-        let revision = match newest {
-            Some((revision, known)) if known == digest => return Ok(revision),
+        let in_ledger = newest.as_ref().map(|(revision, _)| *revision);
+        let revision = match newest.into_iter().chain(kept).max_by_key(|(revision, _)| *revision) {
+            Some((revision, known)) if known == digest => revision,
             Some((revision, _)) => revision + 1,
             None => 1,
         };
+        if in_ledger == Some(revision) {
+            return Ok(revision);
+        }
         transaction
             .execute(
                 "insert into plan_revisions (plan_id, revision, digest) values ($1, $2, $3)",

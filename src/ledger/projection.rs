@@ -311,15 +311,17 @@ async fn absent(
     };
     let known: Option<String> = row.get("uid");
     let another_came_after = matches!((uid, &known), (Some(uid), Some(known)) if uid != known);
-    if another_came_after || !row.get::<_, bool>("applied") {
+    let wanted_gone = row.get::<_, String>("desired") == "absent";
+    // A row that is still to be applied will make its resource; one that is to be gone needs no more applying.
+    if another_came_after || !(wanted_gone || row.get::<_, bool>("applied")) {
         return Ok(());
     }
     let operation: Option<Uuid> = row.get("operation");
-    let outcome = if row.get::<_, String>("desired") == "absent" {
+    let outcome = if wanted_gone {
         transaction
             .execute(
                 "update instances set deleted_at = now(), updated_at = now(), ready = false, reason = 'Deleted',
-                        message = null, connection = null where id = $1",
+                        message = null, connection = null, applied_revision = desired_revision where id = $1",
                 &[&id],
             )
             .await

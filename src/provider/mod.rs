@@ -4,7 +4,11 @@
 
 pub mod elasticache;
 pub mod kubernetes;
+mod objects;
+mod providers;
 pub mod secrets;
+
+pub use providers::{ElastiCache, Observed, Providers};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,7 +138,12 @@ impl Report {
             FaultKind::Refused => (Progress::Stalled, Reason::ProviderRefused),
             FaultKind::Transient => (Progress::Reconciling, Reason::ProviderUnavailable),
         };
-        Self { progress, reason, message: fault.message.clone(), ..self }
+        Self {
+            progress,
+            reason,
+            message: fault.message.clone(),
+            ..self
+        }
     }
 }
 
@@ -150,17 +159,29 @@ pub enum Step {
 impl<A> Decision<A> {
     /// A decision to do something and then decide anew.
     pub fn act(step: A, report: Report) -> Self {
-        Self { step: Next::Act(step), report, again: Again::OnChange }
+        Self {
+            step: Next::Act(step),
+            report,
+            again: Again::OnChange,
+        }
     }
 
     /// A decision to wait for a change.
     pub fn rest(report: Report) -> Self {
-        Self { step: Next::Rest, report, again: Again::OnChange }
+        Self {
+            step: Next::Rest,
+            report,
+            again: Again::OnChange,
+        }
     }
 
     /// A decision to let the resource go.
     pub fn release(report: Report) -> Self {
-        Self { step: Next::Release, report, again: Again::OnChange }
+        Self {
+            step: Next::Release,
+            report,
+            again: Again::OnChange,
+        }
     }
 
     /// The same, looked at again after a time.
@@ -177,7 +198,11 @@ impl<A> Decision<A> {
             Next::Rest => Next::Rest,
             Next::Release => Next::Release,
         };
-        Decision { step, report: self.report, again: self.again }
+        Decision {
+            step,
+            report: self.report,
+            again: self.again,
+        }
     }
 }
 
@@ -210,12 +235,18 @@ impl std::error::Error for Fault {}
 impl Fault {
     /// A fault that passes.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Transient, message: message.into() }
+        Self {
+            kind: FaultKind::Transient,
+            message: message.into(),
+        }
     }
 
     /// A fault that stays until somebody changes something.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Refused, message: message.into() }
+        Self {
+            kind: FaultKind::Refused,
+            message: message.into(),
+        }
     }
 }
 
