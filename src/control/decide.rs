@@ -1,5 +1,7 @@
 //! What an instance asks for, and what its status says of it: pure functions over resources, with time as an argument.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -26,7 +28,7 @@ pub struct PlanRevision {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlanLookup {
     /// The revision it runs from, or is to run from.
-    Found(PlanRevision),
+    Found(Arc<PlanRevision>),
     /// There is no such plan, or its first revision is not recorded yet.
     NoPlan,
     /// There is no such revision of it.
@@ -41,7 +43,7 @@ pub enum Opening {
     /// Take hold of it before anything is made.
     AddFinalizer,
     /// Say this, and wait.
-    Say(Report),
+    Say(Box<Report>),
     /// Let it go: nothing was ever made for it.
     LetGo,
     /// Bring about what it asks for.
@@ -50,7 +52,11 @@ pub enum Opening {
 
 /// The revision of its plan that an instance is pinned to: by its spec, else by what it ran from before.
 pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
-    instance.spec.plan_ref.revision.or_else(|| Some(instance.status.as_ref()?.plan.as_ref()?.revision))
+    instance
+        .spec
+        .plan_ref
+        .revision
+        .or_else(|| Some(instance.status.as_ref()?.plan.as_ref()?.revision))
 }
 
 /// What an instance asks for.
@@ -64,10 +70,23 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         return Opening::AddFinalizer;
     }
     let record = record(instance);
-    let say = |progress, reason, message: String| Opening::Say(carried(instance, Report::new(progress, reason, message, record.clone())));
+    let say = |progress, reason, message: String| {
+        Opening::Say(Box::new(carried(
+            instance,
+            Report::new(progress, reason, message, record.clone()),
+        ))
+    };
     if instance.annotation(annotations::PAUSED) == Some("true") {
-        let what = if deleting { "its deletion waits" } else { "nothing is changed" };
-        return say(Progress::Paused, Reason::Paused, format!("paused by annotation {}: {what}", annotations::PAUSED));
+        let what = if deleting {
+            "its deletion waits"
+        } else {
+            "nothing is changed"
+        };
+        return say(
+            Progress::Paused,
+            Reason::Paused,
+            format!("paused by annotation {}: {what}", annotations::PAUSED),
+        );
     }
     let revision = match plan {
         PlanLookup::Found(revision) => revision,
@@ -103,15 +122,26 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
             return say(Progress::Stalled, Reason::ParametersInvalid, message);
         }
     };
-    let policy = instance.spec.deletion_policy.or(plan.deletion_policy).unwrap_or_default();
-    let was_ready = instance.status.as_ref().is_some_and(|status| status.first_ready_time.is_some());
+    let policy = instance
+        .spec
+        .deletion_policy
+        .or(plan.deletion_policy)
+        .unwrap_or_default();
+    let was_ready = instance
+        .status
+        .as_ref()
+        .is_some_and(|status| status.first_ready_time.is_some());
     // What never became ready holds nobody's data.
     let policy = if was_ready { policy } else { DeletionPolicy::Delete };
     Opening::Proceed(Box::new(Desired {
         namespace: instance.namespace().unwrap_or_default(),
         name: instance.name_any(),
         uid: instance.uid().unwrap_or_default(),
-        existence: if deleting { Existence::Absent(policy) } else { Existence::Present },
+        existence: if deleting {
+            Existence::Absent(policy)
+        } else {
+            Existence::Present
+        },
         plan_name: revision.name.clone(),
         plan,
         owner: instance.spec.owner.clone().unwrap_or_default(),
@@ -124,7 +154,10 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
 /// Why a plan cannot take over an instance that runs from another.
 fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String> {
     let Some(provider) = revision.spec.provider() else {
-        return Some(format!("CachePlan {} names no provider, or two: correct the plan", revision.name));
+        return Some(format!(
+            "CachePlan {} names no provider, or two: correct the plan",
+            revision.name
+        ));
     };
     let before = instance.status.as_ref()?.plan.as_ref()?;
     if before.name == revision.name && before.revision == revision.revision {
@@ -152,9 +185,17 @@ fn unsupported(instance: &CacheInstance) -> Option<String> {
         (spec.restart_at.is_some(), "restartAt"),
         (!spec.users.is_empty(), "users"),
     ];
-    let names: Vec<_> = asked.iter().filter(|(asked, _)| *asked).map(|(_, name)| format!("spec.{name}")).collect();
-    (!names.is_empty())
-        .then(|| format!("this version of the broker does not do {} yet: leave it out", names.join(" and ")))
+    let names: Vec<_> = asked
+        .iter()
+        .filter(|(asked, _)| *asked)
+        .map(|(_, name)| format!("spec.{name}"))
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "this version of the broker does not do {} yet: leave it out",
+            names.join(" and ")
+        )
+    })
 }
 
 fn record(instance: &CacheInstance) -> Record {
@@ -219,8 +260,10 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
         endpoint: report.endpoint.clone(),
         reader_endpoint: report.reader_endpoint.clone(),
         nodes: report.nodes.clone(),
-        binding: report.bound.then(|| LocalRef { name: instance.connection_secret_name() }),
-        first_ready_time: before.first_ready_time.or_else(|| ready.then(|| Time(now))),
+        binding: report.bound.then(|| LocalRef {
+            name: instance.connection_secret_name(),
+        }),
+        first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
         last_backup: before.last_backup,
     }
 }

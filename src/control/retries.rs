@@ -64,7 +64,9 @@ impl Retries {
 
 /// How long to wait after that many failures in a row: twice as long each time, up to a bound.
 fn backoff(failures: u32) -> Duration {
-    FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST)
+    FIRST
+        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
+        .min(LONGEST)
 }
 
 /// Between three quarters and all of a wait, by a random number: many objects that failed at once do not come back at
@@ -79,7 +81,9 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let waits: Vec<_> = [1, 2, 3, 10, 1000].map(|failures| backoff(failures).as_millis()).to_vec();
+        let waits: Vec<_> = [1, 2, 3, 10, 1000]
+            .map(|failures| backoff(failures).as_millis())
+            .to_vec();
         assert_eq!(waits, [500, 1000, 2000, 256_000, 300_000]);
         for random in [0, u32::MAX / 2, u32::MAX] {
             let wait = jittered(LONGEST, random);

@@ -18,6 +18,8 @@ pub const SCHEMA: &str = "cache_broker";
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may stay unanswered before it counts as broken.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the server works on one statement before it gives up.
 const STATEMENT_TIMEOUT: &str = "10s";
 
@@ -138,6 +140,13 @@ impl FromStr for DatabaseUrl {
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        // Else a connection to a host that vanished would be waited for, and kept, for hours.
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE_TIMEOUT);
+        }
+        if !query.contains("keepalives_idle") {
+            config.keepalives_idle(SILENCE_TIMEOUT);
         }
         let options = format!(
             "-c search_path={SCHEMA} -c statement_timeout={STATEMENT_TIMEOUT} {}",

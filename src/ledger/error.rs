@@ -1,5 +1,7 @@
 use std::error::Error as StdError;
 
+use tokio_postgres::error::SqlState;
+
 use super::seal::OpenError;
 
 /// Why the ledger could not do what it was asked.
@@ -50,7 +52,7 @@ impl LedgerError {
     pub fn statement(attempt: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let attempt = attempt.into();
         move |error| {
-            if error.is_closed() || error.as_db_error().is_none() {
+            if error.as_db_error().is_none_or(|refusal| passes(refusal.code())) {
                 Self::Unavailable(format!("{attempt}: {}", chain(&error)))
             } else {
                 Self::Statement {
@@ -67,6 +69,15 @@ impl LedgerError {
     }
 }
 
+/// Whether a refusal is of the server's state rather than of the statement (Postgres, appendix A: classes 08, 40, 53, 57,
+/// and the read-only state of a standby), so that the same statement may work later.
+fn passes(code: &SqlState) -> bool {
+    ["08", "40", "53", "57"]
+        .iter()
+        .any(|class| code.code().starts_with(class))
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+}
+
 /// An error and its causes in one line.
 pub fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
@@ -80,4 +91,19 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_is_not_the_statements_fault() {
+        for code in ["57P01", "57014", "53300", "40P01", "08006", "25006"] {
+            assert!(passes(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["23505", "42P01", "22P02"] {
+            assert!(!passes(&SqlState::from_code(code)), "{code}");
+        }
+    }
 }

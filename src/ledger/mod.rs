@@ -3,10 +3,13 @@
 //! Every acceptance is one transaction. Nothing secret stands here in clear, and no lock is held over a call to
 //! another system. This room calls nobody; of `api` it knows one type, what it keeps sealed.
 
+mod acceptance;
+mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
 pub mod ids;
+mod instances;
 pub mod listen;
 mod migrate;
 mod operations;
@@ -14,6 +17,7 @@ mod outbox;
 mod plan_revisions;
 mod projection;
 pub mod seal;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +28,22 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 pub use crate::api::Connection;
+pub use acceptance::{Judgement, NewDeprovision, NewInstance, Settled};
+pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use instances::{Held, Instance, Polled};
 pub use operations::{Operation, OperationKind, OperationState, Outcome};
 pub use outbox::{Desired, OutboxItem};
-pub use projection::{AppliedRow, Epoch, Observation, Projected, Settled};
+pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};
+pub use webhooks::WebhookTarget;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long one call of the ledger may take, whatever the network does.
+const CALL: Duration = Duration::from_secs(12);
 
 /// The ledger. Clones share its connections.
 #[derive(Clone)]
@@ -98,6 +108,21 @@ impl Ledger {
     /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.
     pub fn outbox_wakeup(&self) -> &Notify {
         &self.outbox
+    }
+
+    /// Gives a call of the ledger its deadline.
+    async fn within<T>(
+        &self,
+        attempt: &str,
+        call: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
+            Err(LedgerError::Unavailable(format!(
+                "{attempt}: {} did not answer within {} s",
+                self.url.place(),
+                CALL.as_secs()
+            )))
+        })
     }
 
     async fn client(&self) -> Result<deadpool_postgres::Object, LedgerError> {

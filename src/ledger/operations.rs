@@ -31,7 +31,7 @@ impl OperationKind {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         [Self::Provision, Self::Update, Self::Deprovision]
             .into_iter()
             .find(|kind| kind.as_str() == text)
@@ -59,7 +59,7 @@ impl OperationState {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         [Self::InProgress, Self::Succeeded, Self::Failed]
             .into_iter()
             .find(|state| state.as_str() == text)
@@ -94,6 +94,9 @@ impl Operation {
     pub(super) const COLUMNS: &'static str = "operations.id, operations.instance_id, operations.kind, \
          operations.state, operations.description, operations.desired_revision, operations.created_at, \
          operations.deadline_at, operations.ended_at";
+
+    /// How many those are.
+    pub(super) const COLUMN_COUNT: usize = 9;
 
     /// Reads the [columns](Operation::COLUMNS) that begin at a position of a row.
     pub(super) fn from_row(row: &Row, first: usize) -> Result<Self, LedgerError> {

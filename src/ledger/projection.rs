@@ -14,7 +14,7 @@ pub struct Epoch(i64);
 
 /// What an observed resource means for the operation that waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum Verdict {
     /// Work goes on.
     No,
     /// It is as the revision wants it.
@@ -37,7 +37,7 @@ pub struct Observation {
     /// Whether it is being deleted.
     pub deleting: bool,
     /// What it means for a waiting operation.
-    pub settled: Settled,
+    pub verdict: Verdict,
     /// Whether the cache answers.
     pub ready: bool,
     /// The reason of its `Ready` condition.
@@ -196,10 +196,10 @@ impl Ledger {
             && observation.ledger_revision >= waits_for
             && kind.as_deref() != Some("deprovision")
         {
-            let outcome = match &observation.settled {
-                Settled::No => None,
-                Settled::Ready => Some(Outcome::Succeeded),
-                Settled::Failed(why) => Some(Outcome::Failed {
+            let outcome = match &observation.verdict {
+                Verdict::No => None,
+                Verdict::Ready => Some(Outcome::Succeeded),
+                Verdict::Failed(why) => Some(Outcome::Failed {
                     description: why.clone(),
                 }),
             };

@@ -37,7 +37,7 @@ pub enum Observed {
     /// In the cluster.
     Kubernetes(kubernetes::Observed),
     /// On ElastiCache.
-    ElastiCache(elasticache::Target, elasticache::Observed),
+    ElastiCache(elasticache::Target, Box<elasticache::Observed>),
     /// Nowhere: its provider is switched off.
     Disabled(ProviderKind),
 }
@@ -62,14 +62,14 @@ impl Providers {
                     let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
                     let (target, observed) =
                         elasticache::observe(&elasticache.poller, desired, &elasticache.defaults, secrets).await?;
-                    Ok(Observed::ElastiCache(target, observed))
+                    Ok(Observed::ElastiCache(target, Box::new(observed)))
                 }
                 None => Ok(Observed::Disabled(ProviderKind::ElastiCache)),
             },
             // A plan always has a provider; one that had none would be found out as disabled.
-            Some(ProviderSpec::Kubernetes(_)) | None if self.kubernetes.is_some() => {
-                Ok(Observed::Kubernetes(self.stores.observe(&desired.namespace, &desired.name)))
-            }
+            Some(ProviderSpec::Kubernetes(_)) | None if self.kubernetes.is_some() => Ok(Observed::Kubernetes(
+                self.stores.observe(&desired.namespace, &desired.name),
+            )),
             Some(ProviderSpec::Kubernetes(_)) | None => Ok(Observed::Disabled(ProviderKind::Kubernetes)),
         }
     }
@@ -78,9 +78,7 @@ impl Providers {
     pub fn decide(&self, desired: &Desired, observed: &Observed) -> Decision<Step> {
         match (observed, desired.plan.provider()) {
             (Observed::Kubernetes(observed), Some(ProviderSpec::Kubernetes(spec))) => match &self.kubernetes {
-                Some(placement) => {
-                    kubernetes::decide(desired, spec, placement, observed).map(Step::Kubernetes)
-                }
+                Some(placement) => kubernetes::decide(desired, spec, placement, observed).map(Step::Kubernetes),
                 None => disabled(desired, ProviderKind::Kubernetes),
             },
             (Observed::ElastiCache(_, observed), Some(ProviderSpec::ElastiCache(spec))) => match &self.elasticache {
@@ -118,7 +116,9 @@ impl Providers {
 
     /// Tells the providers whether an instance still waits for something there.
     pub fn settle(&self, desired: &Desired, observed: &Observed, decision: &Decision<Step>) {
-        let (Observed::ElastiCache(target, seen), Some(elasticache)) = (observed, &self.elasticache) else { return };
+        let (Observed::ElastiCache(target, seen), Some(elasticache)) = (observed, &self.elasticache) else {
+            return;
+        };
         if decision.step == Next::Release {
             elasticache.poller.forget(target);
         } else {
@@ -144,6 +144,11 @@ fn disabled(desired: &Desired, kind: ProviderKind) -> Decision<Step> {
         "the plan is made by {}, which the operator's settings switch off: nothing is {what} until {variable} is set",
         kind.as_str()
     );
-    let report = Report::new(Progress::Stalled, Reason::ProviderDisabled, message, desired.record.clone());
+    let report = Report::new(
+        Progress::Stalled,
+        Reason::ProviderDisabled,
+        message,
+        desired.record.clone(),
+    );
     Decision::rest(report)
 }

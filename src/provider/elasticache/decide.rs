@@ -51,7 +51,10 @@ fn present(
             return Decision::act(Step::Secret(SecretStep::CreateAuth), working("making the password"));
         }
         let create = create(desired, spec, defaults, id);
-        return Decision::act(Step::Create(Box::new(create)), working("asking ElastiCache for the cache"));
+        return Decision::act(
+            Step::Create(Box::new(create)),
+            working("asking ElastiCache for the cache"),
+        );
     };
 
     let say = |record: &Record, progress: Progress, reason: Reason, message: String| {

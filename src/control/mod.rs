@@ -1,0 +1,3 @@
+//! Reconcilers.
+pub mod decide;
+pub mod retries;

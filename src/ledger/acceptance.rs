@@ -1,0 +1,346 @@
+//! Accepting what platforms ask for. The caller judges by a pure function what the ledger holds; each acceptance is one
+//! transaction.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use deadpool_postgres::Transaction;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::instances::{self, COLUMNS};
+use super::{
+    Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, ServiceId, WebhookTarget, listen,
+    operations, webhooks,
+};
+
+/// How often an acceptance is judged again because another request was faster.
+const ATTEMPTS: usize = 5;
+
+/// What a judge makes of a request: an answer that changes nothing, or something to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement<A, N> {
+    /// Nothing is written.
+    Answer(A),
+    /// This is written.
+    Accept(N),
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled<A, T> {
+    /// It was answered and nothing was written.
+    Answered(A),
+    /// It was written.
+    Accepted(T),
+}
+
+/// An instance to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewInstance {
+    /// The OSB service.
+    pub service_id: ServiceId,
+    /// The OSB plan.
+    pub plan_id: PlanId,
+    /// The name of the `CachePlan`.
+    pub plan_name: String,
+    /// The revision of the plan to run from.
+    pub plan_revision: i64,
+    /// For which organization.
+    pub organization_guid: String,
+    /// For which space.
+    pub space_guid: String,
+    /// The platform's context object.
+    pub context: Map<String, Value>,
+    /// The tenant's parameters.
+    pub parameters: Map<String, Value>,
+    /// Where its resource goes.
+    pub namespace: String,
+    /// Where events of the instance go.
+    pub webhook: Option<WebhookTarget>,
+    /// How long the operation may take.
+    pub deadline: Duration,
+    /// The platform's id of the request.
+    pub request_identity: Option<String>,
+}
+
+/// The end of an instance to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewDeprovision {
+    /// Where the event goes, if not where the instance's events go anyway.
+    pub webhook: Option<WebhookTarget>,
+    /// How long the operation may take.
+    pub deadline: Duration,
+    /// The platform's id of the request.
+    pub request_identity: Option<String>,
+}
+
+/// The name of an ordered instance's resource. It is derived, so that the same order always means the same resource,
+/// and hashed, since OSB ids may have any characters (OSB 2.17, "URL Properties").
+fn resource_name(id: &InstanceId) -> String {
+    digest(&SHA256, id.as_str().as_bytes())
+        .as_ref()
+        .iter()
+        .take(10)
+        .fold("osb-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+}
+
+impl Ledger {
+    /// Accepts a new instance, if the judge does, and returns its operation's id. The judge is asked again when another
+    /// request for the same id was faster.
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
+    pub async fn provision<A>(
+        &self,
+        id: &InstanceId,
+        judge: impl Fn(Option<&Held<Map<String, Value>>>) -> Judgement<A, NewInstance>,
+    ) -> Result<Settled<A, Uuid>, LedgerError> {
+        let attempt = async {
+            for _ in 0..ATTEMPTS {
+                let held = self.read_instance(id).await?;
+                match judge(held.as_ref()) {
+                    Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
+                    Judgement::Accept(new) => {
+                        if let Some(operation) = self.insert_instance(id, &new).await? {
+                            return Ok(Settled::Accepted(operation));
+                        }
+                    }
+                }
+            }
+            Err(crowded("provisioning", id))
+        };
+        let settled = self.within("accepting an instance", attempt).await?;
+        if let Settled::Accepted(_) = settled {
+            self.outbox.notify_one();
+        }
+        Ok(settled)
+    }
+
+    /// One statement is one transaction. `None` if the id was taken meanwhile.
+    async fn insert_instance(&self, id: &InstanceId, new: &NewInstance) -> Result<Option<Uuid>, LedgerError> {
+        let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
+        let (operation, event) = (Uuid::new_v4(), Uuid::new_v4());
+        let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
+        let (webhook, target) = match &new.webhook {
+            None => (None, None),
+            Some(target) => (
+                Some(self.seal_json(&instances::webhook_place(id), target)?),
+                Some(self.seal_json(&webhooks::target_place(event), target)?),
+            ),
+        };
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "with instance as (
+                    insert into instances (id, service_id, plan_id, plan_name, plan_revision, organization_guid,
+                        space_guid, context, parameters, webhook, namespace, name)
+                    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                    on conflict (id) do nothing
+                    returning id, desired_revision
+                ), operation as (
+                    insert into operations
+                        (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+                    select $13::uuid, id, 'provision', desired_revision, $14::text, clock_timestamp(),
+                        clock_timestamp() + make_interval(secs => $15::double precision)
+                    from instance
+                ), webhook as (
+                    insert into webhooks (id, instance_id, operation_id, target)
+                    select $16::uuid, id, $13::uuid, $17::bytea from instance where $17::bytea is not null
+                )
+                select pg_notify($18, '') from instance",
+            )
+            .await
+            .map_err(refused)?;
+        let written = client
+            .query_opt(
+                &statement,
+                &[
+                    &id.as_str(),
+                    &new.service_id.as_str(),
+                    &new.plan_id.as_str(),
+                    &new.plan_name,
+                    &new.plan_revision,
+                    &new.organization_guid,
+                    &new.space_guid,
+                    &tokio_postgres::types::Json(&new.context),
+                    &parameters,
+                    &webhook,
+                    &new.namespace,
+                    &resource_name(id),
+                    &operation,
+                    &new.request_identity,
+                    &new.deadline.as_secs_f64(),
+                    &event,
+                    &target,
+                    &listen::OUTBOX,
+                ],
+            )
+            .await
+            .map_err(refused)?;
+        Ok(written.map(|_| operation))
+    }
+
+    /// Accepts the end of an instance, if the judge does, and returns its operation's id. It takes the place of an
+    /// operation in progress, which ends as failed (OSB 2.17, "Deprovisioning": a delete during provisioning halts it).
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
+    pub async fn deprovision<A>(
+        &self,
+        id: &InstanceId,
+        judge: impl FnOnce(Option<&Held>) -> Judgement<A, NewDeprovision>,
+    ) -> Result<Settled<A, Uuid>, LedgerError> {
+        let attempt = async {
+            let refused = |error| LedgerError::statement(format!("recording the end of instance {id}"))(error);
+            let mut client = self.client().await?;
+            let tx = client.transaction().await.map_err(refused)?;
+            let held = lock_instance(&tx, id).await?;
+            let new = match judge(held.as_ref()) {
+                Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
+                Judgement::Accept(new) => new,
+            };
+            if let Some(running) = held.as_ref().and_then(Held::running) {
+                let outcome = Outcome::Failed {
+                    description: "superseded by deprovision".to_owned(),
+                };
+                operations::end(&tx, running.id, &outcome).await?;
+            }
+            let operation = self.write_deprovision(&tx, id, &new).await?;
+            tx.commit().await.map_err(refused)?;
+            Ok(Settled::Accepted(operation))
+        };
+        let settled = self.within("accepting the end of an instance", attempt).await?;
+        if let Settled::Accepted(_) = settled {
+            self.outbox.notify_one();
+        }
+        Ok(settled)
+    }
+
+    async fn write_deprovision(
+        &self,
+        tx: &Transaction<'_>,
+        id: &InstanceId,
+        new: &NewDeprovision,
+    ) -> Result<Uuid, LedgerError> {
+        let refused = |error| LedgerError::statement(format!("recording the end of instance {id}"))(error);
+        let statement = tx
+            .prepare_cached(
+                "update instances
+                 set desired = 'absent', desired_revision = desired_revision + 1, outbox_due_at = now(),
+                     outbox_attempts = 0, outbox_error = null, updated_at = now()
+                 where id = $1
+                 returning desired_revision, webhook",
+            )
+            .await
+            .map_err(refused)?;
+        let row = tx.query_one(&statement, &[&id.as_str()]).await.map_err(refused)?;
+        let revision: i64 = row.try_get(0).map_err(refused)?;
+        let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
+        let statement = tx
+            .prepare_cached(
+                "insert into operations
+                    (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+                 values ($1, $2, $3, $4, $5, clock_timestamp(),
+                    clock_timestamp() + make_interval(secs => $6::double precision))",
+            )
+            .await
+            .map_err(refused)?;
+        let operation = Uuid::new_v4();
+        tx.execute(
+            &statement,
+            &[
+                &operation,
+                &id.as_str(),
+                &OperationKind::Deprovision.as_str(),
+                &revision,
+                &new.request_identity,
+                &new.deadline.as_secs_f64(),
+            ],
+        )
+        .await
+        .map_err(refused)?;
+        if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
+            webhooks::arm(self, tx, id, operation, &target).await?;
+        }
+        listen::notify(tx, listen::OUTBOX).await?;
+        Ok(operation)
+    }
+
+    /// Where an event goes: where the request says, else where the instance's events go.
+    fn target_for(
+        &self,
+        id: &InstanceId,
+        requested: Option<&WebhookTarget>,
+        standing: Option<&[u8]>,
+    ) -> Option<WebhookTarget> {
+        if requested.is_some() {
+            return requested.cloned();
+        }
+        // A lost key must not keep an instance from being given back.
+        self.open_json(&instances::webhook_place(id), standing?)
+            .inspect_err(|error| tracing::error!(instance = %id, %error, "no webhook for this operation"))
+            .ok()
+    }
+}
+
+/// An instance with its latest operation, locked until the transaction ends.
+async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Held>, LedgerError> {
+    let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
+    let statement = tx
+        .prepare_cached(&format!("select {COLUMNS} from instances where id = $1 for update"))
+        .await
+        .map_err(refused)?;
+    let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+        return Ok(None);
+    };
+    Ok(Some(Held {
+        instance: instances::instance(&row)?,
+        latest: latest_operation(tx, id).await?,
+        opened: (),
+    }))
+}
+
+/// The latest operation as it is now: a statement of its own sees what was committed while the lock was waited for.
+pub(super) async fn latest_operation(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Operation>, LedgerError> {
+    let refused = |error| LedgerError::statement(format!("reading the latest operation of instance {id}"))(error);
+    let statement = tx
+        .prepare_cached(&format!(
+            "select {} from operations where instance_id = $1 order by created_at desc, id limit 1",
+            Operation::COLUMNS
+        ))
+        .await
+        .map_err(refused)?;
+    tx.query_opt(&statement, &[&id.as_str()])
+        .await
+        .map_err(refused)?
+        .map(|row| Operation::from_row(&row, 0))
+        .transpose()
+}
+
+/// Too many requests for one id at a time.
+pub(super) fn crowded(attempt: &str, id: &dyn std::fmt::Display) -> LedgerError {
+    LedgerError::Unavailable(format!("{attempt} {id}: other requests for it were faster each time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_resource_name_fits_the_rule_of_its_definition(id in "[^\\p{C}]{1,60}") {
+            let name = resource_name(&id.parse().unwrap());
+            prop_assert_eq!(name.len(), 24);
+            prop_assert!(name.starts_with("osb-"));
+            prop_assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'));
+        }
+    }
+
+    #[test]
+    fn a_resource_name_never_changes() {
+        assert_eq!(resource_name(&"a".parse().unwrap()), "osb-ca978112ca1bbdcafac2");
+    }
+}

@@ -1,0 +1,223 @@
+//! Webhooks waiting to be delivered. Deliveries of one instance keep their order; those of different instances do not
+//! wait for each other.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{InstanceId, Ledger, LedgerError};
+
+/// Where events go. It stands in the ledger sealed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WebhookTarget {
+    /// The URL; it may carry a token of the receiver's, so it is kept like a secret.
+    #[serde(serialize_with = "exposed")]
+    pub url: SecretString,
+    /// What bodies are signed with.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "exposed_option")]
+    pub secret: Option<SecretString>,
+}
+
+impl PartialEq for WebhookTarget {
+    fn eq(&self, other: &Self) -> bool {
+        let secret = |target: &Self| target.secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        self.url.expose_secret() == other.url.expose_secret() && secret(self) == secret(other)
+    }
+}
+
+fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.expose_secret().serialize(serializer)
+}
+
+fn exposed_option<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(ExposeSecret::expose_secret).serialize(serializer)
+}
+
+/// A webhook that was claimed for one attempt.
+#[derive(Debug)]
+pub struct DueWebhook {
+    /// The event's id.
+    pub id: Uuid,
+    /// The instance it tells of.
+    pub instance_id: InstanceId,
+    /// Where it goes.
+    pub target: WebhookTarget,
+    /// What is sent.
+    pub body: String,
+    /// How many attempts were completed.
+    pub attempts: i32,
+    /// Until when nobody else claims it. It proves the claim.
+    pub leased_until: Timestamp,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempted {
+    /// The receiver took it.
+    Delivered,
+    /// It did not, and is not asked again.
+    Dead {
+        /// Why it did not.
+        error: String,
+    },
+    /// It did not, and is asked again.
+    Again {
+        /// In how long.
+        after: Duration,
+        /// Why it did not.
+        error: String,
+    },
+}
+
+/// Where a webhook's target is sealed.
+pub(super) fn target_place(event: Uuid) -> String {
+    format!("webhooks.target/{event}")
+}
+
+/// Arms a webhook for the end of an operation.
+pub(super) async fn arm(
+    ledger: &Ledger,
+    tx: &Transaction<'_>,
+    instance: &InstanceId,
+    operation: Uuid,
+    target: &WebhookTarget,
+) -> Result<(), LedgerError> {
+    let refused = |error| LedgerError::statement(format!("arming a webhook for operation {operation}"))(error);
+    let event = Uuid::new_v4();
+    let target = ledger.seal_json(&target_place(event), target)?;
+    let statement = tx
+        .prepare_cached("insert into webhooks (id, instance_id, operation_id, target) values ($1, $2, $3, $4)")
+        .await
+        .map_err(refused)?;
+    tx.execute(&statement, &[&event, &instance.as_str(), &operation, &target])
+        .await
+        .map_err(refused)?;
+    Ok(())
+}
+
+impl Ledger {
+    /// Claims webhooks that are due, the first of an instance only, for as long as the lease. Whoever claimed one and
+    /// does not come back loses it to the next.
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses.
+    pub async fn claim_webhooks(&self, limit: usize, lease: Duration) -> Result<Vec<DueWebhook>, LedgerError> {
+        let attempt = async {
+            let refused = LedgerError::statement("claiming webhooks");
+            let client = self.client().await?;
+            let rows = async {
+                let statement = client
+                    .prepare_cached(
+                        "update webhooks set due_at = clock_timestamp() + make_interval(secs => $2::double precision)
+                         where id in (
+                             select id from webhooks candidate
+                             where state = 'due' and due_at <= now() and not exists (
+                                 select from webhooks earlier
+                                 where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
+                                     and earlier.sequence < candidate.sequence)
+                             order by due_at limit $1 for update skip locked)
+                         returning id, instance_id, target, body, attempts, due_at",
+                    )
+                    .await?;
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                client.query(&statement, &[&limit, &lease.as_secs_f64()]).await
+            };
+            let rows = rows.await.map_err(refused)?;
+            Ok(rows.iter().filter_map(|row| self.due_webhook(row)).collect())
+        };
+        self.within("claiming webhooks", attempt).await
+    }
+
+    /// A webhook that cannot be opened stays leased and comes up again: the key that is missing may be put back.
+    fn due_webhook(&self, row: &tokio_postgres::Row) -> Option<DueWebhook> {
+        let read = || {
+            let refused = LedgerError::statement("reading a webhook");
+            let columns = || {
+                let id: Uuid = row.try_get(0)?;
+                let instance: String = row.try_get(1)?;
+                let target: &[u8] = row.try_get(2)?;
+                let body: String = row.try_get(3)?;
+                Ok((id, instance, target, body, row.try_get(4)?, row.try_get(5)?))
+            };
+            let (id, instance, target, body, attempts, leased_until) = columns().map_err(refused)?;
+            Ok(DueWebhook {
+                id,
+                instance_id: InstanceId::try_from(instance).map_err(|error| LedgerError::Row {
+                    place: format!("webhook {id}"),
+                    reason: error.to_string(),
+                })?,
+                target: self.open_json(&target_place(id), target)?,
+                body,
+                attempts,
+                leased_until,
+            })
+        };
+        read()
+            .inspect_err(|error: &LedgerError| tracing::error!(%error, "a webhook cannot be delivered for now"))
+            .ok()
+    }
+
+    /// Records what became of an attempt. A failure counts only while the claim holds.
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses; the webhook is then attempted again once the lease ends.
+    pub async fn settle_webhook(&self, claimed: &DueWebhook, attempted: &Attempted) -> Result<(), LedgerError> {
+        let attempt = async {
+            let refused =
+                |error| LedgerError::statement(format!("recording an attempt of webhook {}", claimed.id))(error);
+            let (state, after, error) = match attempted {
+                Attempted::Delivered => ("delivered", None, None),
+                Attempted::Dead { error } => ("dead", None, Some(error)),
+                Attempted::Again { after, error } => ("due", Some(after.as_secs_f64()), Some(error)),
+            };
+            let client = self.client().await?;
+            let statement = client
+                .prepare_cached(
+                    "update webhooks
+                     set state = $3, attempts = attempts + 1, last_error = $5,
+                         due_at = case when $3 = 'due'
+                             then clock_timestamp() + make_interval(secs => $4::double precision) end,
+                         ended_at = case when $3 = 'due' then null else clock_timestamp() end
+                     where id = $1 and state = 'due' and (due_at = $2 or $3 = 'delivered')",
+                )
+                .await
+                .map_err(refused)?;
+            client
+                .execute(
+                    &statement,
+                    &[&claimed.id, &claimed.leased_until, &state, &after, &error],
+                )
+                .await
+                .map_err(refused)?;
+            Ok(())
+        };
+        self.within("recording an attempt of a webhook", attempt).await
+    }
+
+    /// In how long the next webhook is due; `None` if none is.
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses.
+    pub async fn next_webhook(&self) -> Result<Option<Duration>, LedgerError> {
+        let attempt = async {
+            let refused = LedgerError::statement("looking for the next webhook");
+            let client = self.client().await?;
+            let seconds = async {
+                let statement = client
+                    .prepare_cached(
+                        "select extract(epoch from min(due_at) - clock_timestamp())::double precision
+                         from webhooks where state = 'due'",
+                    )
+                    .await?;
+                client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)
+            };
+            let seconds = seconds.await.map_err(refused)?;
+            Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        };
+        self.within("looking for the next webhook", attempt).await
+    }
+}
