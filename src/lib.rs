@@ -5,3 +5,4 @@ pub mod control;
 pub mod ledger;
 pub mod provider;
 pub mod settings;
+pub mod telemetry;

@@ -74,7 +74,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         Opening::Say(Box::new(carried(
             instance,
             Report::new(progress, reason, message, record.clone()),
-        ))
+        )))
     };
     if instance.annotation(annotations::PAUSED) == Some("true") {
         let what = if deleting {

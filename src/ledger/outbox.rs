@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 
-use super::{InstanceId, Ledger, LedgerError, PlanId};
+use super::{InstanceId, Ledger, LedgerError, PlanId, instances};
 
 /// Whether an instance's custom resource is to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +77,11 @@ impl Ledger {
             place: format!("instances/{id}"),
             reason,
         };
+        let instance: InstanceId = id.parse().map_err(|error| unreadable(format!("id {error}")))?;
         let desired: String = row.get("desired");
+        let parameters = self.open_json(&instances::parameters_place(&instance), row.get("parameters"))?;
         Ok(OutboxItem {
-            instance: id.parse().map_err(|error| unreadable(format!("id {error}")))?,
+            instance,
             plan: row
                 .get::<_, String>("plan_id")
                 .parse()
@@ -89,7 +91,7 @@ impl Ledger {
             organization: row.get("organization_guid"),
             space: row.get("space_guid"),
             context: row.get("context"),
-            parameters: self.open_json(&parameters_place(&id), row.get("parameters"))?,
+            parameters,
             namespace: row.get("namespace"),
             name: row.get("name"),
             desired: if desired == "absent" {
@@ -146,14 +148,4 @@ impl Ledger {
             )))?;
         Ok(())
     }
-}
-
-/// The place that an instance's parameters are sealed for.
-pub(super) fn parameters_place(instance: &str) -> String {
-    format!("instances.parameters/{instance}")
-}
-
-/// The place that an instance's connection is sealed for.
-pub(super) fn connection_place(instance: &str) -> String {
-    format!("instances.connection/{instance}")
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::instances::connection_place;
 use super::operations::{self, Outcome};
-use super::outbox::connection_place;
 use super::{Connection, InstanceId, Ledger, LedgerError};
 
 /// A leader's number. Writes of an earlier leader are refused.
@@ -129,7 +129,7 @@ impl Ledger {
         let connection = observation
             .connection
             .as_ref()
-            .map(|connection| self.seal_json(&connection_place(id), connection))
+            .map(|connection| self.seal_json(&connection_place(&observation.instance), connection))
             .transpose()?;
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(refused())?;

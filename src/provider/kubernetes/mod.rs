@@ -11,7 +11,7 @@ mod stores;
 
 pub use act::act;
 pub use decide::decide;
-pub use stores::{Children, Stores};
+pub use stores::{Children, Scope, Stores};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
