@@ -1,1 +1,5 @@
 //! Node.
+mod container;
+mod image;
+mod pod;
+mod status;
