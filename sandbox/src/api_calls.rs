@@ -1,6 +1,6 @@
 //! Calls of the Kubernetes API: every one has a deadline, and every watch comes back by itself.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -52,16 +52,16 @@ impl CallError {
 
 /// Makes one call; `what` says what is attempted, on which object.
 pub(crate) async fn call<T>(
-    what: impl Display,
+    what: impl Into<String>,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, CallError> {
     match tokio::time::timeout(DEADLINE, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(CallError::Refused {
-            what: what.to_string(),
+            what: what.into(),
             source: Box::new(source),
         }),
-        Err(_) => Err(CallError::Silent { what: what.to_string() }),
+        Err(_) => Err(CallError::Silent { what: what.into() }),
     }
 }
 

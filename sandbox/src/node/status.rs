@@ -231,7 +231,10 @@ fn container_status(container: &Container, state: &ContainerState, turn: bool, p
 }
 
 fn id(pid: u32) -> String {
-    format!("process://{pid}")
+    match pid {
+        0 => "simulated://0".to_owned(),
+        pid => format!("process://{pid}"),
+    }
 }
 
 fn terminated(ended: &Ended) -> ApiState {
