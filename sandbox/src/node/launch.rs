@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
@@ -174,11 +174,7 @@ impl Launcher {
     async fn tokens(&self, pod: &Pod) -> Result<Tokens, CallError> {
         let mut tokens = Tokens::new();
         let spec = pod.spec.as_ref();
-        let volumes = spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let parts = volumes
-            .filter_map(|volume| volume.projected.as_ref()?.sources.as_ref())
-            .flatten();
-        for wanted in parts.filter_map(|part| part.service_account_token.as_ref()) {
+        for wanted in wanted_tokens(pod) {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
             let account = spec
                 .and_then(|spec| spec.service_account_name.as_deref())
@@ -208,6 +204,14 @@ impl Launcher {
         }
         Ok(tokens)
     }
+}
+
+fn wanted_tokens(pod: &Pod) -> Vec<&ServiceAccountTokenProjection> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let parts = volumes
+        .filter_map(|volume| volume.projected.as_ref()?.sources.as_ref())
+        .flatten();
+    parts.filter_map(|part| part.service_account_token.as_ref()).collect()
 }
 
 fn pre_stop(container: &Container, address: Ipv4Addr, rewriting: &Rewriting) -> Option<PreStop> {

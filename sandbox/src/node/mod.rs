@@ -163,11 +163,18 @@ pub enum Error {
 }
 
 /// A running node. Dropping it kills its processes; [`Node::stop`] also waits for their end.
-#[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Drop for Node {

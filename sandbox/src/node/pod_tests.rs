@@ -17,7 +17,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(spec: Value) -> Self {
+    fn new(spec: &Value) -> Self {
         let meta = json!({"name": "p", "namespace": "n", "uid": "u"});
         let pod = serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap();
         let now = Timestamp::UNIX_EPOCH;
@@ -120,7 +120,7 @@ impl Bench {
 
 #[test]
 fn containers_start_when_the_init_containers_are_through() {
-    let mut bench = Bench::new(json!({
+    let mut bench = Bench::new(&json!({
         "initContainers": [
             {"name": "i"},
             {"name": "side", "restartPolicy": "Always", "startupProbe": {"tcpSocket": {"port": 1}}},
@@ -150,7 +150,7 @@ fn containers_start_when_the_init_containers_are_through() {
 
 #[test]
 fn crashes_in_a_row_wait_longer_and_longer() {
-    let mut bench = Bench::new(json!({"containers": [{"name": "a"}]}));
+    let mut bench = Bench::new(&json!({"containers": [{"name": "a"}]}));
     bench.start(0).later(1).end(0, 1);
     assert_eq!(bench.shows(), "Running False: exit 1 0");
     bench.start(0);
@@ -186,7 +186,7 @@ fn the_restart_policy_decides_about_the_end() {
         ("Never", 0, "Succeeded False: exit 0 0"),
         ("Never", 3, "Failed False: exit 3 0"),
     ] {
-        let mut bench = Bench::new(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
+        let mut bench = Bench::new(&json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
         bench.start(0).end(0, code);
         assert_eq!(bench.shows(), expected, "{policy} {code}");
         let again = if expected.starts_with("Running") {
@@ -196,7 +196,7 @@ fn the_restart_policy_decides_about_the_end() {
         };
         assert_eq!(bench.next().0, again, "{policy} {code}");
     }
-    let mut bench = Bench::new(json!({
+    let mut bench = Bench::new(&json!({
         "restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
     }));
     bench.start(0).end(0, 2);
@@ -207,7 +207,7 @@ fn the_restart_policy_decides_about_the_end() {
 #[test]
 fn readiness_follows_its_probe_and_keeps_the_time_of_its_change() {
     let probe = json!({"tcpSocket": {"port": 1}, "successThreshold": 2, "failureThreshold": 2});
-    let mut bench = Bench::new(json!({"containers": [{"name": "a", "readinessProbe": probe}]}));
+    let mut bench = Bench::new(&json!({"containers": [{"name": "a", "readinessProbe": probe}]}));
     bench.start(0);
     assert_eq!(bench.shows(), "Running False: running unready 0");
     bench.later(5).probe(0, ProbeKind::Readiness, true);
@@ -237,7 +237,7 @@ fn readiness_follows_its_probe_and_keeps_the_time_of_its_change() {
 fn startup_and_liveness_probes_restart_a_container() {
     let probe = json!({"tcpSocket": {"port": 1}, "failureThreshold": 2});
     let container = json!({"name": "a", "startupProbe": probe, "livenessProbe": probe});
-    let mut bench = Bench::new(json!({"containers": [container]}));
+    let mut bench = Bench::new(&json!({"containers": [container]}));
     bench.start(0);
     let wants = |bench: &Bench, kind: ProbeKind| {
         bench.state.containers[0].wants(kind, &bench.pod.spec.as_ref().unwrap().containers[0])
@@ -267,7 +267,7 @@ fn startup_and_liveness_probes_restart_a_container() {
 
 #[test]
 fn an_image_that_is_not_there_shows_as_a_kubelet_shows_it() {
-    let mut bench = Bench::new(json!({"containers": [{"name": "a"}]}));
+    let mut bench = Bench::new(&json!({"containers": [{"name": "a"}]}));
     for (shown, wait) in [
         ("ErrImagePull", 1),
         ("ImagePullBackOff", 10),
@@ -293,7 +293,7 @@ fn an_image_that_is_not_there_shows_as_a_kubelet_shows_it() {
 
 #[test]
 fn a_deleted_pod_ends_its_containers_and_then_goes() {
-    let mut bench = Bench::new(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+    let mut bench = Bench::new(&json!({"containers": [{"name": "a"}, {"name": "b"}]}));
     bench.start(0).start(1).delete();
     assert_eq!(bench.next().0, [Step::Stop(0, None), Step::Stop(1, None)]);
     bench.state.stopping(0);
@@ -305,14 +305,14 @@ fn a_deleted_pod_ends_its_containers_and_then_goes() {
     assert_eq!(bench.next().0, [Step::Remove]);
     assert_eq!(bench.shows(), "Failed False: exit 0 0, exit 137 0");
 
-    let mut never_started = Bench::new(json!({"containers": [{"name": "a"}]}));
+    let mut never_started = Bench::new(&json!({"containers": [{"name": "a"}]}));
     assert_eq!(never_started.delete().next().0, [Step::Remove]);
 }
 
 #[test]
 fn readiness_gates_hold_a_pod_back() {
     let gates = json!([{"conditionType": "example.com/open"}]);
-    let mut bench = Bench::new(json!({"containers": [{"name": "a"}], "readinessGates": gates}));
+    let mut bench = Bench::new(&json!({"containers": [{"name": "a"}], "readinessGates": gates}));
     bench.start(0);
     assert_eq!(bench.shows(), "Running False: running 0");
     let open = json!({"conditions": [{"type": "example.com/open", "status": "True"}]});

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::container::Rewriting;
 use crate::supervisor::{Process, Program, Supervisor};
@@ -203,13 +204,14 @@ async fn http(address: SocketAddrV4, request: &str) -> Result<(), String> {
     }
 }
 
-/// Puts a question again and again in the probe's rhythm, and tells each result, until it is dropped.
-pub(super) async fn repeat(
+/// Puts a question again and again in the probe's rhythm, and tells each answer, until nobody listens.
+pub(super) async fn repeat<T>(
     probe: Probe,
     check: Check,
     shell: Shell,
     since: Timestamp,
-    tell: impl AsyncFn(Result<(), String>),
+    tell: mpsc::Sender<T>,
+    wrap: impl Fn(Result<(), String>) -> T,
 ) {
     let seconds =
         |value: Option<i32>, default| Duration::from_secs(u64::try_from(value.unwrap_or(default)).unwrap_or(1));
@@ -226,7 +228,9 @@ pub(super) async fn repeat(
     let mut rhythm = tokio::time::interval_at(begun + period, period);
     rhythm.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tell(answer).await;
+        if tell.send(wrap(answer)).await.is_err() {
+            return;
+        }
         rhythm.tick().await;
         answer = ask(&check, &shell, timeout).await;
     }

@@ -128,7 +128,7 @@ impl Registration {
         match node {
             None => self.register().await?,
             Some(node) if !is_fresh(node.status.as_ref(), Timestamp::now()) => {
-                self.report(node.status.as_ref()).await?
+                self.report(node.status.as_ref()).await?;
             }
             Some(_) => {}
         }

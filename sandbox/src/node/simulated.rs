@@ -20,7 +20,7 @@ use super::pod::PodState;
 use super::shared::Shared;
 use super::status::{Place, is_final, status};
 use crate::address::Addresses;
-use crate::api_calls::call;
+use crate::api_calls::{CallError, call};
 
 /// How long after a failed write it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -58,22 +58,23 @@ pub(super) async fn run(shared: Arc<Shared>, addresses: Addresses, delay: Durati
         let (shared, turn) = (shared.clone(), turn.clone());
         let address = (!leaving).then(|| addresses.next_pod());
         tasks.spawn(async move {
-            match address {
-                Some(address) => {
-                    tokio::time::sleep(delay).await;
-                    until_done(&turn, async || appear(&shared, &pod, address).await).await;
-                }
-                None => until_done(&turn, async || vanish(&shared, &pod).await).await,
+            if address.is_some() {
+                tokio::time::sleep(delay).await;
             }
+            see_to(&shared, &pod, address, &turn).await;
         });
     }
 }
 
 /// Makes one of a bounded number of writes, again and again until it is made or has become pointless.
-async fn until_done(turn: &Semaphore, write: impl AsyncFn() -> Result<(), crate::api_calls::CallError>) {
+async fn see_to(shared: &Shared, pod: &Pod, address: Option<Ipv4Addr>, turn: &Semaphore) {
     loop {
         let Ok(permit) = turn.acquire().await else { return };
-        match write().await {
+        let written = match address {
+            Some(address) => appear(shared, pod, address).await,
+            None => vanish(shared, pod).await,
+        };
+        match written {
             Ok(()) => return,
             Err(error) if error.is_not_found() || error.is_conflict() => return,
             Err(error) => tracing::debug!(%error, "trying again"),
@@ -90,7 +91,7 @@ fn api(shared: &Shared, pod: &Pod) -> Api<Pod> {
     )
 }
 
-async fn appear(shared: &Shared, pod: &Pod, address: Ipv4Addr) -> Result<(), crate::api_calls::CallError> {
+async fn appear(shared: &Shared, pod: &Pod, address: Ipv4Addr) -> Result<(), CallError> {
     let (name, now) = (pod.name_any(), Timestamp::now());
     let mut state = PodState::new(pod, now);
     state.simulate(pod, now);
@@ -110,7 +111,7 @@ async fn appear(shared: &Shared, pod: &Pod, address: Ipv4Addr) -> Result<(), cra
     Ok(())
 }
 
-async fn vanish(shared: &Shared, pod: &Pod) -> Result<(), crate::api_calls::CallError> {
+async fn vanish(shared: &Shared, pod: &Pod) -> Result<(), CallError> {
     let name = pod.name_any();
     let mut params = DeleteParams {
         grace_period_seconds: Some(0),
@@ -120,10 +121,6 @@ async fn vanish(shared: &Shared, pod: &Pod) -> Result<(), crate::api_calls::Call
         uid: pod.metadata.uid.clone(),
         resource_version: None,
     });
-    call(
-        format!("removing pod {name}"),
-        api(shared, pod).delete(&name, &params),
-    )
-    .await?;
+    call(format!("removing pod {name}"), api(shared, pod).delete(&name, &params)).await?;
     Ok(())
 }

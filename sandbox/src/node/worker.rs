@@ -322,16 +322,13 @@ impl Worker {
                     continue;
                 };
                 let check = probes::check(probe, container, self.place.pod, &running.launched.rewriting);
-                let tell = self.tell.clone();
                 let asking = probes::repeat(
                     probe.clone(),
                     check,
                     running.launched.shell.clone(),
                     since,
-                    async move |answer| {
-                        // The worker is gone only together with this task.
-                        let _ = tell.send(Happening::Probed(i, since, kind, answer)).await;
-                    },
+                    self.tell.clone(),
+                    move |answer| Happening::Probed(i, since, kind, answer),
                 );
                 let task = self.tasks.spawn(asking);
                 running.probes.insert(kind, Prober { task, failing: false });
