@@ -1,5 +1,7 @@
 //! The process node and the Service proxy on a real control plane.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
 use std::io::{Read, Write};
