@@ -265,6 +265,16 @@ async fn deployments_become_available_because_something_answers() {
     assert!(answered.contains("STORED"), "{answered}");
     assert_eq!(cluster.kubectl(&["logs", &name, "--tail=1"]).lines().count(), 1);
 
+    let mut following = Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(cluster.sandbox.kubeconfig())
+        .args(["-n", "caches", "logs", "-f", "--tail=1", &name])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = following.stdout.take().unwrap();
+    output.read_exact(&mut [0]).expect("the log is being followed");
+
     // A killed process comes back, and meanwhile the pod is not Ready.
     let pid = cluster.pid(&name).unwrap();
     let watching = cluster.client.clone();
@@ -314,6 +324,11 @@ async fn deployments_become_available_because_something_answers() {
     );
     assert_ne!(cluster.pid(&name).unwrap(), pid);
     assert!(cluster.kubectl(&["logs", &name, "--previous"]).contains("get k"));
+    output.read_to_end(&mut Vec::new()).unwrap();
+    assert!(
+        following.wait().unwrap().success(),
+        "a followed log ends with its process"
+    );
 
     // A rollout replaces the pod without a gap in the Service.
     let args = json!({"spec": {"template": {"spec": {"containers": [{"name": "memcached", "args": ["-m", "48"]}]}}}});
@@ -477,6 +492,49 @@ async fn a_selector_flip_moves_the_traffic() {
         TcpStream::connect(address).is_err().then_some(())
     })
     .await;
+    cluster.sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_outlives_its_api_server_but_not_its_owner() {
+    let cluster = Cluster::start(Pods::Processes).await;
+    cluster.deploy("mem", memcached(&[]), json!({})).await;
+    let address = cluster.expose("mem", "mem", 11211).await;
+    cluster.available("mem").await;
+    cluster.proxy.wait_for(address, |pods| pods.len() == 1).await;
+    let pod = cluster.pods("mem").await.remove(0).name_any();
+    let pid = cluster.pid(&pod).unwrap();
+
+    let control_plane = cluster.sandbox.control_plane().unwrap();
+    control_plane.stop_api_server().await.unwrap();
+    assert!(
+        talk(address, "version\r\n", "\r\n").unwrap().starts_with("VERSION"),
+        "nothing stops for it"
+    );
+    rustix::process::kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    common::wait_for("the process to be dead", || (!common::is_running(pid)).then_some(()));
+    control_plane.start_api_server().await.unwrap();
+    until("the status to tell of it", async || {
+        let pod = cluster.api::<Pod>().get(&pod).await.ok()?;
+        (container_status(&pod)?.restart_count == 1 && ready(&pod)).then_some(())
+    })
+    .await;
+    until("the Service to answer", async || {
+        talk(address, "version\r\n", "\r\n")
+            .ok()
+            .filter(|said| !said.is_empty())
+    })
+    .await;
+
+    let pid = cluster.pid(&pod).unwrap();
+    drop(cluster.node);
+    common::wait_for("the process to end with its node", || {
+        (!common::is_running(pid)).then_some(())
+    });
+    drop(cluster.proxy);
+    common::wait_for("the listener to end with its proxy", || {
+        TcpStream::connect(address).is_err().then_some(())
+    });
     cluster.sandbox.stop().await;
 }
 

@@ -15,6 +15,7 @@
 //!   the same places, and servers and clients that are given no address get it added; `POD_IP` holds it.
 //! - Processes run as an unprivileged user whatever `securityContext` says, inherit the sandbox's environment, and share
 //!   the machine's CPU. A memory limit is enforced by looking twice a second and killing (`OOMKilled`).
+//! - Files of Secrets and ConfigMaps follow their source within 20 seconds; keys that are taken away stay as files.
 //! - There is no DNS of Services, no `kubectl exec`, no `postStart`, and no gRPC probe.
 
 mod container;
@@ -328,7 +329,8 @@ async fn processes(shared: Arc<Shared>, addresses: Addresses, mut stopped: onesh
                     }
                     None => {
                         let (inbox, news) = watch::channel(pod);
-                        workers.spawn(worker::run(shared.clone(), addresses.next_pod(), news));
+                        let address = shared.registry.free(&addresses);
+                        workers.spawn(worker::run(shared.clone(), address, news));
                         inboxes.insert(uid, inbox);
                     }
                 }

@@ -43,7 +43,6 @@ impl Backoff {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) code: i32,
-    pub(super) signal: Option<i32>,
     pub(super) reason: &'static str,
     pub(super) since: Timestamp,
     pub(super) at: Timestamp,
@@ -422,7 +421,6 @@ impl PodState {
             state.phase = match init && !is_sidecar(container) {
                 true => Phase::Ended(Ended {
                     code: 0,
-                    signal: None,
                     reason: "Completed",
                     since: now,
                     at: now,

@@ -52,7 +52,6 @@ impl Bench {
         };
         let ended = Ended {
             code,
-            signal: None,
             reason: "Error",
             since,
             at: self.now,

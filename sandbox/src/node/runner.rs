@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use rustix::process::Signal;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::container::memory_limit;
 use super::probes::{Check, Shell, Tied, ask};
@@ -38,7 +38,6 @@ pub(super) enum PreStop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exit {
     pub(super) code: i32,
-    pub(super) signal: Option<i32>,
     pub(super) reason: &'static str,
 }
 
@@ -46,7 +45,7 @@ pub(super) struct Exit {
 pub(super) async fn run(
     process: Process,
     container: Container,
-    stop: oneshot::Receiver<Stop>,
+    mut stop: watch::Receiver<Option<Stop>>,
     shell: Shell,
     pre_stop: Option<PreStop>,
 ) -> Exit {
@@ -59,7 +58,11 @@ pub(super) async fn run(
             killed_for_memory = true;
             end(&mut process, Stop::Now, &shell, None).await
         }
-        how = asked(stop) => end(&mut process, how, &shell, pre_stop).await,
+        how = asked(&mut stop) => tokio::select! {
+            status = end(&mut process, how, &shell, pre_stop) => status,
+            // A second thought: a pod that is taken away while it ends gets no further grace.
+            _ = asked(&mut stop) => end(&mut process, Stop::Now, &shell, None).await,
+        },
     };
     match status {
         Ok(status) => exit(status, killed_for_memory),
@@ -67,16 +70,18 @@ pub(super) async fn run(
             tracing::warn!(%error, container = %container.name, "waiting for a container's process");
             Exit {
                 code: 255,
-                signal: None,
                 reason: "ContainerStatusUnknown",
             }
         }
     }
 }
 
-/// Nobody left to ask is nobody left to run for.
-async fn asked(stop: oneshot::Receiver<Stop>) -> Stop {
-    stop.await.unwrap_or(Stop::Now)
+/// Waits to be told; nobody left to tell is nobody left to run for.
+async fn asked(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    match stop.changed().await {
+        Ok(()) => stop.borrow_and_update().unwrap_or(Stop::Now),
+        Err(_) => Stop::Now,
+    }
 }
 
 async fn end(process: &mut Tied, how: Stop, shell: &Shell, pre_stop: Option<PreStop>) -> std::io::Result<ExitStatus> {
@@ -108,7 +113,6 @@ fn exit(status: ExitStatus, killed_for_memory: bool) -> Exit {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Exit {
         code,
-        signal: None,
         reason: match (killed_for_memory, code) {
             (true, _) => "OOMKilled",
             (_, 0) => "Completed",

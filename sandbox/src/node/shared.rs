@@ -12,6 +12,7 @@ use kube::{Client, Resource};
 
 use super::image::Programs;
 use super::pod::Backoff;
+use crate::address::Addresses;
 use crate::supervisor::Supervisor;
 
 /// An event is not worth more time than this.
@@ -97,6 +98,17 @@ fn key(pod: &Pod) -> (String, String) {
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An address that no pod of this node has: the sandbox's addresses come round again.
+    pub(super) fn free(&self, addresses: &Addresses) -> Ipv4Addr {
+        let all = self.lock();
+        loop {
+            let address = addresses.next_pod();
+            if !all.values().any(|entry| entry.address == address) {
+                return address;
+            }
+        }
     }
 
     pub(super) fn add(&self, pod: &Pod, address: Ipv4Addr) {

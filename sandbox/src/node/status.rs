@@ -241,12 +241,11 @@ fn terminated(ended: &Ended) -> ApiState {
     ApiState {
         terminated: Some(ContainerStateTerminated {
             exit_code: ended.code,
-            signal: ended.signal,
             reason: Some(ended.reason.to_owned()),
             started_at: Some(Time(ended.since)),
             finished_at: Some(Time(ended.at)),
             container_id: Some(id(ended.pid)),
-            message: None,
+            ..ContainerStateTerminated::default()
         }),
         ..ApiState::default()
     }

@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::launch::{self, Failure, Launched, Launcher};
@@ -39,7 +39,7 @@ enum Happening {
 
 /// What a running container can be reached by.
 struct Running {
-    stop: Option<oneshot::Sender<Stop>>,
+    stop: watch::Sender<Option<Stop>>,
     launched: Launched,
     probes: HashMap<ProbeKind, Prober>,
 }
@@ -107,10 +107,7 @@ impl Worker {
         while self.turn().await {}
         for running in self.running.values_mut() {
             running.probes.clear();
-            if let Some(stop) = running.stop.take() {
-                // The runner may have ended already; then there is nothing to stop.
-                let _ = stop.send(Stop::Now);
-            }
+            running.stop.send_replace(Some(Stop::Now));
         }
         while self.tasks.join_next().await.is_some() {}
         self.shared.registry.remove(&self.pod);
@@ -182,7 +179,7 @@ impl Worker {
                     "Started",
                     format!("Started container {}", container.name),
                 );
-                let (stop, stopped) = oneshot::channel();
+                let (stop, stopped) = watch::channel(None);
                 let runner = runner::run(
                     process,
                     container.clone(),
@@ -199,7 +196,7 @@ impl Worker {
                 self.running.insert(
                     i,
                     Running {
-                        stop: Some(stop),
+                        stop,
                         launched,
                         probes: HashMap::new(),
                     },
@@ -248,9 +245,9 @@ impl Worker {
             ),
         };
         self.tell_event(EventType::Normal, "Killing", message);
-        if let Some(stop) = self.running.get_mut(&i).and_then(|running| running.stop.take()) {
-            // The runner may have ended already; its exit is on its way.
-            let _ = stop.send(Stop::Gracefully(Duration::from_secs(grace)));
+        if let Some(running) = self.running.get(&i) {
+            let grace = Duration::from_secs(grace);
+            running.stop.send_replace(Some(Stop::Gracefully(grace)));
         }
     }
 
@@ -266,7 +263,6 @@ impl Worker {
                 };
                 let ended = Ended {
                     code: exit.code,
-                    signal: exit.signal,
                     reason: exit.reason,
                     since,
                     at: Timestamp::now(),
