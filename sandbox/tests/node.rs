@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use rustix::process::{Pid, Signal};
@@ -490,6 +490,60 @@ async fn a_selector_flip_moves_the_traffic() {
     cluster.proxy.wait_for(address, <[_]>::is_empty).await;
     until("the address to refuse", async || {
         TcpStream::connect(address).is_err().then_some(())
+    })
+    .await;
+    cluster.sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_keeps_its_data_from_pod_to_pod() {
+    let cluster = Cluster::start(Pods::Processes).await;
+    let claim = json!({"metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.make::<PersistentVolumeClaim>(claim).await;
+    let redis = json!({
+        "name": "redis", "image": "valkey/valkey:8", "args": ["--appendonly", "yes", "--appendfsync", "always"],
+        "ports": [{"name": "cache", "containerPort": 6379}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "readinessProbe": {"tcpSocket": {"port": "cache"}, "periodSeconds": 1},
+    });
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    cluster.deploy("red", redis, json!({"volumes": volumes})).await;
+    let address = cluster.expose("red", "red", 6379).await;
+    cluster.available("red").await;
+    cluster.proxy.wait_for(address, |pods| pods.len() == 1).await;
+    let before = cluster.proxy.listeners()[&address].clone();
+    assert_eq!(talk(address, "set k v\r\n", "\r\n").unwrap(), "+OK\r\n");
+
+    let pod = cluster.pods("red").await.remove(0).name_any();
+    cluster
+        .api::<Pod>()
+        .delete(&pod, &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .proxy
+        .wait_for(address, |pods| pods.len() == 1 && pods != before)
+        .await;
+    assert_eq!(talk(address, "get k\r\n", "v\r\n").unwrap(), "$1\r\nv\r\n");
+
+    cluster
+        .api::<Deployment>()
+        .delete("red", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .api::<PersistentVolumeClaim>()
+        .delete("data", &DeleteParams::default())
+        .await
+        .unwrap();
+    let folder = cluster
+        .sandbox
+        .supervisor()
+        .dir()
+        .join("nodes/sandbox/claims/caches/data");
+    until("the claim's data to go with it", async || {
+        (!folder.exists()).then_some(())
     })
     .await;
     cluster.sandbox.stop().await;

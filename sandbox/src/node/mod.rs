@@ -3,7 +3,7 @@
 //! It does what a kubelet does, with an address of the loopback range in the place of a network namespace and a folder
 //! in the place of a file system: init containers, sidecars and containers in their order, restarts with backoff, probes,
 //! volumes and environments from Secrets, ConfigMaps and the downward API, graceful ends, statuses, events and logs.
-//! So a Deployment becomes available because something answers.
+//! PersistentVolumeClaims get a folder that outlives pods. So a Deployment becomes available because something answers.
 //!
 //! What it cannot be is a container runtime:
 //!
@@ -18,6 +18,7 @@
 //! - Files of Secrets and ConfigMaps follow their source within 20 seconds; keys that are taken away stay as files.
 //! - There is no DNS of Services, no `kubectl exec`, no `postStart`, and no gRPC probe.
 
+mod claims;
 mod container;
 mod image;
 mod kubelet_api;
@@ -238,6 +239,7 @@ impl Node {
         let mut aside = JoinSet::new();
         aside.spawn(kubelet_api::serve(listener, acceptor, shared.clone()));
         aside.spawn(registration.keep_alive());
+        aside.spawn(claims::serve(shared.clone()));
         let (with, addresses) = (shared.clone(), addresses.clone());
         let task = tokio::spawn(async move {
             let _aside = aside;

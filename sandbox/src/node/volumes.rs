@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
 
+use super::claims;
 use super::container::{Rewriting, Sources, field, resource};
 use crate::supervisor::{Supervisor, User};
 
@@ -173,7 +174,8 @@ fn file(path: &str, own: Option<i32>, default: Option<i32>, bytes: Vec<u8>) -> R
 pub(super) struct Folders {
     /// Relative to the sandbox's folder, for [`Supervisor::make_dir`].
     pod: PathBuf,
-    claims: PathBuf,
+    node: String,
+    namespace: String,
     supervisor: Supervisor,
 }
 
@@ -183,7 +185,8 @@ impl Folders {
         let name = |text: &Option<String>| text.clone().unwrap_or_default();
         Self {
             pod: base.join("pods").join(name(&pod.metadata.uid)),
-            claims: base.join("claims").join(name(&pod.metadata.namespace)),
+            node: node.to_owned(),
+            namespace: name(&pod.metadata.namespace),
             supervisor,
         }
     }
@@ -205,7 +208,7 @@ impl Folders {
     fn volume(&self, name: &str, content: &Content) -> PathBuf {
         match content {
             Content::Files(_) => self.pod.join("volumes").join(name),
-            Content::Claim(claim) => self.claims.join(claim),
+            Content::Claim(claim) => claims::folder(&self.node, &self.namespace, claim),
             Content::Host(path) => path.clone(),
         }
     }
