@@ -43,7 +43,9 @@ cat
 dir=$1 unprivileged=$2
 : > "$dir/closing"
 
-as_unprivileged() { [ "$unprivileged" ] && setpriv --reuid="$unprivileged" --regid="$unprivileged" --clear-groups -- "$@"; }
+as_unprivileged() {
+  [ "$unprivileged" ] && setpriv --reuid="$unprivileged" --regid="$unprivileged" --clear-groups -- "$@"
+}
 
 # Sends $1, or to each process the signal it asked for; fails if there was none to send it to.
 leaders() {
