@@ -12,7 +12,8 @@
 //! - There is no file system of the pod's own. Paths below a `mountPath` are rewritten to the volume's folder in command
 //!   lines, variables, probes and files named `*.conf`; a path that a program makes up itself is not.
 //! - There is no network of the pod's own. `0.0.0.0`, `127.0.0.1` and `localhost` are rewritten to the pod's address in
-//!   the same places, and servers and clients that are given no address get it added; `POD_IP` holds it.
+//!   command lines, variables and probes; servers and clients that are given no address get it added (a `bind` in a
+//!   configuration file gives way to it); `POD_IP` holds it.
 //! - Processes run as an unprivileged user whatever `securityContext` says, inherit the sandbox's environment, and share
 //!   the machine's CPU. A memory limit is enforced by looking twice a second and killing (`OOMKilled`).
 //! - Files of Secrets and ConfigMaps follow their source within 20 seconds; keys that are taken away stay as files.

@@ -243,9 +243,8 @@ impl Folders {
             if matches!(content, Content::Host(_)) {
                 continue;
             }
-            let folder = self
-                .supervisor
-                .make_dir(self.volume(name, content), User::Unprivileged)?;
+            let folder = self.volume(name, content);
+            self.supervisor.make_dir(&folder, User::Unprivileged)?;
             let Content::Files(files) = content else { continue };
             for file in files {
                 self.write_file(&folder, file, rewriting)?;
@@ -255,7 +254,7 @@ impl Folders {
     }
 
     fn write_file(&self, folder: &Path, file: &VolumeFile, rewriting: &Rewriting) -> io::Result<()> {
-        let path = folder.join(&file.path);
+        let path = self.supervisor.dir().join(folder).join(&file.path);
         let text = std::str::from_utf8(&file.bytes);
         let is_conf = path.extension().is_some_and(|extension| extension == "conf");
         let bytes = match text {
@@ -265,12 +264,10 @@ impl Folders {
         if fs::read(&path).is_ok_and(|old| old == bytes) {
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|parent| *parent != folder) {
-            fs::create_dir_all(parent)?;
-            self.supervisor.give(parent, User::Unprivileged)?;
-        }
+        let parent = file.path.parent().map(|parent| folder.join(parent)).unwrap_or_default();
+        let parent = self.supervisor.make_dir(parent, User::Unprivileged)?;
         // Written beside and moved into place: a reader sees the old file or the new one, and no one a readable secret.
-        let new = folder.join(format!(".{}", uuid::Uuid::new_v4().simple()));
+        let new = parent.join(format!(".{}", uuid::Uuid::new_v4().simple()));
         fs::write(&new, b"")?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
         fs::write(&new, bytes)?;
