@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection, VolumeProjection,
+};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
@@ -17,7 +19,7 @@ use super::pod::containers;
 use super::probes::{Shell, action};
 use super::runner::PreStop;
 use super::shared::Shared;
-use super::volumes::{Content, Folders, Tokens, content};
+use super::volumes::{Content, Folders, ROOT_CERTIFICATE, Tokens, content};
 use crate::api_calls::{CallError, call};
 use crate::supervisor::{Process, Program, User};
 
@@ -57,10 +59,19 @@ pub(super) struct Launcher {
     address: Ipv4Addr,
 }
 
-/// Whether files of the pod come from objects that can change.
+/// Whether files of the pod come from objects that can change; the token and the certificate that every pod gets do not
+/// count, lest an idle pod cause traffic.
 pub(super) fn has_sources(pod: &Pod) -> bool {
     let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| volume.secret.is_some() || volume.config_map.is_some() || volume.projected.is_some())
+    volumes.any(|volume| {
+        let mut parts = volume
+            .projected
+            .iter()
+            .flat_map(|projected| projected.sources.iter().flatten());
+        let of_map = |part: &VolumeProjection| part.config_map.as_ref().is_some_and(|map| map.name != ROOT_CERTIFICATE);
+        let projected = parts.any(|part| part.secret.is_some() || of_map(part));
+        volume.secret.is_some() || volume.config_map.is_some() || projected
+    })
 }
 
 impl Launcher {

@@ -20,6 +20,9 @@ use crate::supervisor::{Supervisor, User};
 /// A service account's token, by the audience it is for (empty: the API server's own).
 pub(super) type Tokens = BTreeMap<String, String>;
 
+/// The ConfigMap that every pod with a service account's token refers to.
+pub(super) const ROOT_CERTIFICATE: &str = "kube-root-ca.crt";
+
 const MODE: u32 = 0o644;
 
 /// A file of a volume.
@@ -76,8 +79,8 @@ pub(super) fn content(
                 files.extend(keyed(source, secret.items.as_deref(), projected.default_mode)?);
             }
             if let Some(map) = &part.config_map {
-                // Every pod with a service account's token refers to this one; a sandbox may run without its publisher.
-                let optional = map.optional.or(Some(map.name == "kube-root-ca.crt"));
+                // A cluster may run without its publisher.
+                let optional = map.optional.or(Some(map.name == ROOT_CERTIFICATE));
                 let source = (
                     ("configmap", map.name.as_str()),
                     sources.config_maps.get(&map.name),
