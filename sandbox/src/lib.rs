@@ -14,11 +14,14 @@
 //! [`Sandbox`] is dropped or its process ends, in whatever way.
 
 pub mod address;
+mod api_calls;
 pub mod certificates;
 pub mod control_plane;
 mod error;
+pub mod node;
 pub mod postgres;
 pub mod prerequisites;
+pub mod service_proxy;
 pub mod supervisor;
 
 use std::fs::File;

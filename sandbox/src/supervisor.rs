@@ -263,8 +263,15 @@ impl Supervisor {
     /// # Errors
     /// When it cannot be made or given to that user.
     pub fn make_dir(&self, relative: impl AsRef<Path>, user: User) -> io::Result<PathBuf> {
-        let path = self.0.dir.join(relative);
-        fs::create_dir_all(&path)?;
+        // Part by part, so that a late caller never brings back the folder of a sandbox that is gone.
+        let mut path = self.0.dir.clone();
+        for part in relative.as_ref() {
+            path.push(part);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
         self.give(&path, user)?;
         Ok(path)
     }
