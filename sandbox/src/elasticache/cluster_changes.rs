@@ -3,9 +3,10 @@
 use super::catalog::{Engine, NodeType, Version};
 use super::clusters::az_mode;
 use super::error::{ApiError, Outcome};
+use super::model::{Cluster, ClusterPending};
 use super::nodes::Step;
 use super::query::Params;
-use super::state::{Cloud, Cluster, ClusterPending, Then};
+use super::state::{Cloud, Then};
 use super::upkeep;
 use super::xml::Fields;
 

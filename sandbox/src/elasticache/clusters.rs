@@ -2,11 +2,12 @@
 
 use super::catalog::{Engine, NodeType, Version};
 use super::error::{ApiError, Outcome};
+use super::model::{Cluster, ClusterPending, Group, Node};
 use super::names;
 use super::nodes::{Acl, NodeSpec, Step, Tls};
 use super::query::Params;
-use super::state::{Cloud, Cluster, ClusterPending, Group, Node, Then};
-use super::upkeep::{self, endpoint, tls, tls_mode};
+use super::state::{Cloud, Then};
+use super::upkeep::{self, tls};
 use super::xml::Fields;
 
 /// States from which a cluster can be deleted (the service's own message of DeleteCacheCluster).
@@ -197,8 +198,7 @@ impl Cloud {
                 cluster.id, cluster.status
             )));
         }
-        let mut steps = Vec::new();
-        let mut time = self.times.deleting;
+        let mut save = None;
         if let Some(name) = p.text("FinalSnapshotIdentifier") {
             let name = self.free_snapshot_name(name)?;
             if !cluster.version.engine.replicates() {
@@ -207,15 +207,28 @@ impl Cloud {
                     format!("Snapshots are not supported for {}.", cluster.version.engine),
                 ));
             }
-            steps.extend(self.new_snapshot(name, &cluster, None, false, Default::default(), None));
-            time += self.times.snapshotting;
+            save = Some((
+                name.clone(),
+                self.new_snapshot(name, &cluster, None, false, Default::default(), None),
+            ));
         }
-        steps.extend(cluster.nodes.iter().map(|node| Step::Stop(node.key)));
+        let stop = cluster.nodes.iter().map(|node| Step::Stop(node.key)).collect();
         let id = cluster.id.clone();
         self.set_status(&id, "deleting");
         let reply = Fields::new().with("CacheCluster", self.show_cluster(self.cluster(&id)?, false));
-        self.start(time, steps, Then::ClusterDeleted(id));
+        self.delete(save, stop, Then::ClusterDeleted(id));
         Ok(reply)
+    }
+
+    /// Deletes, after a final snapshot if there is to be one.
+    pub(crate) fn delete(&mut self, save: Option<(String, Vec<Step>)>, stop: Vec<Step>, then: Then) {
+        match save {
+            None => self.start(self.times.deleting, stop, then),
+            Some((name, save)) => {
+                let then = Then::Saved(name, stop, Box::new(then));
+                self.start(self.times.snapshotting, save, then);
+            }
+        }
     }
 
     pub(crate) fn reboot_cache_cluster(&mut self, p: Params) -> Outcome<Fields> {
@@ -360,96 +373,6 @@ impl Cloud {
             access: "on ~* &* +@all".into(),
         }]
     }
-
-    /// A `CacheCluster` structure.
-    pub(crate) fn show_cluster(&self, cluster: &Cluster, with_nodes: bool) -> Fields {
-        let group = cluster.group.as_ref().and_then(|id| self.groups.get(id));
-        let made = cluster.nodes.iter().filter(|node| node.status != "creating").count();
-        let zone = match cluster.nodes.first() {
-            Some(first) if cluster.nodes.iter().all(|node| node.zone == first.zone) => first.zone.clone(),
-            _ => "Multiple".to_owned(),
-        };
-        let upkeep = &cluster.upkeep;
-        let configuration = (cluster.nodes.first())
-            .filter(|_| cluster.version.engine == Engine::Memcached && made > 0)
-            .map(|node| endpoint(node.address, cluster.port));
-        let mut fields = Fields::new()
-            .text("CacheClusterId", &cluster.id)
-            .some_with("ConfigurationEndpoint", configuration)
-            .text(
-                "ClientDownloadLandingPage",
-                format!(
-                    "https://console.aws.amazon.com/elasticache/home?region={}#client-download:",
-                    self.region
-                ),
-            )
-            .text("CacheNodeType", cluster.node_type.name)
-            .text("Engine", cluster.version.engine)
-            .text("EngineVersion", cluster.version.full)
-            .text("CacheClusterStatus", &cluster.status)
-            .text("NumCacheNodes", if made == 0 { cluster.nodes.len() } else { made })
-            .text("PreferredAvailabilityZone", zone)
-            .some(
-                "CacheClusterCreateTime",
-                (cluster.status != "creating").then_some(cluster.created),
-            )
-            .text("PreferredMaintenanceWindow", &upkeep.maintenance)
-            .with("PendingModifiedValues", show_pending(cluster, group))
-            .some_with(
-                "NotificationConfiguration",
-                upkeep.topic.as_ref().map(|topic| {
-                    Fields::new()
-                        .text("TopicArn", topic)
-                        .text("TopicStatus", &upkeep.topic_status)
-                }),
-            )
-            .list("CacheSecurityGroups", "CacheSecurityGroup", [])
-            .with(
-                "CacheParameterGroup",
-                Fields::new()
-                    .text("CacheParameterGroupName", &upkeep.parameter_group)
-                    .text("ParameterApplyStatus", "in-sync")
-                    .texts("CacheNodeIdsToReboot", "CacheNodeId", Vec::<String>::new()),
-            )
-            .text("CacheSubnetGroupName", &upkeep.subnet_group);
-        if with_nodes {
-            fields = fields.list(
-                "CacheNodes",
-                "CacheNode",
-                cluster.nodes.iter().map(|node| show_node(node, cluster)),
-            );
-        }
-        let token = group.is_some_and(|group| !group.auth.tokens.is_empty());
-        fields
-            .text("AutoMinorVersionUpgrade", upkeep.auto_minor)
-            .list(
-                "SecurityGroups",
-                "member",
-                upkeep
-                    .security_groups
-                    .iter()
-                    .map(|id| Fields::new().text("SecurityGroupId", id).text("Status", "active")),
-            )
-            .some("ReplicationGroupId", cluster.group.as_ref())
-            .some(
-                "SnapshotRetentionLimit",
-                cluster.version.engine.replicates().then_some(upkeep.retention),
-            )
-            .some(
-                "SnapshotWindow",
-                cluster.version.engine.replicates().then_some(&upkeep.snapshot_window),
-            )
-            .text("AuthTokenEnabled", token)
-            .some("AuthTokenLastModifiedDate", group.and_then(|group| group.auth.changed))
-            .text("TransitEncryptionEnabled", cluster.tls != Tls::Off)
-            .text("AtRestEncryptionEnabled", cluster.at_rest)
-            .text("ARN", self.arn("cluster", &cluster.id))
-            .text("ReplicationGroupLogDeliveryEnabled", false)
-            .list("LogDeliveryConfigurations", "LogDeliveryConfiguration", [])
-            .text("NetworkType", &upkeep.network)
-            .text("IpDiscovery", &upkeep.discovery)
-            .some("TransitEncryptionMode", tls_mode(cluster.tls))
-    }
 }
 
 /// `AZMode` of a request: whether it is cross-az, which needs several nodes.
@@ -461,39 +384,4 @@ pub(crate) fn az_mode(p: Params, count: usize) -> Outcome<Option<bool>> {
         Some("cross-az") => Err(ApiError::combination("AZMode cross-az needs several cache nodes.")),
         Some(other) => Err(ApiError::value(format!("Invalid AZMode: {other}"))),
     }
-}
-
-fn show_node(node: &Node, cluster: &Cluster) -> Fields {
-    Fields::new()
-        .text("CacheNodeId", &node.id)
-        .text("CacheNodeStatus", node.status)
-        .text("CacheNodeCreateTime", node.created)
-        .some_with(
-            "Endpoint",
-            (node.status != "creating").then(|| endpoint(node.address, cluster.port)),
-        )
-        .text("ParameterGroupStatus", "in-sync")
-        .text("CustomerAvailabilityZone", &node.zone)
-}
-
-fn show_pending(cluster: &Cluster, group: Option<&Group>) -> Fields {
-    let pending = &cluster.pending;
-    let of_group = group.map(|group| &group.pending);
-    let version = pending.version.or(of_group.and_then(|pending| pending.version));
-    let node_type = pending.node_type.or(of_group.and_then(|pending| pending.node_type));
-    let mut fields = Fields::new().some("NumCacheNodes", pending.nodes);
-    if !pending.remove.is_empty() {
-        fields = fields.texts("CacheNodeIdsToRemove", "CacheNodeId", &pending.remove);
-    }
-    fields
-        .some("EngineVersion", version.map(|version| version.full))
-        .some("CacheNodeType", node_type.map(|node_type| node_type.name))
-        .some_with(
-            "ScaleConfig",
-            pending.scale.map(|(percentage, minutes)| {
-                Fields::new()
-                    .text("ScalePercentage", percentage)
-                    .text("ScaleIntervalMinutes", minutes)
-            }),
-        )
 }

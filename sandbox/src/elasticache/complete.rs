@@ -1,7 +1,8 @@
 //! What becomes of things when their time has come and their processes are ready.
 
+use super::model::AuthChange;
 use super::nodes::{Step, Tls};
-use super::state::{AuthChange, Cloud, Then};
+use super::state::{Cloud, Then};
 
 impl Cloud {
     pub(crate) fn complete(&mut self, then: Then, failed: Option<String>) {
@@ -30,6 +31,7 @@ impl Cloud {
             Then::GroupDeleted(id, retain) => self.group_deleted(&id, retain),
             Then::MembersReady(ids) => ids.iter().for_each(|id| self.set_status(id, "available")),
             Then::SnapshotReady(name) => self.snapshot_ready(&name, failed),
+            Then::Saved(name, steps, then) => self.saved(&name, failed, steps, *then),
             Then::SnapshotDeleted(name) => {
                 self.snapshots.remove(&name);
             }
@@ -40,6 +42,17 @@ impl Cloud {
                 self.user_groups.remove(&id);
             }
             Then::Nothing => {}
+        }
+    }
+
+    /// Goes on with a deletion after its final snapshot; without the snapshot nothing is deleted.
+    fn saved(&mut self, name: &str, failed: Option<String>, steps: Vec<Step>, then: Then) {
+        let lost = failed.is_some();
+        self.snapshot_ready(name, failed);
+        match then {
+            Then::ClusterDeleted(id) if lost => self.set_status(&id, "available"),
+            Then::GroupDeleted(id, _) if lost => self.set_group_status(&id, "available"),
+            then => self.start(self.times.deleting, steps, then),
         }
     }
 
@@ -190,7 +203,7 @@ impl Cloud {
     }
 }
 
-impl super::state::Auth {
+impl super::model::Auth {
     /// Brings a token in: a rotation leaves the old one valid, a SET only the new one.
     pub(crate) fn apply(&mut self, change: AuthChange, now: jiff::Timestamp) {
         self.changed = Some(now);

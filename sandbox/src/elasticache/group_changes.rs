@@ -2,11 +2,12 @@
 
 use super::catalog::{Engine, NodeType, Version};
 use super::error::{ApiError, Outcome};
+use super::model::{AuthChange, Group, GroupPending};
 use super::names;
 use super::nodes::Tls;
 use super::query::Params;
 use super::replication_groups::check_failover;
-use super::state::{AuthChange, Cloud, Group, GroupPending, Then};
+use super::state::{Cloud, Then};
 use super::upkeep::{self, tls};
 use super::xml::Fields;
 

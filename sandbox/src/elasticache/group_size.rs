@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::error::{ApiError, Outcome};
+use super::model::{Group, Shard};
 use super::nodes::Step;
 use super::query::Params;
 use super::replication_groups::{even_slots, member_id};
-use super::state::{Cloud, Group, Shard, Then};
+use super::state::{Cloud, Then};
 use super::xml::Fields;
 
 impl Cloud {

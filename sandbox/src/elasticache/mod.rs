@@ -14,12 +14,15 @@
 mod catalog;
 mod certificates;
 mod cluster_changes;
+mod cluster_view;
 mod clusters;
 mod complete;
 mod error;
 mod faults;
 mod group_changes;
 mod group_size;
+mod group_view;
+mod model;
 mod names;
 mod nodes;
 mod operations;
@@ -55,9 +58,9 @@ use tokio::task::JoinHandle;
 pub use catalog::ParameterGroup;
 pub use error::ApiError;
 pub use faults::{Fault, FaultKind};
+pub use model::{Limits, SubnetGroup};
 pub use operations::{Remaining, Reply};
 pub use query::Request;
-pub use state::{Limits, SubnetGroup};
 
 use crate::address::Addresses;
 use crate::supervisor::{Supervisor, User};
@@ -328,6 +331,11 @@ impl ElastiCache {
         self.shared.with_cloud(|cloud| cloud.maintenance(id));
     }
 
+    /// Makes a cluster or group show any status, known or not, as outages and service updates do. Whether it exists.
+    pub fn force_status(&self, id: &str, status: &str) -> bool {
+        self.shared.with_cloud(|cloud| cloud.force_status(id, status))
+    }
+
     /// Lets the snapshot window of a cluster or group come, if it keeps automatic snapshots.
     pub fn backup(&self, id: &str) {
         self.shared.with_cloud(|cloud| cloud.backup(id));
@@ -476,7 +484,7 @@ async fn turn(shared: Arc<Shared>) {
                     Some(fleet) => fleet.perform(job).await,
                     None => Ok(()),
                 };
-                lock(&shared.cloud).finished(id, result);
+                lock(&shared.cloud).finished(id, &result);
                 shared.changed.notify_one();
             });
         }

@@ -2,11 +2,12 @@
 
 use super::catalog::{Engine, NodeType, Version};
 use super::error::{ApiError, Outcome};
+use super::model::{Auth, Cluster, ClusterPending, Group, GroupPending, Shard, Snapshot};
 use super::names;
 use super::nodes::{ShardSpec, Slots, Step, Tls};
 use super::query::Params;
-use super::state::{Auth, Cloud, Cluster, ClusterPending, Group, GroupPending, Shard, Snapshot, Then};
-use super::upkeep::{self, endpoint, tls, tls_mode};
+use super::state::{Cloud, Then};
+use super::upkeep::{self, tls};
 use super::xml::Fields;
 
 /// How many slots a sharded group has.
@@ -381,7 +382,7 @@ impl Cloud {
             ));
         }
         let mut steps = Vec::new();
-        let mut time = self.times.deleting;
+        let mut save = None;
         if let Some(name) = p.text("FinalSnapshotIdentifier") {
             let name = self.free_snapshot_name(name)?;
             if retain {
@@ -396,8 +397,8 @@ impl Cloud {
                 )));
             }
             let primary = self.primary_of(&group)?.clone();
-            steps.extend(self.new_snapshot(name, &primary, Some(&group), false, Default::default(), None));
-            time += self.times.snapshotting;
+            let saving = self.new_snapshot(name.clone(), &primary, Some(&group), false, Default::default(), None);
+            save = Some((name, saving));
         }
         let primary = group
             .shards
@@ -424,7 +425,7 @@ impl Cloud {
             group.status = "deleting".into();
         }
         let reply = Fields::new().with("ReplicationGroup", self.show_group(self.group(&id)?));
-        self.start(time, steps, Then::GroupDeleted(id, retain));
+        self.delete(save, steps, Then::GroupDeleted(id, retain));
         Ok(reply)
     }
 
@@ -433,129 +434,6 @@ impl Cloud {
         let id = group.shards.first().and_then(|shard| shard.members.first());
         self.cluster(id.map(String::as_str).unwrap_or_default())
     }
-
-    /// A `ReplicationGroup` structure.
-    pub(crate) fn show_group(&self, group: &Group) -> Fields {
-        let made = !["creating", "create-failed"].contains(&group.status.as_str());
-        let pending = &group.pending;
-        let users = (!pending.add_users.is_empty() || !pending.remove_users.is_empty()).then(|| {
-            Fields::new()
-                .texts("UserGroupIdsToAdd", "member", &pending.add_users)
-                .texts("UserGroupIdsToRemove", "member", &pending.remove_users)
-        });
-        let changes = Fields::new()
-            .some("PrimaryClusterId", pending.primary.as_ref())
-            .some("AutomaticFailoverStatus", pending.failover.map(on_off))
-            .some_with(
-                "Resharding",
-                pending
-                    .shards
-                    .as_ref()
-                    .filter(|shards| shards.len() != group.shards.len())
-                    .map(|_| Fields::new().with("SlotMigration", Fields::new().text("ProgressPercentage", "0.0"))),
-            )
-            .some(
-                "AuthTokenStatus",
-                pending.auth.as_ref().and_then(super::group_changes::auth_status),
-            )
-            .some_with("UserGroups", users)
-            .some("TransitEncryptionEnabled", pending.tls.map(|tls| tls != Tls::Off))
-            .some("TransitEncryptionMode", pending.tls.and_then(tls_mode));
-        let failover = match (group.failover, pending.failover.filter(|_| group.status == "modifying")) {
-            (false, Some(true)) => "enabling",
-            (true, Some(false)) => "disabling",
-            (on, _) => on_off(on),
-        };
-        let mut fields = Fields::new()
-            .text("ReplicationGroupId", &group.id)
-            .text("Description", &group.description)
-            .text("Status", &group.status)
-            .with("PendingModifiedValues", changes)
-            .texts("MemberClusters", "ClusterId", group.members());
-        if made {
-            fields = fields.list(
-                "NodeGroups",
-                "NodeGroup",
-                group.shards.iter().map(|shard| self.show_shard(group, shard)),
-            );
-        }
-        let configuration = group
-            .shards
-            .first()
-            .filter(|_| made && group.sharded)
-            .and_then(|shard| {
-                let primary = self.clusters.get(shard.members.first()?)?;
-                Some(endpoint(primary.nodes.first()?.address, group.port))
-            });
-        let storage = match (group.at_rest, &group.kms_key) {
-            (false, _) => "none",
-            (true, None) => "sse-elasticache",
-            (true, Some(_)) => "sse-kms",
-        };
-        fields
-            .some("SnapshottingClusterId", group.snapshotting.as_ref())
-            .text("AutomaticFailover", failover)
-            .text("MultiAZ", on_off(group.multi_az))
-            .some_with("ConfigurationEndpoint", configuration)
-            .text("SnapshotRetentionLimit", group.upkeep.retention)
-            .text("SnapshotWindow", &group.upkeep.snapshot_window)
-            .text("ClusterEnabled", group.sharded)
-            .text("CacheNodeType", group.node_type.name)
-            .text("AuthTokenEnabled", !group.auth.tokens.is_empty())
-            .some("AuthTokenLastModifiedDate", group.auth.changed)
-            .text("TransitEncryptionEnabled", group.tls != Tls::Off)
-            .text("AtRestEncryptionEnabled", group.at_rest)
-            .some("KmsKeyId", group.kms_key.as_ref())
-            .text("StorageEncryptionType", storage)
-            .text("ARN", self.arn("replicationgroup", &group.id))
-            .texts("UserGroupIds", "member", &group.user_groups)
-            .list("LogDeliveryConfigurations", "LogDeliveryConfiguration", [])
-            .text("ReplicationGroupCreateTime", group.created)
-            .text("DataTiering", "disabled")
-            .text("AutoMinorVersionUpgrade", group.upkeep.auto_minor)
-            .text("NetworkType", &group.upkeep.network)
-            .text("IpDiscovery", &group.upkeep.discovery)
-            .some("TransitEncryptionMode", tls_mode(group.tls))
-            .text("ClusterMode", if group.sharded { "enabled" } else { "disabled" })
-            .text("Engine", group.version.engine)
-    }
-
-    fn show_shard(&self, group: &Group, shard: &Shard) -> Fields {
-        let clusters: Vec<&Cluster> = shard.members.iter().filter_map(|id| self.clusters.get(id)).collect();
-        let at = |cluster: Option<&&Cluster>| {
-            let node = cluster?.nodes.first()?;
-            Some(endpoint(node.address, group.port))
-        };
-        let primary = at(clusters.first()).filter(|_| !group.sharded);
-        let reader = at(clusters.get(1).or(clusters.first())).filter(|_| !group.sharded);
-        let members = clusters.iter().enumerate().map(|(n, cluster)| {
-            let node = cluster.nodes.first();
-            let role = if n == 0 { "primary" } else { "replica" };
-            Fields::new()
-                .text("CacheClusterId", &cluster.id)
-                .text("CacheNodeId", "0001")
-                .some_with("ReadEndpoint", at(Some(cluster)).filter(|_| !group.sharded))
-                .some("PreferredAvailabilityZone", node.map(|node| &node.zone))
-                .some("CurrentRole", (!group.sharded).then_some(role))
-        });
-        let slots: Vec<String> = shard.slots.iter().map(|(from, to)| format!("{from}-{to}")).collect();
-        let status = if group.status == "available" {
-            "available"
-        } else {
-            group.status.as_str()
-        };
-        Fields::new()
-            .text("NodeGroupId", &shard.id)
-            .text("Status", status)
-            .some_with("PrimaryEndpoint", primary)
-            .some_with("ReaderEndpoint", reader)
-            .some("Slots", group.sharded.then(|| slots.join(",")))
-            .list("NodeGroupMembers", "NodeGroupMember", members)
-    }
-}
-
-fn on_off(on: bool) -> &'static str {
-    if on { "enabled" } else { "disabled" }
 }
 
 /// Failover needs a replica to fail over to, sharded groups need failover, and Multi-AZ needs both

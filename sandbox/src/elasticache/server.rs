@@ -144,15 +144,23 @@ fn json(value: &impl serde::Serialize) -> Answer {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Answer> {
-    serde_json::from_slice(body).map_err(|error| plain(StatusCode::BAD_REQUEST, "text/plain", error.to_string()))
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
 /// Which cluster or group is meant; absent means all.
 #[derive(Default, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Which {
     id: Option<String>,
+}
+
+/// A status that a cluster or group shall show.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Status {
+    id: String,
+    status: String,
 }
 
 fn control(shared: &Arc<Shared>, method: &Method, path: &str, body: &Bytes) -> Answer {
@@ -196,11 +204,17 @@ fn control(shared: &Arc<Shared>, method: &Method, path: &str, body: &Bytes) -> A
             shared.with_cloud(|cloud| cloud.maintenance(which.id.as_deref()));
             done()
         }),
+        ("PUT", "status") => read::<Status>(body).and_then(|set| {
+            match shared.with_cloud(|cloud| cloud.force_status(&set.id, &set.status)) {
+                true => Ok(done()),
+                false => Err(format!("There is no {}.", set.id)),
+            }
+        }),
         ("POST", "backup") => read::<Which>(body).map(|which| {
             shared.with_cloud(|cloud| cloud.backup(which.id.as_deref().unwrap_or_default()));
             done()
         }),
         _ => Ok(plain(StatusCode::NOT_FOUND, "text/plain", "There is no such control.")),
     };
-    result.unwrap_or_else(|refusal| refusal)
+    result.unwrap_or_else(|why| plain(StatusCode::BAD_REQUEST, "text/plain", why))
 }

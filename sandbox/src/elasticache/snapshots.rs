@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::error::{ApiError, Outcome};
+use super::model::{Cluster, Group, Part, Snapshot};
 use super::names;
 use super::nodes::Step;
 use super::query::Params;
-use super::state::{Cloud, Cluster, Group, Part, Snapshot, Then};
+use super::state::{Cloud, Then};
 use super::xml::Fields;
 
 impl Cloud {

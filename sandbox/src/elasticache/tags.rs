@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::error::{ApiError, Outcome};
+use super::model::{Event, SubnetGroup};
 use super::names;
 use super::query::Params;
-use super::state::{ACCOUNT, Cloud, Event, SubnetGroup, Then};
+use super::state::{ACCOUNT, Cloud, Then};
 use super::xml::Fields;
 
 /// The VPC that every subnet is in.

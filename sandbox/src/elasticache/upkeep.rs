@@ -1,10 +1,11 @@
 //! The settings that cache clusters and replication groups share, and how they are asked for.
 
 use super::error::{ApiError, Outcome};
+use super::model::Upkeep;
 use super::names;
 use super::nodes::Tls;
 use super::query::Params;
-use super::state::{Cloud, Upkeep};
+use super::state::Cloud;
 use super::xml::Fields;
 
 /// Parameters of [`Cloud::new_upkeep`].

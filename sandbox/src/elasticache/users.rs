@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::catalog::Engine;
 use super::error::{ApiError, Outcome};
+use super::model::Group;
 use super::names;
 use super::nodes::Acl;
 use super::query::Params;
-use super::state::{Cloud, Group, Then};
+use super::state::{Cloud, Then};
 use super::xml::Fields;
 
 /// A user.

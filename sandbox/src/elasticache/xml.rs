@@ -28,6 +28,7 @@ impl Fields {
 
     /// Adds a plain value.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "most callers give literals and numbers")]
     pub fn text(mut self, name: &'static str, value: impl ToString) -> Self {
         self.0.push((name, Value::Text(value.to_string())));
         self
