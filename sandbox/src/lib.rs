@@ -174,9 +174,12 @@ impl Builder {
             }
             _ => (None, None),
         };
-        write_private(&supervisor.dir().join(CREDENTIALS), &format!("{PLATFORM}:{}\n", random_text()))
-            .and_then(|()| write_private(&supervisor.dir().join(KEYS), &format!("sandbox:{}\n", random_text())))
-            .map_err(Error::io("writing the broker's credentials and keys"))?;
+        write_private(
+            &supervisor.dir().join(CREDENTIALS),
+            &format!("{PLATFORM}:{}\n", random_text()),
+        )
+        .and_then(|()| write_private(&supervisor.dir().join(KEYS), &format!("sandbox:{}\n", random_text())))
+        .map_err(Error::io("writing the broker's credentials and keys"))?;
         Ok(Sandbox {
             node,
             proxy,
@@ -271,7 +274,9 @@ impl Sandbox {
     /// # Errors
     /// When the sandbox has none.
     pub fn elasticache(&self) -> Result<&ElastiCache, Error> {
-        self.elasticache.as_ref().ok_or(Error::Absent("an ElastiCache endpoint"))
+        self.elasticache
+            .as_ref()
+            .ok_or(Error::Absent("an ElastiCache endpoint"))
     }
 
     /// The Postgres server.
@@ -304,8 +309,14 @@ impl Sandbox {
             ("LISTEN_ADDRESS", self.addresses.guest().to_string()),
             ("HEALTH_ADDRESS", self.addresses.guest().to_string()),
             ("INSECURE", "true".to_owned()),
-            ("OSB_CREDENTIALS_FILE", self.supervisor.dir().join(CREDENTIALS).display().to_string()),
-            ("LEDGER_KEYS_FILE", self.supervisor.dir().join(KEYS).display().to_string()),
+            (
+                "OSB_CREDENTIALS_FILE",
+                self.supervisor.dir().join(CREDENTIALS).display().to_string(),
+            ),
+            (
+                "LEDGER_KEYS_FILE",
+                self.supervisor.dir().join(KEYS).display().to_string(),
+            ),
         ];
         if let Some(elasticache) = &self.elasticache {
             variables.extend([

@@ -506,3 +506,11 @@ async fn sleep(pause: Duration) {
     }
     tokio::time::sleep(pause).await;
 }
+
+impl std::fmt::Debug for ElastiCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ElastiCache")
+            .field("url", &self.shared.url)
+            .finish_non_exhaustive()
+    }
+}
