@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod ledger;
+pub mod osb;
 pub mod settings;
+pub mod webhooks;

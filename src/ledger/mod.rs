@@ -31,7 +31,7 @@ pub use connection::Connection;
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
-pub use instances::{Held, Instance, Polled};
+pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome};
 pub use seal::{KeyRing, KeyRingError};
 pub use webhooks::WebhookTarget;
