@@ -118,3 +118,10 @@ create table webhooks (
 create index webhooks_due on webhooks (due_at) where state = 'due';
 create index webhooks_order on webhooks (instance_id, sequence) where state = 'due';
 create index webhooks_operation on webhooks (operation_id) where state = 'armed';
+
+-- One row. Each process that begins to lead takes the next epoch, and ledger writes of earlier ones are refused.
+create table leader (
+    only_row boolean primary key default true check (only_row),
+    epoch    bigint  not null
+);
+insert into leader (epoch) values (0);

@@ -1,7 +1,10 @@
 //! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
 pub mod api;
+pub mod control;
 pub mod ledger;
 pub mod osb;
+pub mod provider;
 pub mod settings;
+pub mod telemetry;
 pub mod webhooks;

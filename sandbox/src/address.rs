@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -29,7 +30,7 @@ struct Claim {
     slot: u8,
     pods: AtomicU16,
     nodes: AtomicU16,
-    _listener: TcpListener,
+    listener: TcpListener,
 }
 
 impl Addresses {
@@ -44,7 +45,7 @@ impl Addresses {
                     slot,
                     pods: AtomicU16::new(0),
                     nodes: AtomicU16::new(0),
-                    _listener: listener,
+                    listener,
                 })));
             }
         }
@@ -57,6 +58,14 @@ impl Addresses {
     /// The slot's number, below [`SLOTS`].
     pub fn slot(&self) -> u8 {
         self.0.slot
+    }
+
+    /// A handle that keeps the slot claimed for as long as anybody has it open.
+    ///
+    /// # Errors
+    /// When there are no more file descriptors.
+    pub fn share_claim(&self) -> io::Result<OwnedFd> {
+        self.0.listener.try_clone().map(OwnedFd::from)
     }
 
     /// The control plane's address: etcd, API server, controller manager, scheduler, kubelet.
@@ -82,6 +91,11 @@ impl Addresses {
     /// The range Services get their ClusterIP from, in CIDR notation.
     pub fn service_range(&self) -> String {
         format!("127.{}.0.0/16", SERVICES + self.0.slot)
+    }
+
+    /// The address the API server gives the Service `default/kubernetes`: the first of the range.
+    pub fn kubernetes_service(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, SERVICES + self.0.slot, 0, 1)
     }
 
     /// The next address for a pod. After 16,000 the first come again.

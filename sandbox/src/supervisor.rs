@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -16,34 +16,78 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::address::Addresses;
+
 /// The user and group that servers run as when the sandbox itself runs as root (`nobody`, `nogroup` on Debian).
 /// PostgreSQL's `initdb` refuses root.
 const UNPRIVILEGED: u32 = 65534;
 
-/// Waits for the pipe on its standard input to close, then ends the processes recorded in `$1/pids` and removes `$1`.
+/// The environment variable that holds the folder of the sandbox a process belongs to.
+const MARK: &str = "SANDBOX_DIR";
+
+/// Waits for the pipe on its standard input to close, then ends the processes of the folder `$1` and removes it. `$2`
+/// is the unprivileged user, if there is one.
 ///
-/// A process counts as ours only if its environment still carries our folder, so a recycled pid is never hit.
+/// Each file of `$1/pids` is named by the pid of a group leader and holds its start time and the signal it is to be
+/// ended with; pid and start time together are never used twice. Processes that left their group are found by the
+/// `SANDBOX_DIR` in their environment. It cannot be the only mark: Redis and PostgreSQL's children overwrite theirs.
+///
 /// `closing` is written before the pids are read; a starting process records its pid before it looks for `closing`,
 /// so one of the two always sees the other.
+///
+/// Its standard output is only held, to be let go when the last process is gone.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
-cat > /dev/null
-: > "$1/closing"
-ours() { tr '\0' '\n' < "/proc/$1/environ" 2> /dev/null | grep -qxF "SANDBOX_DIR=$2"; }
-each() { for f in "$1"/pids/*; do p=${f##*/}; [ "$p" != '*' ] && ours "$p" "$1" && kill "-$2" -- "-$p" 2> /dev/null && left=1; done; }
-left=0; each "$1" INT
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-  left=0; each "$1" 0; [ "$left" = 0 ] && break; sleep 0.1
+exec 9>&1 > /dev/null
+cat
+dir=$1 unprivileged=$2
+: > "$dir/closing"
+
+as_unprivileged() {
+  [ "$unprivileged" ] && setpriv --reuid="$unprivileged" --regid="$unprivileged" --clear-groups -- "$@"
+}
+
+# Sends $1, or to each process the signal it asked for; fails if there was none to send it to.
+leaders() {
+  found=1
+  for file in "$dir"/pids/*; do
+    read -r start last < "$file" && read -r stat < "/proc/${file##*/}/stat" || continue
+    is_running "${stat##*) }" "$start" || continue
+    found=0
+    kill "-${1:-$last}" "-${file##*/}" # dash knows no --
+  done
+  return $found
+}
+is_running() { start=$2; set -- $1; [ "$1" != Z ] && [ "${20}" = "$start" ]; }
+
+kill_strays='pids=$(grep -lszxF "SANDBOX_DIR=$1" /proc/[0-9]*/environ)
+[ "$pids" ] || exit 1
+for pid in $pids; do pid=${pid#/proc/}; kill -9 "${pid%/environ}"; done
+exit 0'
+# Without CAP_SYS_PTRACE root cannot read the environment of what belongs to the unprivileged user.
+strays() { sh -c "$kill_strays" sh "$dir" || as_unprivileged sh -c "$kill_strays" sh "$dir"; }
+
+leaders
+tries=40; while leaders 0 && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
+tries=40; while { leaders 9; led=$?; strays || [ $led = 0 ]; } && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
+
+# A PostgreSQL that was killed leaves its lock file, which names its segment of System V shared memory.
+for file in $(find "$dir" -name postmaster.pid); do
+  segment=$(awk 'NR == FNR { if (FNR == 1) pid = $1; if (FNR == 7) id = $2; next }
+    pid && $2 == id && $5 == pid { print id }' "$file" /proc/sysvipc/shm)
+  [ "$segment" ] && { ipcrm -m "$segment" || as_unprivileged ipcrm -m "$segment"; }
 done
-each "$1" KILL
-for i in 1 2 3 4 5 6 7 8 9 10; do
-  left=0; each "$1" KILL; [ "$left" = 0 ] && break; sleep 0.1
-done
-rm -rf "$1"
+tries=10; until rm -rf "$dir" || [ $((tries -= 1)) = 0 ]; do sleep 0.05; done
 "#;
 
-/// Records its own pid, gives up if the sandbox is closing, and becomes the program it was given.
-const LAUNCHER: &str = r#": > "$0/pids/$$"; [ -e "$0/closing" ] && exit 1; exec "$@""#;
+/// Records its pid, its start time and the signal `$1`, gives up if the sandbox of folder `$0` is closing, and becomes
+/// the program it was given.
+const LAUNCHER: &str = r#"
+dir=$0 last=$1; shift
+record() { set -- ${stat##*) }; echo "${20} $last" > "$dir/pids/$$"; }
+read -r stat < "/proc/$$/stat" && record && [ ! -e "$dir/closing" ] && exec "$@"
+exit 126
+"#;
 
 /// Whom a program runs as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +116,8 @@ pub struct Program {
     pub dir: Option<PathBuf>,
     /// Where its standard output and error go; `logs/<name>.log` if absent.
     pub log: Option<PathBuf>,
+    /// What it is ended with when the sandbox ends. `SIGKILL`, unless it has something outside the folder to clear up.
+    pub last_signal: Signal,
 }
 
 impl Program {
@@ -85,6 +131,7 @@ impl Program {
             user: User::Own,
             dir: None,
             log: None,
+            last_signal: Signal::KILL,
         }
     }
 
@@ -99,6 +146,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets what it is ended with when the sandbox ends.
+    #[must_use]
+    pub fn last_signal(mut self, signal: Signal) -> Self {
+        self.last_signal = signal;
         self
     }
 
@@ -117,16 +171,24 @@ pub struct Supervisor(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    watchdog: Mutex<std::process::Child>,
+    watchdog: Mutex<Option<std::process::Child>>,
+}
+
+impl Inner {
+    fn close(&self) {
+        let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut watchdog) = watchdog.take() {
+            drop(watchdog.stdin.take());
+            if let Err(error) = watchdog.wait() {
+                tracing::warn!(%error, dir = %self.dir.display(), "waiting for the sandbox's watchdog");
+            }
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let watchdog = self.watchdog.get_mut().unwrap_or_else(PoisonError::into_inner);
-        drop(watchdog.stdin.take());
-        if let Err(error) = watchdog.wait() {
-            tracing::warn!(%error, dir = %self.dir.display(), "waiting for the sandbox's watchdog");
-        }
+        self.close();
     }
 }
 
@@ -136,24 +198,59 @@ impl Supervisor {
     /// # Errors
     /// When the folder cannot be made or `sh` cannot be started.
     pub fn start() -> io::Result<Self> {
+        Self::launch(Stdio::null())
+    }
+
+    /// Like [`Supervisor::start`], and keeps the claim on the addresses until the last process is gone, so that the
+    /// next sandbox never finds a server of a killed one on its addresses.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, `sh` cannot be started or the claim cannot be shared.
+    pub fn start_on(addresses: &Addresses) -> io::Result<Self> {
+        Self::launch(Stdio::from(addresses.share_claim()?))
+    }
+
+    fn launch(held: Stdio) -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("cache-broker-sandbox-{}", uuid::Uuid::new_v4().simple()));
-        for part in ["pids", "logs"] {
-            fs::create_dir_all(dir.join(part))?;
+        // Others may pass through: the unprivileged user has folders below.
+        fs::DirBuilder::new().mode(0o711).create(&dir)?;
+        let unprivileged = if drops_privileges(User::Unprivileged) {
+            UNPRIVILEGED.to_string()
+        } else {
+            String::new()
+        };
+        let watchdog = ["pids", "logs"]
+            .iter()
+            .try_for_each(|part| fs::create_dir(dir.join(part)))
+            .and_then(|()| {
+                Command::new("sh")
+                    .args(["-c", WATCHDOG, "sandbox-watchdog"])
+                    .arg(&dir)
+                    .arg(unprivileged)
+                    .env_remove(MARK)
+                    .current_dir("/")
+                    .stdin(Stdio::piped())
+                    .stdout(held)
+                    .stderr(Stdio::null())
+                    .process_group(0)
+                    .spawn()
+            });
+        match watchdog {
+            Ok(watchdog) => Ok(Self(Arc::new(Inner {
+                dir,
+                watchdog: Mutex::new(Some(watchdog)),
+            }))),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&dir);
+                Err(error)
+            }
         }
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
-        fs::set_permissions(dir.join("pids"), fs::Permissions::from_mode(0o1777))?;
-        let watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, "watchdog"])
-            .arg(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        Ok(Self(Arc::new(Inner {
-            dir,
-            watchdog: Mutex::new(watchdog),
-        })))
+    }
+
+    /// Ends every process and removes the folder, though clones of this remain; they can start nothing any more.
+    /// Waits until it is done.
+    pub fn close(&self) {
+        self.0.close();
     }
 
     /// The sandbox's folder; gone when the sandbox is.
@@ -166,8 +263,15 @@ impl Supervisor {
     /// # Errors
     /// When it cannot be made or given to that user.
     pub fn make_dir(&self, relative: impl AsRef<Path>, user: User) -> io::Result<PathBuf> {
-        let path = self.0.dir.join(relative);
-        fs::create_dir_all(&path)?;
+        // Part by part, so that a late caller never brings back the folder of a sandbox that is gone.
+        let mut path = self.0.dir.clone();
+        for part in relative.as_ref() {
+            path.push(part);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
         self.give(&path, user)?;
         Ok(path)
     }
@@ -198,6 +302,7 @@ impl Supervisor {
         let log = File::options().create(true).append(true).open(&log_path)?;
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCHER]).arg(&self.0.dir);
+        command.arg(program.last_signal.as_raw().to_string());
         if drops_privileges(program.user) {
             command.args(["setpriv", "--clear-groups"]);
             command
@@ -208,7 +313,7 @@ impl Supervisor {
             .arg(&program.command)
             .args(&program.args)
             .envs(program.env.iter().map(|(name, value)| (name, value)))
-            .env("SANDBOX_DIR", &self.0.dir)
+            .env(MARK, &self.0.dir)
             .current_dir(program.dir.as_deref().unwrap_or(&self.0.dir))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -224,6 +329,7 @@ impl Supervisor {
             name: program.name.clone(),
             pid,
             child,
+            ended: false,
             pid_file: self.0.dir.join("pids").join(pid.as_raw_nonzero().to_string()),
             log: log_path,
         })
@@ -240,6 +346,7 @@ pub struct Process {
     name: String,
     pid: Pid,
     child: tokio::process::Child,
+    ended: bool,
     pid_file: PathBuf,
     log: PathBuf,
 }
@@ -265,13 +372,16 @@ impl Process {
     /// # Errors
     /// When the signal cannot be sent.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         match kill_process_group(self.pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end. What is left of its process group is killed then.
     ///
     /// # Errors
     /// When its state cannot be read.
@@ -281,7 +391,7 @@ impl Process {
         Ok(status)
     }
 
-    /// Its exit status if it has ended.
+    /// Its exit status if it has ended. What is left of its process group is killed then.
     ///
     /// # Errors
     /// When its state cannot be read.
@@ -306,7 +416,12 @@ impl Process {
         self.wait().await
     }
 
-    fn forget(&self) {
+    fn forget(&mut self) {
+        if self.ended {
+            return;
+        }
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.ended = true;
         if let Err(error) = fs::remove_file(&self.pid_file)
             && error.kind() != io::ErrorKind::NotFound
         {

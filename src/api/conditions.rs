@@ -20,6 +20,8 @@ pub enum Reason {
     Creating,
     /// It answers.
     Available,
+    /// It answered before and does not now.
+    Unavailable,
     /// It is being changed in place.
     Updating,
     /// Its nodes are being restarted.
@@ -64,6 +66,7 @@ impl Reason {
         match self {
             Self::Creating => "Creating",
             Self::Available => "Available",
+            Self::Unavailable => "Unavailable",
             Self::Updating => "Updating",
             Self::Restarting => "Restarting",
             Self::Restoring => "Restoring",

@@ -4,6 +4,7 @@
 //! This room holds types, their validation rules and the words that users read in conditions. It calls nobody.
 
 pub mod conditions;
+mod connection;
 mod crds;
 mod engine;
 mod instance;
@@ -12,6 +13,7 @@ mod parameters;
 mod plan;
 mod schema;
 
+pub use connection::Connection;
 pub use crds::manifests;
 pub use engine::{Engine, EngineType};
 pub use instance::{
@@ -21,8 +23,8 @@ pub use instance::{
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
 pub use plan::{
-    CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec, PlanState, Price,
-    ProviderKind, ProviderSpec, Topology,
+    Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec,
+    PlanState, Price, ProviderKind, ProviderSpec, Topology,
 };
 
 /// The API group.

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{CachePlanSpec, schema};
+use super::{CachePlanSpec, ProviderKind, schema};
 
 /// What a tenant may set when ordering from a plan: a JSON schema (draft-07) of an object whose members are
 /// [known parameters](Parameter). Members it does not name are refused.
@@ -98,6 +98,22 @@ pub enum Parameter {
     MaxItemSize,
     /// `kubernetes.evictionPolicy`
     EvictionPolicy,
+}
+
+impl Parameter {
+    /// Whether a provider's part of a plan has the field.
+    pub fn applies_to(self, provider: ProviderKind) -> bool {
+        match self {
+            Self::Replicas => true,
+            Self::Nodes
+            | Self::Shards
+            | Self::MultiAz
+            | Self::MaintenanceWindow
+            | Self::SnapshotWindow
+            | Self::SnapshotRetentionDays => provider == ProviderKind::ElastiCache,
+            Self::ConnectionLimit | Self::MaxItemSize | Self::EvictionPolicy => provider == ProviderKind::Kubernetes,
+        }
+    }
 }
 
 /// Why parameters cannot be applied to a plan.

@@ -200,7 +200,7 @@ pub enum DeletionPolicy {
 }
 
 /// How a cache is built on ElastiCache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Topology {
     /// `CreateReplicationGroup`: AUTH, replicas, failover, shards.

@@ -34,6 +34,14 @@ pub enum LedgerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A later leader has begun; this process leads no longer.
+    #[error("this process led in epoch {ours}, and the present one is {current}: it leads no longer")]
+    Fenced {
+        /// The epoch this process led in.
+        ours: i64,
+        /// The present one.
+        current: i64,
+    },
     /// The migrations did not run.
     #[error("migrating the database: {0}")]
     Migration(String),

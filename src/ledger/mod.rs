@@ -1,11 +1,10 @@
 //! What was promised to platforms, in Postgres: instances, operations, bindings and webhooks.
 //!
 //! Every acceptance is one transaction. Nothing secret stands here in clear, and no lock is held over a call to
-//! another system. This room calls nobody.
+//! another system. This room calls nobody; of `api` it knows one type, what it keeps sealed.
 
 mod acceptance;
 mod bindings;
-mod connection;
 pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
@@ -14,6 +13,9 @@ mod instances;
 pub mod listen;
 mod migrate;
 mod operations;
+mod outbox;
+mod plan_revisions;
+mod projection;
 pub mod seal;
 pub mod webhooks;
 
@@ -25,14 +27,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Settled};
 pub use bindings::{Binding, Credentials, NewBinding};
-pub use connection::Connection;
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
 pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome};
+pub use outbox::{Desired, OutboxItem};
+pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};
 pub use webhooks::WebhookTarget;
 

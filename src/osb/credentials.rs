@@ -57,10 +57,12 @@ pub fn endpoints(credentials: &Credentials) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{EngineType, ProviderKind};
 
     fn connection() -> Connection {
         Connection {
-            engine: "redis".to_owned(),
+            engine: EngineType::Redis,
+            provider: ProviderKind::ElastiCache,
             host: "h".to_owned(),
             port: 6379,
             tls: true,

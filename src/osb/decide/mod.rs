@@ -54,7 +54,7 @@ pub(crate) mod fixtures {
     use serde_json::Map;
 
     use super::*;
-    use crate::api::CachePlan;
+    use crate::api::{CachePlan, EngineType, ProviderKind};
     use crate::ledger::{Connection, Held, Instance, Operation, OperationKind, OperationState};
     use crate::osb::catalog::Catalog;
     use crate::osb::services::Services;
@@ -192,7 +192,8 @@ pub(crate) mod fixtures {
 
     pub fn connection() -> Connection {
         Connection {
-            engine: "memcached".to_owned(),
+            engine: EngineType::Memcached,
+            provider: ProviderKind::Kubernetes,
             host: "cache.example".to_owned(),
             port: 11211,
             tls: false,

@@ -1,12 +1,20 @@
+//! How to reach a cache: one type for the connection Secret, the ledger and OSB credentials.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use secrecy::{ExposeSecret, SecretString};
+use super::{EngineType, ProviderKind};
 
-/// How to reach a cache. It stands in the ledger sealed; bind and fetch read it and nothing else.
+/// How to reach a cache. Its debug form shows no password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connection {
-    /// `memcached`, `redis` or `valkey`.
-    pub engine: String,
+    /// The engine.
+    pub engine: EngineType,
+    /// Who made it.
+    pub provider: ProviderKind,
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -27,8 +35,8 @@ pub struct Connection {
 impl Connection {
     /// As one URI: `redis://`, `rediss://` or `memcached://`.
     pub fn uri(&self) -> String {
-        let scheme = match (self.engine.as_str(), self.tls) {
-            ("memcached", _) => "memcached",
+        let scheme = match (self.engine, self.tls) {
+            (EngineType::Memcached, _) => "memcached",
             (_, true) => "rediss",
             (_, false) => "redis",
         };
@@ -38,13 +46,59 @@ impl Connection {
     /// The variable that the broker this one replaces handed to applications: `REDIS_URL` as a URI, or
     /// `MEMCACHED_URL` as `host:port`, by commas where there are several nodes.
     pub fn legacy_variable(&self) -> (&'static str, String) {
-        if self.engine != "memcached" {
+        if self.engine != EngineType::Memcached {
             ("REDIS_URL", self.uri())
         } else if self.nodes.len() > 1 {
             ("MEMCACHED_URL", self.nodes.join(","))
         } else {
             ("MEMCACHED_URL", format!("{}:{}", self.host, self.port))
         }
+    }
+
+    /// As the data of a connection Secret, by the well-known keys of the Service Binding specification (`type`,
+    /// `provider`, `host`, `port`, `uri`, `username`, `password`), with `tls`, `nodes` and the
+    /// [legacy variable](Self::legacy_variable).
+    pub fn secret_data(&self) -> BTreeMap<String, ByteString> {
+        let (legacy, legacy_value) = self.legacy_variable();
+        let mut data = BTreeMap::from([
+            ("type", self.engine.as_str().to_owned()),
+            ("provider", self.provider.as_str().to_owned()),
+            ("host", self.host.clone()),
+            ("port", self.port.to_string()),
+            ("tls", self.tls.to_string()),
+            ("uri", self.uri()),
+            (legacy, legacy_value),
+        ]);
+        if !self.nodes.is_empty() {
+            data.insert("nodes", self.nodes.join(","));
+        }
+        if let Some(username) = &self.username {
+            data.insert("username", username.clone());
+        }
+        if let Some(password) = &self.password {
+            data.insert("password", password.expose_secret().to_owned());
+        }
+        data.into_iter()
+            .map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())))
+            .collect()
+    }
+
+    /// Reads the data of a connection Secret back. `None` if it is not complete.
+    pub fn from_secret_data(data: &BTreeMap<String, ByteString>) -> Option<Self> {
+        let text = |key: &str| data.get(key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
+        let word = |key: &str| text(key).map(serde_json::Value::String);
+        Some(Self {
+            engine: serde_json::from_value(word("type")?).ok()?,
+            provider: serde_json::from_value(word("provider")?).ok()?,
+            host: text("host")?,
+            port: text("port")?.parse().ok()?,
+            tls: text("tls")?.parse().ok()?,
+            username: text("username"),
+            password: text("password").map(Into::into),
+            nodes: text("nodes")
+                .map(|nodes| nodes.split(',').map(str::to_owned).collect())
+                .unwrap_or_default(),
+        })
     }
 
     fn user_info(&self) -> String {
@@ -79,7 +133,8 @@ mod tests {
 
     fn redis() -> Connection {
         Connection {
-            engine: "redis".to_owned(),
+            engine: EngineType::Redis,
+            provider: ProviderKind::ElastiCache,
             host: "h".to_owned(),
             port: 6379,
             tls: true,
@@ -101,7 +156,7 @@ mod tests {
     #[test]
     fn memcached_clients_get_every_node() {
         let mut cache = Connection {
-            engine: "memcached".to_owned(),
+            engine: EngineType::Memcached,
             tls: false,
             password: None,
             ..redis()
@@ -110,6 +165,18 @@ mod tests {
         assert_eq!(cache.legacy_variable(), ("MEMCACHED_URL", "h:6379".to_owned()));
         cache.nodes = vec!["a:1".to_owned(), "b:2".to_owned()];
         assert_eq!(cache.legacy_variable().1, "a:1,b:2");
+    }
+
+    #[test]
+    fn it_is_read_back_from_its_secret_and_not_from_half_of_one() {
+        let mut data = redis().secret_data();
+        let read = Connection::from_secret_data(&data).unwrap();
+        assert_eq!(
+            (read.uri(), read.host, read.engine),
+            (redis().uri(), redis().host, EngineType::Redis)
+        );
+        data.remove("port");
+        assert!(Connection::from_secret_data(&data).is_none());
     }
 
     #[test]

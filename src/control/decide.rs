@@ -1,0 +1,269 @@
+//! What an instance asks for, and what its status says of it: pure functions over resources, with time as an argument.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::api::conditions::{self, Progress, Reason};
+use crate::api::{
+    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, FINALIZER, LocalRef, PlanStatus, annotations,
+    effective,
+};
+use crate::provider::{Desired, Existence, Record, Report};
+
+/// A revision of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanRevision {
+    /// The plan's name.
+    pub name: String,
+    /// The revision.
+    pub revision: i64,
+    /// The plan as it was then.
+    pub spec: CachePlanSpec,
+}
+
+/// What was found under an instance's plan reference.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlanLookup {
+    /// The revision it runs from, or is to run from.
+    Found(Arc<PlanRevision>),
+    /// There is no such plan, or its first revision is not recorded yet.
+    NoPlan,
+    /// There is no such revision of it.
+    NoRevision(i64),
+}
+
+/// The first thing to do about an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Opening {
+    /// Nothing: it is being deleted and we do not hold it.
+    Nothing,
+    /// Take hold of it before anything is made.
+    AddFinalizer,
+    /// Say this, and wait.
+    Say(Box<Report>),
+    /// Let it go: nothing was ever made for it.
+    LetGo,
+    /// Bring about what it asks for.
+    Proceed(Box<Desired>),
+}
+
+/// The revision of its plan that an instance is pinned to: by its spec, else by what it ran from before.
+pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
+    instance
+        .spec
+        .plan_ref
+        .revision
+        .or_else(|| Some(instance.status.as_ref()?.plan.as_ref()?.revision))
+}
+
+/// What an instance asks for.
+pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
+    let deleting = instance.metadata.deletion_timestamp.is_some();
+    let held = instance.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    if deleting && !held {
+        return Opening::Nothing;
+    }
+    if !held {
+        return Opening::AddFinalizer;
+    }
+    let record = record(instance);
+    let say = |progress, reason, message: String| {
+        Opening::Say(Box::new(carried(
+            instance,
+            Report::new(progress, reason, message, record.clone()),
+        )))
+    };
+    if instance.annotation(annotations::PAUSED) == Some("true") {
+        let what = if deleting {
+            "its deletion waits"
+        } else {
+            "nothing is changed"
+        };
+        return say(
+            Progress::Paused,
+            Reason::Paused,
+            format!("paused by annotation {}: {what}", annotations::PAUSED),
+        );
+    }
+    let revision = match plan {
+        PlanLookup::Found(revision) => revision,
+        // Nothing is made before a plan is found, and what is made keeps the revision in its status.
+        _ if deleting && record.provider_id.is_none() => return Opening::LetGo,
+        PlanLookup::NoPlan => {
+            let message = format!(
+                "there is no CachePlan {0} yet: create it, or see `kubectl describe cacheplan {0}` if it exists; this goes on by itself then",
+                instance.spec.plan_ref.name
+            );
+            return say(Progress::Reconciling, Reason::PlanNotFound, message);
+        }
+        PlanLookup::NoRevision(revision) => {
+            let message = format!(
+                "CachePlan {} has no revision {revision}: correct spec.planRef.revision, or leave it out for the newest",
+                instance.spec.plan_ref.name
+            );
+            return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
+        }
+    };
+    if let Some(message) = mismatch(instance, revision) {
+        return say(Progress::Stalled, Reason::PlanMismatch, message);
+    }
+    if !deleting && let Some(message) = unsupported(instance) {
+        return say(Progress::Stalled, Reason::Unsupported, message);
+    }
+    let plan = match effective(&revision.spec, &instance.spec.parameters) {
+        Ok(plan) => plan,
+        // Parameters that never fitted must not keep it from being deleted.
+        Err(_) if deleting => revision.spec.clone(),
+        Err(error) => {
+            let message = format!("{error}; correct spec.parameters");
+            return say(Progress::Stalled, Reason::ParametersInvalid, message);
+        }
+    };
+    let policy = instance
+        .spec
+        .deletion_policy
+        .or(plan.deletion_policy)
+        .unwrap_or_default();
+    let was_ready = instance
+        .status
+        .as_ref()
+        .is_some_and(|status| status.first_ready_time.is_some());
+    // What never became ready holds nobody's data.
+    let policy = if was_ready { policy } else { DeletionPolicy::Delete };
+    Opening::Proceed(Box::new(Desired {
+        namespace: instance.namespace().unwrap_or_default(),
+        name: instance.name_any(),
+        uid: instance.uid().unwrap_or_default(),
+        existence: if deleting {
+            Existence::Absent(policy)
+        } else {
+            Existence::Present
+        },
+        plan_name: revision.name.clone(),
+        plan,
+        owner: instance.spec.owner.clone().unwrap_or_default(),
+        connection_secret: instance.connection_secret_name(),
+        was_ready,
+        record,
+    }))
+}
+
+/// Why a plan cannot take over an instance that runs from another.
+fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String> {
+    let Some(provider) = revision.spec.provider() else {
+        return Some(format!(
+            "CachePlan {} names no provider, or two: correct the plan",
+            revision.name
+        ));
+    };
+    let before = instance.status.as_ref()?.plan.as_ref()?;
+    if before.name == revision.name && before.revision == revision.revision {
+        return None;
+    }
+    if before.engine != revision.spec.engine.type_ || before.provider != provider.kind() {
+        return Some(format!(
+            "it runs {} by {} and cannot move to plan {}, which is {} by {}: put spec.planRef back and make a new instance",
+            before.engine,
+            before.provider.as_str(),
+            revision.name,
+            revision.spec.engine.type_,
+            provider.kind().as_str()
+        ));
+    }
+    None
+}
+
+/// What an instance asks for that this version does not do. It is said before anything is made: nothing is ignored.
+fn unsupported(instance: &CacheInstance) -> Option<String> {
+    let spec = &instance.spec;
+    let asked = [
+        (spec.adopt.is_some(), "adopt"),
+        (spec.restore.is_some(), "restore"),
+        (spec.restart_at.is_some(), "restartAt"),
+        (!spec.users.is_empty(), "users"),
+    ];
+    let names: Vec<_> = asked
+        .iter()
+        .filter(|(asked, _)| *asked)
+        .map(|(_, name)| format!("spec.{name}"))
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "this version of the broker does not do {} yet: leave it out",
+            names.join(" and ")
+        )
+    })
+}
+
+fn record(instance: &CacheInstance) -> Record {
+    instance.status.as_ref().map_or_else(Record::default, |status| Record {
+        provider_id: status.provider_id.clone(),
+        provider_arn: status.provider_arn.clone(),
+        generation: status.provider_generation.unwrap_or(0),
+        superseded: status.superseded.clone(),
+    })
+}
+
+/// A report that looked at nothing keeps the addresses that were known.
+fn carried(instance: &CacheInstance, report: Report) -> Report {
+    let Some(status) = &instance.status else { return report };
+    Report {
+        endpoint: status.endpoint.clone(),
+        reader_endpoint: status.reader_endpoint.clone(),
+        nodes: status.nodes.clone(),
+        bound: status.binding.is_some(),
+        ..report
+    }
+}
+
+/// The report on an instance that could not be observed.
+pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
+    carried(instance, report)
+}
+
+/// The status that says a report.
+pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now: Timestamp) -> CacheInstanceStatus {
+    let before = instance.status.clone().unwrap_or_default();
+    let generation = instance.metadata.generation.unwrap_or_default();
+    let running = match plan {
+        PlanLookup::Found(revision) if report.reason != Reason::PlanMismatch => {
+            revision.spec.provider().map(|provider| PlanStatus {
+                name: revision.name.clone(),
+                id: revision.spec.id.clone(),
+                engine: revision.spec.engine.type_,
+                version: revision.spec.engine.version.clone(),
+                provider: provider.kind(),
+                revision: revision.revision,
+            })
+        }
+        _ => None,
+    };
+    let ready = matches!(report.progress, Progress::Ready | Progress::ReadyAndReconciling);
+    CacheInstanceStatus {
+        observed_generation: Some(generation),
+        conditions: conditions::standard(
+            &before.conditions,
+            report.progress,
+            report.reason,
+            &report.message,
+            generation,
+            now,
+        ),
+        plan: running.or(before.plan),
+        provider_id: report.record.provider_id.clone(),
+        provider_arn: report.record.provider_arn.clone(),
+        provider_generation: Some(report.record.generation),
+        superseded: report.record.superseded.clone(),
+        endpoint: report.endpoint.clone(),
+        reader_endpoint: report.reader_endpoint.clone(),
+        nodes: report.nodes.clone(),
+        binding: report.bound.then(|| LocalRef {
+            name: instance.connection_secret_name(),
+        }),
+        first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
+        last_backup: before.last_backup,
+    }
+}

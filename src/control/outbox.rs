@@ -1,0 +1,193 @@
+//! The outbox: what the ledger accepted becomes custom resources.
+//!
+//! Any process may write any row, and one that was slow may come late. So a resource carries the ledger revision it was
+//! written from, is written only on condition that it is still as it was read, and never from an older revision.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{Error, deadline};
+use crate::api::{CacheInstance, CacheInstanceSpec, Owner, PlanRef, annotations};
+use crate::ledger::{Desired, Ledger, OutboxItem, listen};
+
+/// Who we are in the managed fields of the resources that the ledger writes.
+const FIELD_MANAGER: &str = "cache-broker-ledger";
+/// How many rows are taken, and written at one time.
+const BATCH: i64 = 64;
+const AT_ONCE: usize = 16;
+/// How long a taken row is left to whoever took it. Longer than the calls to write one may take.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often due rows are looked for although nobody told of any.
+const SWEEP: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Writes due rows until the process shuts down.
+pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<bool>) {
+    let others = ledger.listen(listen::OUTBOX);
+    while !*shutdown.borrow() {
+        match drain(&ledger, &client).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the outbox waits"),
+        }
+        tokio::select! {
+            () = ledger.outbox_wakeup().notified() => {}
+            () = others.notified() => {}
+            () = tokio::time::sleep(SWEEP) => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+}
+
+/// Writes one batch of due rows. Returns whether there may be more.
+async fn drain(ledger: &Ledger, client: &Client) -> Result<bool, Error> {
+    let items = ledger.claim_outbox(BATCH, LEASE).await?;
+    let more = i64::try_from(items.len()).is_ok_and(|taken| taken == BATCH);
+    futures::stream::iter(items)
+        .for_each_concurrent(AT_ONCE, |item| async move {
+            if let Err(error) = write(ledger, client, &item).await {
+                tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
+                let wait = retry_in(item.attempts);
+                if let Err(error) = ledger.mark_unapplied(&item.instance, &error.to_string(), wait).await {
+                    tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
+                }
+            }
+        })
+        .await;
+    Ok(more)
+}
+
+fn retry_in(attempts: i32) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(16);
+    FIRST_RETRY.saturating_mul(1 << doublings).min(LONGEST_RETRY)
+}
+
+async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<(), Error> {
+    let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
+    let existing = deadline(api.get_opt(&item.name)).await?;
+    match (item.desired, existing) {
+        (_, Some(existing)) if existing.annotation(annotations::INSTANCE_ID) != Some(item.instance.as_str()) => {
+            match item.desired {
+                Desired::Absent => Ok(ledger.applied_absence(&item.instance, item.revision).await?),
+                Desired::Present => Err(Error::Resource(format!(
+                    "CacheInstance {}/{} belongs to somebody else: delete or rename it",
+                    item.namespace, item.name
+                ))),
+            }
+        }
+        (Desired::Absent, None) => Ok(ledger.applied_absence(&item.instance, item.revision).await?),
+        (Desired::Absent, Some(existing)) => {
+            delete(&api, &existing).await?;
+            Ok(ledger
+                .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
+                .await?)
+        }
+        (Desired::Present, Some(existing)) if existing.metadata.deletion_timestamp.is_some() => {
+            Err(Error::Resource(format!(
+                "waiting for the end of an older CacheInstance {}/{}",
+                item.namespace, item.name
+            )))
+        }
+        (Desired::Present, Some(existing)) => {
+            if written_from(&existing).is_none_or(|revision| revision < item.revision) {
+                let mut resource = resource(item);
+                resource.metadata.resource_version = existing.resource_version();
+                let how = PatchParams::apply(FIELD_MANAGER).force();
+                deadline(api.patch(&item.name, &how, &Patch::Apply(&resource))).await?;
+            }
+            Ok(ledger
+                .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
+                .await?)
+        }
+        (Desired::Present, None) => {
+            let how = PostParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            let created = deadline(api.create(&how, &resource(item))).await?;
+            Ok(ledger
+                .mark_applied(&item.instance, item.revision, created.uid().as_deref())
+                .await?)
+        }
+    }
+}
+
+async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<(), Error> {
+    let how = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: existing.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match deadline(api.delete(&existing.name_any(), &how)).await {
+        Err(Error::Kube(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
+        outcome => outcome.map(|_| ()),
+    }
+}
+
+fn written_from(resource: &CacheInstance) -> Option<i64> {
+    resource.annotation(annotations::LEDGER_REVISION)?.parse().ok()
+}
+
+/// The resource of an accepted instance.
+fn resource(item: &OutboxItem) -> CacheInstance {
+    let instance_name = item
+        .context
+        .get("instance_name")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    let spec = CacheInstanceSpec {
+        plan_ref: PlanRef {
+            name: item.plan_name.clone(),
+            revision: Some(item.plan_revision),
+        },
+        parameters: item.parameters.clone(),
+        owner: Some(Owner {
+            organization: Some(item.organization.clone()),
+            space: Some(item.space.clone()),
+            instance_name: instance_name.map(|name| name.chars().take(256).collect()),
+            labels: BTreeMap::new(),
+        }),
+        deletion_policy: None,
+        connection_secret: None,
+        restart_at: None,
+        restore: None,
+        adopt: None,
+        users: Vec::new(),
+    };
+    let mut resource = CacheInstance::new(&item.name, spec);
+    resource.metadata = ObjectMeta {
+        name: Some(item.name.clone()),
+        namespace: Some(item.namespace.clone()),
+        annotations: Some(
+            [
+                (annotations::INSTANCE_ID, item.instance.to_string()),
+                (annotations::LEDGER_REVISION, item.revision.to_string()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+        ),
+        ..ObjectMeta::default()
+    };
+    resource
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_come_later_and_later_up_to_a_minute() {
+        assert_eq!(retry_in(1), FIRST_RETRY);
+        assert_eq!(retry_in(3), FIRST_RETRY * 4);
+        assert_eq!(retry_in(i32::MAX), LONGEST_RETRY);
+    }
+}

@@ -1,0 +1,104 @@
+//! What is remembered of an instance between reconciles, for pacing only. Losing it costs nothing but a retry.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
+
+use crate::api::CacheInstance;
+use crate::provider::Fault;
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(300);
+/// How many steps in a row are taken at full speed. An instance that takes more does not converge.
+const STEPS_AT_FULL_SPEED: u32 = 12;
+
+/// Failures and steps in a row, by instance.
+#[derive(Debug, Default)]
+pub struct Retries(Mutex<HashMap<ObjectRef<CacheInstance>, Pace>>);
+
+#[derive(Debug, Default)]
+struct Pace {
+    failures: u32,
+    steps: u32,
+    fault: Option<Fault>,
+}
+
+impl Retries {
+    /// Notes a failure; returns how long to wait before the next try.
+    pub fn failed(&self, instance: &ObjectRef<CacheInstance>, fault: Option<Fault>) -> Duration {
+        let mut paces = self.0.lock();
+        let pace = paces.entry(instance.clone()).or_default();
+        pace.failures = pace.failures.saturating_add(1);
+        pace.fault = fault;
+        jittered(backoff(pace.failures), rand::random())
+    }
+
+    /// Notes a step that was done; returns how long to wait at least before the next one.
+    pub fn stepped(&self, instance: &ObjectRef<CacheInstance>) -> Duration {
+        let mut paces = self.0.lock();
+        let pace = paces.entry(instance.clone()).or_default();
+        pace.failures = 0;
+        pace.fault = None;
+        pace.steps = pace.steps.saturating_add(1);
+        match pace.steps.checked_sub(STEPS_AT_FULL_SPEED) {
+            None | Some(0) => Duration::ZERO,
+            Some(beyond) => {
+                tracing::warn!(%instance, steps = pace.steps, "an instance takes step after step without coming to rest");
+                backoff(beyond)
+            }
+        }
+    }
+
+    /// The fault of the last try, if it failed.
+    pub fn fault(&self, instance: &ObjectRef<CacheInstance>) -> Option<Fault> {
+        self.0.lock().get(instance).and_then(|pace| pace.fault.clone())
+    }
+
+    /// Forgets an instance that came to rest, or is gone.
+    pub fn rested(&self, instance: &ObjectRef<CacheInstance>) {
+        self.0.lock().remove(instance);
+    }
+}
+
+/// How long to wait after that many failures in a row: twice as long each time, up to a bound.
+fn backoff(failures: u32) -> Duration {
+    FIRST
+        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
+        .min(LONGEST)
+}
+
+/// Between three quarters and all of a wait, by a random number: many objects that failed at once do not come back at
+/// once.
+fn jittered(wait: Duration, random: u32) -> Duration {
+    wait.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let waits: Vec<_> = [1, 2, 3, 10, 1000]
+            .map(|failures| backoff(failures).as_millis())
+            .to_vec();
+        assert_eq!(waits, [500, 1000, 2000, 256_000, 300_000]);
+        for random in [0, u32::MAX / 2, u32::MAX] {
+            let wait = jittered(LONGEST, random);
+            assert!(wait >= LONGEST.mul_f64(0.75) && wait <= LONGEST);
+        }
+    }
+
+    #[test]
+    fn an_instance_that_does_not_converge_is_slowed_down_and_one_that_rests_is_not() {
+        let (retries, instance) = (Retries::default(), ObjectRef::new("a").within("n"));
+        for _ in 0..STEPS_AT_FULL_SPEED {
+            assert_eq!(retries.stepped(&instance), Duration::ZERO);
+        }
+        assert!(retries.stepped(&instance) > Duration::ZERO);
+        retries.rested(&instance);
+        assert_eq!(retries.stepped(&instance), Duration::ZERO);
+    }
+}

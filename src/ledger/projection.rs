@@ -1,0 +1,364 @@
+//! What was seen of custom resources, written into the ledger: readiness, connection, the end of operations.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::instances::connection_place;
+use super::operations::{self, Outcome};
+use super::{Connection, InstanceId, Ledger, LedgerError};
+
+/// A leader's number. Writes of an earlier leader are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(i64);
+
+/// What an observed resource means for the operation that waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Work goes on.
+    No,
+    /// It is as the revision wants it.
+    Ready,
+    /// It cannot become so; why.
+    Failed(String),
+}
+
+/// One observation of an instance's custom resource.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The OSB instance it carries.
+    pub instance: InstanceId,
+    /// Its uid.
+    pub uid: String,
+    /// Its resource version.
+    pub resource_version: String,
+    /// The ledger revision its spec was written from.
+    pub ledger_revision: i64,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// What it means for a waiting operation.
+    pub verdict: Verdict,
+    /// Whether the cache answers.
+    pub ready: bool,
+    /// The reason of its `Ready` condition.
+    pub reason: String,
+    /// The message of its `Ready` condition.
+    pub message: String,
+    /// How to reach it, if known.
+    pub connection: Option<Connection>,
+}
+
+/// What became of an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projected {
+    /// It is in the ledger.
+    Written,
+    /// The ledger has it, or something newer, already.
+    Stale,
+    /// The ledger does not know the instance.
+    Unknown,
+    /// The instance was given back: its resource was put up for deletion again.
+    Tombstone,
+}
+
+/// A row whose resource was written at some time, as the projector compares it with a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedRow {
+    /// The OSB instance.
+    pub instance: InstanceId,
+    /// The uid its resource had when it was last seen.
+    pub uid: Option<String>,
+    /// The resource version last seen by an earlier or the present leader.
+    pub resource_version: Option<String>,
+}
+
+impl Ledger {
+    /// Begins to lead: every write of an earlier leader is refused from now on.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn next_epoch(&self) -> Result<Epoch, LedgerError> {
+        let row = self
+            .client()
+            .await?
+            .query_one("update leader set epoch = epoch + 1 returning epoch", &[])
+            .await
+            .map_err(LedgerError::statement("taking the next epoch"))?;
+        Ok(Epoch(row.get(0)))
+    }
+
+    /// The live rows whose present revision was applied, by namespace and name of their resource.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn applied_rows(&self) -> Result<HashMap<(String, String), AppliedRow>, LedgerError> {
+        let rows = self
+            .client()
+            .await?
+            .query(
+                "select id, namespace, name, uid, observed_version from instances
+                  where deleted_at is null and applied_revision = desired_revision",
+                &[],
+            )
+            .await
+            .map_err(LedgerError::statement("listing the instances that were applied"))?;
+        rows.iter()
+            .map(|row| {
+                let id: String = row.get("id");
+                let instance = id.parse().map_err(|error| LedgerError::Row {
+                    place: format!("instances/{id}"),
+                    reason: format!("id {error}"),
+                })?;
+                let row_of = AppliedRow {
+                    instance,
+                    uid: row.get("uid"),
+                    resource_version: row.get("observed_version"),
+                };
+                Ok(((row.get("namespace"), row.get("name")), row_of))
+            })
+            .collect()
+    }
+
+    /// Writes an observation, and ends the operation that waited for it.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses, or a later leader has begun.
+    pub async fn project(&self, epoch: Epoch, observation: &Observation) -> Result<Projected, LedgerError> {
+        let id = observation.instance.as_str();
+        let refused = || LedgerError::statement(format!("projecting instance {id}"));
+        let connection = observation
+            .connection
+            .as_ref()
+            .map(|connection| self.seal_json(&connection_place(&observation.instance), connection))
+            .transpose()?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(refused())?;
+        guard(&transaction, epoch).await?;
+        let Some(row) = transaction
+            .query_opt(
+                "select i.deleted_at is not null as tombstone, i.desired, i.desired_revision, i.uid, i.observed_epoch,
+                        i.observed_version, o.id as operation, o.kind, o.desired_revision as waits_for
+                   from instances i left join operations o on o.instance_id = i.id and o.state = 'in_progress'
+                  where i.id = $1 for update of i",
+                &[&id],
+            )
+            .await
+            .map_err(refused())?
+        else {
+            return Ok(Projected::Unknown);
+        };
+        if row.get("tombstone") {
+            if observation.deleting {
+                return Ok(Projected::Stale);
+            }
+            transaction
+                .execute(
+                    "update instances set desired = 'absent', desired_revision = desired_revision + 1,
+                            outbox_due_at = now(), uid = $2, updated_at = now() where id = $1",
+                    &[&id, &observation.uid],
+                )
+                .await
+                .map_err(refused())?;
+            transaction.commit().await.map_err(refused())?;
+            self.outbox_wakeup().notify_one();
+            return Ok(Projected::Tombstone);
+        }
+        let seen = (row.get::<_, i64>("observed_epoch") == epoch.0
+            && row.get::<_, Option<String>>("uid").as_deref() == Some(&observation.uid))
+        .then(|| row.get::<_, Option<String>>("observed_version"))
+        .flatten();
+        if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
+            return Ok(Projected::Stale);
+        }
+        transaction
+            .execute(
+                "update instances set uid = $2, observed_epoch = $3, observed_version = $4, ready = $5, reason = $6,
+                        message = $7, connection = coalesce($8, connection), updated_at = now(),
+                        provisioned_at = case when $5 then coalesce(provisioned_at, now()) else provisioned_at end
+                  where id = $1",
+                &[
+                    &id,
+                    &observation.uid,
+                    &epoch.0,
+                    &observation.resource_version,
+                    &observation.ready,
+                    &observation.reason,
+                    &observation.message,
+                    &connection,
+                ],
+            )
+            .await
+            .map_err(refused())?;
+        let operation: Option<Uuid> = row.get("operation");
+        let waits_for: Option<i64> = row.get("waits_for");
+        let kind: Option<String> = row.get("kind");
+        if let (Some(operation), Some(waits_for)) = (operation, waits_for)
+            && observation.ledger_revision >= waits_for
+            && kind.as_deref() != Some("deprovision")
+        {
+            let outcome = match &observation.verdict {
+                Verdict::No => None,
+                Verdict::Ready => Some(Outcome::Succeeded),
+                Verdict::Failed(why) => Some(Outcome::Failed {
+                    description: why.clone(),
+                }),
+            };
+            if let Some(outcome) = outcome {
+                operations::end(&transaction, operation, &outcome).await?;
+            }
+        }
+        transaction.commit().await.map_err(refused())?;
+        Ok(Projected::Written)
+    }
+
+    /// Notes that an instance's resource is gone. An instance that is to be gone becomes a tombstone and its
+    /// deprovision succeeds; any other is noted as missing, and an operation that waited for it fails.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses, or a later leader has begun.
+    pub async fn project_absent(
+        &self,
+        epoch: Epoch,
+        instance: &InstanceId,
+        uid: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let id = instance.as_str();
+        let refused = || LedgerError::statement(format!("projecting the absence of instance {id}"));
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(refused())?;
+        guard(&transaction, epoch).await?;
+        absent(&transaction, id, uid).await?;
+        transaction.commit().await.map_err(refused())
+    }
+
+    /// Ends an absence that the outbox itself found: there was nothing to delete.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn applied_absence(&self, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
+        self.mark_applied(instance, revision, None).await?;
+        let id = instance.as_str();
+        let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(refused())?;
+        absent(&transaction, id, None).await?;
+        transaction.commit().await.map_err(refused())
+    }
+
+    /// Fails every operation that has outlived its deadline. Returns how many.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn expire_operations(&self) -> Result<usize, LedgerError> {
+        let refused = || LedgerError::statement("ending operations past their deadline");
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(refused())?;
+        let due = transaction
+            .query(
+                "select o.id, o.kind, i.message from operations o join instances i on i.id = o.instance_id
+                  where o.state = 'in_progress' and o.deadline_at <= now()
+                  order by o.deadline_at limit 100 for update of o skip locked",
+                &[],
+            )
+            .await
+            .map_err(refused())?;
+        let mut ended = 0;
+        for row in &due {
+            let (kind, last): (String, Option<String>) = (row.get("kind"), row.get("message"));
+            let last = last
+                .filter(|message| !message.is_empty())
+                .map_or_else(String::new, |last| format!("; last seen: {last}"));
+            let outcome = Outcome::Failed {
+                description: format!("{kind} took longer than the plan allows{last}"),
+            };
+            ended += usize::from(operations::end(&transaction, row.get("id"), &outcome).await?);
+        }
+        transaction.commit().await.map_err(refused())?;
+        Ok(ended)
+    }
+}
+
+async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoch: Epoch) -> Result<(), LedgerError> {
+    let current: i64 = transaction
+        .query_one("select epoch from leader for share", &[])
+        .await
+        .map_err(LedgerError::statement("reading the present epoch"))?
+        .get(0);
+    if current == epoch.0 {
+        Ok(())
+    } else {
+        Err(LedgerError::Fenced { ours: epoch.0, current })
+    }
+}
+
+async fn absent(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    id: &str,
+    uid: Option<&str>,
+) -> Result<(), LedgerError> {
+    let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
+    let Some(row) = transaction
+        .query_opt(
+            "select i.desired, i.applied_revision = i.desired_revision as applied, i.uid, o.id as operation
+               from instances i left join operations o on o.instance_id = i.id and o.state = 'in_progress'
+              where i.id = $1 and i.deleted_at is null for update of i",
+            &[&id],
+        )
+        .await
+        .map_err(refused())?
+    else {
+        return Ok(());
+    };
+    let known: Option<String> = row.get("uid");
+    let another_came_after = matches!((uid, &known), (Some(uid), Some(known)) if uid != known);
+    let wanted_gone = row.get::<_, String>("desired") == "absent";
+    // A row that is still to be applied will make its resource; one that is to be gone needs no more applying.
+    if another_came_after || !(wanted_gone || row.get::<_, bool>("applied")) {
+        return Ok(());
+    }
+    let operation: Option<Uuid> = row.get("operation");
+    let outcome = if wanted_gone {
+        transaction
+            .execute(
+                "update instances set deleted_at = now(), updated_at = now(), ready = false, reason = 'Deleted',
+                        message = null, connection = null, applied_revision = desired_revision where id = $1",
+                &[&id],
+            )
+            .await
+            .map_err(refused())?;
+        transaction
+            .execute(
+                "update bindings set deleted_at = now() where instance_id = $1 and deleted_at is null",
+                &[&id],
+            )
+            .await
+            .map_err(refused())?;
+        Outcome::Succeeded
+    } else {
+        let message = "its CacheInstance was deleted from the cluster by somebody else; deprovision it";
+        transaction
+            .execute(
+                "update instances set updated_at = now(), ready = false, reason = 'Missing', message = $2
+                  where id = $1",
+                &[&id, &message],
+            )
+            .await
+            .map_err(refused())?;
+        Outcome::Failed {
+            description: message.to_owned(),
+        }
+    };
+    if let Some(operation) = operation {
+        operations::end(transaction, operation, &outcome).await?;
+    }
+    Ok(())
+}
+
+/// Whether a resource version is later than another. They are whole numbers that grow, which the API promises since
+/// Kubernetes 1.35; anything else counts as newer.
+fn is_newer(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version > than,
+        _ => version != than,
+    }
+}

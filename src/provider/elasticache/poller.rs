@@ -1,0 +1,282 @@
+//! What ElastiCache was last seen to hold, kept fresh by one poller for all instances.
+//!
+//! The API tells of no change by itself. While something is in flight the region is listed at a steady pace, or, when
+//! fewer caches are in flight than there are pages, each is described; at the resync period everything is listed. An
+//! instance whose cache changed is nudged; nothing else is woken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+use parking_lot::RwLock;
+use secrecy::SecretString;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::super::Fault;
+use super::{Client, Create, Live, Ownership};
+use crate::api::{CacheInstance, Topology};
+
+/// One cache of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Replication group or cache cluster.
+    pub topology: Topology,
+    /// Its id.
+    pub id: String,
+}
+
+/// Keeps what ElastiCache holds in memory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Poller(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    prefix: String,
+    interval: Duration,
+    resync: Duration,
+    view: RwLock<View>,
+    work: Notify,
+    listed: tokio::sync::watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    seen: HashMap<Target, Seen>,
+    instances: HashMap<Target, Interest>,
+    pages: HashMap<Topology, usize>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    live: Option<Live>,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Interest {
+    instance: ObjectRef<CacheInstance>,
+    in_flight: bool,
+}
+
+impl Poller {
+    /// A poller over a client, for caches whose id begins with a prefix.
+    pub fn new(client: Client, prefix: &str, interval: Duration, resync: Duration) -> Self {
+        Self(Arc::new(Shared {
+            client,
+            prefix: format!("{}-", prefix.to_ascii_lowercase()),
+            interval,
+            resync,
+            view: RwLock::default(),
+            work: Notify::new(),
+            listed: tokio::sync::watch::Sender::new(false),
+        }))
+    }
+
+    /// The cache as last seen, or as described now if it was not seen yet.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer.
+    pub async fn look(&self, target: &Target) -> Result<Option<Live>, Fault> {
+        if let Some(seen) = self.0.view.read().seen.get(target) {
+            return Ok(seen.live.clone());
+        }
+        let asked = Instant::now();
+        let live = self.0.client.describe(target.topology, &target.id).await?;
+        self.note(target, live.clone(), asked);
+        Ok(live)
+    }
+
+    /// Tells the poller whose a cache is and whether something is going on with it.
+    pub fn interest(&self, target: &Target, instance: ObjectRef<CacheInstance>, in_flight: bool) {
+        let news = self
+            .0
+            .view
+            .write()
+            .instances
+            .insert(target.clone(), Interest { instance, in_flight })
+            .is_none_or(|before| !before.in_flight);
+        if in_flight && news {
+            self.0.work.notify_one();
+        }
+    }
+
+    /// Forgets a cache whose instance is gone.
+    pub fn forget(&self, target: &Target) {
+        let mut view = self.0.view.write();
+        view.instances.remove(target);
+        view.seen.remove(target);
+    }
+
+    /// Asks for a cache to be made.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn create(&self, create: &Create, token: Option<SecretString>) -> Result<(), Fault> {
+        let target = Target {
+            topology: create.topology,
+            id: create.id.clone(),
+        };
+        let outcome = self.0.client.create(create, token).await;
+        self.noted(&target, outcome)
+    }
+
+    /// Asks for a cache to be deleted.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn delete(&self, topology: Topology, id: &str, final_snapshot: Option<&str>) -> Result<(), Fault> {
+        let target = Target {
+            topology,
+            id: id.to_owned(),
+        };
+        let outcome = self.0.client.delete(topology, id, final_snapshot).await;
+        self.noted(&target, outcome)
+    }
+
+    /// Whose a cache is, by its tags.
+    pub async fn ownership(&self, arn: &str, uid: &str) -> Ownership {
+        self.0.client.ownership(arn, uid).await
+    }
+
+    /// What the newest event of a cache says.
+    pub async fn newest_event(&self, target: &Target) -> Option<String> {
+        self.0.client.newest_event(target.topology, &target.id).await
+    }
+
+    /// Waits until the region was listed once.
+    pub async fn ready(&self) {
+        // The sender lives as long as self: waiting cannot fail.
+        let _ = self.0.listed.subscribe().wait_for(|listed| *listed).await;
+    }
+
+    /// Lists the region once, then polls for ever. `nudge` hears of every instance whose cache changed.
+    pub async fn run(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) {
+        loop {
+            match self
+                .list(&[Topology::ReplicationGroup, Topology::CacheCluster], nudge)
+                .await
+            {
+                Ok(()) => break,
+                Err(fault) => {
+                    tracing::warn!(%fault, "ElastiCache cannot be listed; instances there wait");
+                    tokio::time::sleep(self.0.interval).await;
+                }
+            }
+        }
+        self.0.listed.send_replace(true);
+        let mut resync = tokio::time::interval_at(Instant::now() + self.0.resync, self.0.resync);
+        loop {
+            let idle = self.in_flight().is_empty();
+            let outcome = tokio::select! {
+                _ = resync.tick() => self.list(&[Topology::ReplicationGroup, Topology::CacheCluster], nudge).await,
+                () = self.0.work.notified(), if idle => continue,
+                () = tokio::time::sleep(self.0.interval), if !idle => self.poll(nudge).await,
+            };
+            if let Err(fault) = outcome {
+                tracing::warn!(%fault, "polling ElastiCache");
+            }
+        }
+    }
+
+    fn in_flight(&self) -> Vec<Target> {
+        let view = self.0.view.read();
+        view.instances
+            .iter()
+            .filter(|(_, interest)| interest.in_flight)
+            .map(|(target, _)| target.clone())
+            .collect()
+    }
+
+    async fn poll(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
+        let in_flight = self.in_flight();
+        for topology in [Topology::ReplicationGroup, Topology::CacheCluster] {
+            let targets: Vec<_> = in_flight.iter().filter(|target| target.topology == topology).collect();
+            let pages = self.0.view.read().pages.get(&topology).copied().unwrap_or(1);
+            if targets.is_empty() {
+                continue;
+            }
+            if targets.len() <= pages {
+                for target in targets {
+                    self.describe(target, nudge).await?;
+                }
+            } else {
+                self.list(&[topology], nudge).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(&self, topologies: &[Topology], nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
+        for &topology in topologies {
+            let asked = Instant::now();
+            let (found, pages) = self.0.client.list(topology).await?;
+            self.0.view.write().pages.insert(topology, pages.max(1));
+            let mut missing: Vec<_> = {
+                let view = self.0.view.read();
+                view.seen
+                    .iter()
+                    .filter(|(target, seen)| target.topology == topology && seen.live.is_some())
+                    .map(|(target, _)| target.clone())
+                    .collect()
+            };
+            for live in found {
+                let target = Target {
+                    topology,
+                    id: live.id.clone(),
+                };
+                missing.retain(|other| *other != target);
+                let ours = live.id.starts_with(&self.0.prefix) || self.0.view.read().instances.contains_key(&target);
+                if ours && let Some(instance) = self.note(&target, Some(live), asked) {
+                    let _ = nudge.send(instance).await;
+                }
+            }
+            // Only a Describe by id proves that something is gone.
+            for target in missing {
+                self.describe(&target, nudge).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, target: &Target, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
+        let asked = Instant::now();
+        let live = self.0.client.describe(target.topology, &target.id).await?;
+        if let Some(instance) = self.note(target, live, asked) {
+            let _ = nudge.send(instance).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps the reply to a change. A change that failed may have had its effect: the cache is looked at anew.
+    fn noted(&self, target: &Target, outcome: Result<Option<Live>, Fault>) -> Result<(), Fault> {
+        match outcome {
+            Ok(live) => {
+                self.note(target, live, Instant::now());
+                Ok(())
+            }
+            Err(fault) => {
+                self.0.view.write().seen.remove(target);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Keeps what was seen of a cache, unless something newer was. Returns the instance to nudge if that is news.
+    fn note(&self, target: &Target, live: Option<Live>, asked: Instant) -> Option<ObjectRef<CacheInstance>> {
+        let mut view = self.0.view.write();
+        if let Some(seen) = view.seen.get(target) {
+            if seen.at > asked {
+                return None;
+            }
+            if seen.live == live {
+                view.seen.insert(target.clone(), Seen { live, at: asked });
+                return None;
+            }
+        }
+        view.seen.insert(target.clone(), Seen { live, at: asked });
+        view.instances.get(target).map(|interest| interest.instance.clone())
+    }
+}

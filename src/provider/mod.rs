@@ -1,0 +1,271 @@
+//! What an instance is made of. One folder a provider; each observes, decides without I/O, and acts.
+//!
+//! `decide` reads no clock and names no SDK type. A new provider is a new folder and a new arm of [`Step`].
+
+pub mod elasticache;
+pub mod kubernetes;
+mod objects;
+mod providers;
+pub mod secrets;
+
+pub use providers::{ElastiCache, Observed, Providers};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::api::conditions::{Progress, Reason};
+use crate::api::{CachePlanSpec, DeletionPolicy, Endpoint, Node, Owner};
+
+/// What an instance is to be: its resource, read together with the revision of the plan it runs from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// The instance's namespace.
+    pub namespace: String,
+    /// The instance's name.
+    pub name: String,
+    /// The instance's uid.
+    pub uid: String,
+    /// Whether the cache is to exist.
+    pub existence: Existence,
+    /// The name of the plan.
+    pub plan_name: String,
+    /// The plan as it was in the instance's revision, the tenant's parameters applied.
+    pub plan: CachePlanSpec,
+    /// For whom it is.
+    pub owner: Owner,
+    /// The Secret that connection details are written to.
+    pub connection_secret: String,
+    /// Whether it ever answered.
+    pub was_ready: bool,
+    /// What was recorded of it in the provider.
+    pub record: Record,
+}
+
+/// Whether a cache is to exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existence {
+    /// It is.
+    Present,
+    /// It is to go, in this way.
+    Absent(DeletionPolicy),
+}
+
+/// What is kept in an instance's status about the provider. It is written before the call that makes it true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Its id in the provider.
+    pub provider_id: Option<String>,
+    /// The provider's own name for it, once it was proven ours.
+    pub provider_arn: Option<String>,
+    /// How many times it was replaced.
+    pub generation: u32,
+    /// Replaced ids that are not deleted yet.
+    pub superseded: Vec<String>,
+}
+
+/// What to do next, what to say, and when to look again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision<A> {
+    /// What to do.
+    pub step: Next<A>,
+    /// What to say in the status.
+    pub report: Report,
+    /// When to look again if nothing happens before.
+    pub again: Again,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next<A> {
+    /// Do this, then decide anew.
+    Act(A),
+    /// Nothing.
+    Rest,
+    /// Nothing is left in the provider: let the resource go.
+    Release,
+}
+
+/// When to look again if nothing happens before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// At the next change, or the resync.
+    OnChange,
+    /// After that long.
+    After(Duration),
+}
+
+/// What is known of a cache, as its status says it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// How far it is.
+    pub progress: Progress,
+    /// Why, in one word.
+    pub reason: Reason,
+    /// Why, in one sentence.
+    pub message: String,
+    /// What to keep about the provider.
+    pub record: Record,
+    /// Where it answers.
+    pub endpoint: Option<Endpoint>,
+    /// Where its replicas answer reads.
+    pub reader_endpoint: Option<Endpoint>,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// Whether the connection Secret is complete.
+    pub bound: bool,
+}
+
+impl Report {
+    /// A report on something that has no endpoint yet.
+    pub fn new(progress: Progress, reason: Reason, message: impl Into<String>, record: Record) -> Self {
+        Self {
+            progress,
+            reason,
+            message: message.into(),
+            record,
+            endpoint: None,
+            reader_endpoint: None,
+            nodes: Vec::new(),
+            bound: false,
+        }
+    }
+
+    /// The same, as seen through a fault of the step that came of it.
+    #[must_use]
+    pub fn with_fault(self, fault: &Fault) -> Self {
+        let (progress, reason) = match fault.kind {
+            FaultKind::Refused => (Progress::Stalled, Reason::ProviderRefused),
+            FaultKind::Transient => (Progress::Reconciling, Reason::ProviderUnavailable),
+        };
+        Self {
+            progress,
+            reason,
+            message: fault.message.clone(),
+            ..self
+        }
+    }
+}
+
+/// A step of one of the providers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// In the cluster.
+    Kubernetes(kubernetes::Step),
+    /// On ElastiCache.
+    ElastiCache(elasticache::Step),
+}
+
+impl<A> Decision<A> {
+    /// A decision to do something and then decide anew.
+    pub fn act(step: A, report: Report) -> Self {
+        Self {
+            step: Next::Act(step),
+            report,
+            again: Again::OnChange,
+        }
+    }
+
+    /// A decision to wait for a change.
+    pub fn rest(report: Report) -> Self {
+        Self {
+            step: Next::Rest,
+            report,
+            again: Again::OnChange,
+        }
+    }
+
+    /// A decision to let the resource go.
+    pub fn release(report: Report) -> Self {
+        Self {
+            step: Next::Release,
+            report,
+            again: Again::OnChange,
+        }
+    }
+
+    /// The same, looked at again after a time.
+    #[must_use]
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.again = Again::After(wait);
+        self
+    }
+
+    /// The same decision about a step of another type.
+    pub fn map<B>(self, into: impl FnOnce(A) -> B) -> Decision<B> {
+        let step = match self.step {
+            Next::Act(step) => Next::Act(into(step)),
+            Next::Rest => Next::Rest,
+            Next::Release => Next::Release,
+        };
+        Decision {
+            step,
+            report: self.report,
+            again: self.again,
+        }
+    }
+}
+
+/// A step that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Whether trying again may help.
+    pub kind: FaultKind,
+    /// What was attempted, on what, what came back, and what the reader can do.
+    pub message: String,
+}
+
+/// Whether trying a step again may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// It may: the provider is away, busy, out of capacity, over quota, or lacks something the step depends on.
+    Transient,
+    /// It cannot: somebody must change the plan or the instance first.
+    Refused,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Fault {
+    /// A fault that passes.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self {
+            kind: FaultKind::Transient,
+            message: message.into(),
+        }
+    }
+
+    /// A fault that stays until somebody changes something.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            kind: FaultKind::Refused,
+            message: message.into(),
+        }
+    }
+}
+
+impl Desired {
+    /// The labels on everything that is made in the cluster for the instance.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        use crate::api::labels::{INSTANCE, MANAGED_BY, MANAGER, NAME, PLAN};
+        [
+            (MANAGED_BY, MANAGER),
+            (INSTANCE, self.name.as_str()),
+            (NAME, self.plan.engine.type_.as_str()),
+            (PLAN, self.plan_name.as_str()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// The name of the Secret with the password that the engine asks for.
+    pub fn auth_secret(&self) -> String {
+        format!("{}-auth", self.name)
+    }
+}

@@ -1,0 +1,158 @@
+//! Objects in the cluster that belong to an instance: applied, deleted and let go with a deadline on every call, and
+//! never taken from somebody else.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Desired, Fault};
+use crate::api::CacheInstance;
+
+/// Who we are in the managed fields of objects.
+pub const FIELD_MANAGER: &str = "cache-broker";
+/// How long one call to the API server may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A kind of object that instances have.
+pub trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + Send + 'static
+{
+}
+
+impl<K> Child for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + Send + 'static
+{
+}
+
+/// The metadata of an object that belongs to an instance.
+pub fn metadata(desired: &Desired, name: &str) -> Value {
+    json!({
+        "name": name,
+        "namespace": desired.namespace,
+        "labels": desired.labels(),
+        "ownerReferences": [{
+            "apiVersion": CacheInstance::api_version(&()),
+            "kind": CacheInstance::kind(&()),
+            "name": desired.name,
+            "uid": desired.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }],
+    })
+}
+
+/// Applies an object, unless one of its name belongs to somebody else.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses, or the name is taken.
+pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, body: &Value) -> Result<(), Fault> {
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let what = attempt::<K>("applying", desired, name);
+    if let Some(existing) = timed(api.get_metadata_opt(name))
+        .await
+        .map_err(|refusal| refusal.fault(&what))?
+    {
+        owned_by::<K>(desired, name, existing.metadata.owner_references.as_deref())?;
+    }
+    timed(api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body)))
+        .await
+        .map_err(|refusal| refusal.fault(&what))?;
+    Ok(())
+}
+
+/// Deletes an object. One that is gone is no error.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn delete<K: Child>(client: &Client, desired: &Desired, name: &str) -> Result<(), Fault> {
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    // In the foreground: a Deployment is seen until its Pods are gone.
+    let how = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        ..DeleteParams::default()
+    };
+    gone_is_fine(
+        timed(api.delete(name, &how)).await,
+        &attempt::<K>("deleting", desired, name),
+    )
+}
+
+/// Takes our owner reference off an object, so that it outlives the instance. One that is gone is no error.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn disown<K: Child>(client: &Client, desired: &Desired, name: &str) -> Result<(), Fault> {
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let patch = json!({ "metadata": { "ownerReferences": null } });
+    let outcome = timed(api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await;
+    gone_is_fine(outcome, &attempt::<K>("letting go of", desired, name))
+}
+
+fn gone_is_fine<T>(outcome: Result<T, Refusal>, what: &str) -> Result<(), Fault> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(Refusal::Api(status)) if status.is_not_found() => Ok(()),
+        Err(refusal) => Err(refusal.fault(what)),
+    }
+}
+
+/// What is attempted, for messages.
+pub fn attempt<K: Child>(doing: &str, desired: &Desired, name: &str) -> String {
+    format!("{doing} {} {}/{name}", K::kind(&()), desired.namespace)
+}
+
+/// Refuses an object that does not belong to the instance.
+///
+/// # Errors
+/// When it does not.
+pub fn owned_by<K: Child>(desired: &Desired, name: &str, owners: Option<&[OwnerReference]>) -> Result<(), Fault> {
+    if owners.unwrap_or_default().iter().any(|owner| owner.uid == desired.uid) {
+        return Ok(());
+    }
+    Err(Fault::refused(format!(
+        "{} {}/{name} exists and belongs to somebody else: rename it, or give the instance another name",
+        K::kind(&()),
+        desired.namespace
+    )))
+}
+
+/// Why a call to the API server came to nothing.
+pub enum Refusal {
+    /// The API server said no.
+    Api(Box<kube::core::Status>),
+    /// It did not answer.
+    Other(String),
+}
+
+impl Refusal {
+    /// As the fault of a step. Invalid and bad requests stay so until the plan or the instance changes; all else may
+    /// pass.
+    pub fn fault(self, what: &str) -> Fault {
+        match self {
+            Self::Api(status) if status.is_invalid() || status.code == 400 => {
+                Fault::refused(format!("{what}: refused: {}", status.message))
+            }
+            Self::Api(status) => Fault::transient(format!("{what}: {} ({})", status.message, status.reason)),
+            Self::Other(error) => Fault::transient(format!("{what}: {error}")),
+        }
+    }
+}
+
+/// A call to the API server with a deadline; the client has none of its own.
+///
+/// # Errors
+/// When it is refused, fails or takes too long.
+pub async fn timed<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(kube::Error::Api(status))) => Err(Refusal::Api(status)),
+        Ok(Err(error)) => Err(Refusal::Other(error.to_string())),
+        Err(_) => Err(Refusal::Other(format!("no answer within {} s", DEADLINE.as_secs()))),
+    }
+}

@@ -1,0 +1,133 @@
+//! The two Secrets of an instance.
+//!
+//! The *auth* Secret holds the generated password. It is made before the provider is asked for anything that uses it and
+//! is never written again. The *connection* Secret is what applications mount; it follows from the auth Secret and the
+//! endpoint, and is made again when somebody deletes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+use super::{Desired, Fault, objects};
+use crate::api::Connection;
+
+/// The key of the password in both Secrets.
+pub const PASSWORD: &str = "password";
+/// The key of the auth Secret that redis and valkey in the cluster read as a configuration file.
+pub const REDIS_AUTH_CONF: &str = "auth.conf";
+
+/// What can be done with an instance's Secrets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SecretStep {
+    /// Makes the auth Secret with a new password. One that exists is left as it is.
+    CreateAuth,
+    /// Writes the connection Secret.
+    ApplyConnection(BTreeMap<String, ByteString>),
+}
+
+/// The step that makes the connection Secret say this; `None` if it does.
+pub fn connection_step(
+    desired: &Desired,
+    secrets: &BTreeMap<String, Arc<Secret>>,
+    connection: &Connection,
+) -> Option<SecretStep> {
+    let data = connection.secret_data();
+    let stands = secrets
+        .get(&desired.connection_secret)
+        .is_some_and(|secret| secret.data.as_ref() == Some(&data));
+    (!stands).then_some(SecretStep::ApplyConnection(data))
+}
+
+/// Does one step.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses, or a Secret of the name belongs to somebody else.
+pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Result<(), Fault> {
+    match step {
+        SecretStep::CreateAuth => create_auth(client, desired).await,
+        SecretStep::ApplyConnection(data) => {
+            let name = &desired.connection_secret;
+            let body = json!({
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": format!("servicebinding.io/{}", desired.plan.engine.type_),
+                "metadata": objects::metadata(desired, name),
+                "data": data,
+            });
+            objects::apply::<Secret>(client, desired, name, &body).await
+        }
+    }
+}
+
+async fn create_auth(client: &Client, desired: &Desired) -> Result<(), Fault> {
+    let name = desired.auth_secret();
+    let what = objects::attempt::<Secret>("creating", desired, &name);
+    let password = generate_password();
+    let body: Secret = serde_json::from_value(json!({
+        "metadata": objects::metadata(desired, &name),
+        "stringData": {
+            PASSWORD: password.expose_secret(),
+            REDIS_AUTH_CONF: format!("requirepass {}\n", password.expose_secret()),
+        },
+    }))
+    .map_err(|_| Fault::refused(format!("{what}: its manifest cannot be written")))?;
+    let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);
+    let how = PostParams {
+        field_manager: Some(objects::FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match objects::timed(api.create(&how, &body)).await {
+        Ok(_) => Ok(()),
+        // Somebody, perhaps we in an earlier run, was first: its password stands.
+        Err(objects::Refusal::Api(status)) if status.is_already_exists() => {
+            let existing = objects::timed(api.get_metadata(&name))
+                .await
+                .map_err(|refusal| refusal.fault(&what))?;
+            objects::owned_by::<Secret>(desired, &name, existing.metadata.owner_references.as_deref())
+        }
+        Err(refusal) => Err(refusal.fault(&what)),
+    }
+}
+
+/// A new password: 32 random bytes as 43 letters, digits, hyphens and underscores.
+///
+/// ElastiCache takes 16 to 128 printable characters and, of the special ones, only `! & # $ ^ < > -`; so `_` is
+/// replaced.
+pub fn generate_password() -> SecretString {
+    let bytes: [u8; 32] = rand::random();
+    BASE64_URL_SAFE_NO_PAD.encode(bytes).replace('_', "-").into()
+}
+
+/// One value of a Secret, as text.
+pub fn value(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = &secret.data.as_ref()?.get(key)?.0;
+    String::from_utf8(bytes.clone()).ok()
+}
+
+/// The password in an instance's auth Secret.
+pub fn password(auth: &Secret) -> Option<SecretString> {
+    value(auth, PASSWORD)
+        .filter(|password| !password.is_empty())
+        .map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_differ_and_suit_elasticache_and_uris() {
+        let (a, b) = (generate_password(), generate_password());
+        assert_ne!(a.expose_secret(), b.expose_secret());
+        assert_eq!(a.expose_secret().len(), 43);
+        assert!(a.expose_secret().chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+    }
+}

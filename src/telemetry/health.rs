@@ -1,0 +1,109 @@
+//! `/livez` and `/readyz`, on a port of their own and without TLS, as kubelets ask for them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use warp::Filter;
+use warp::http::StatusCode;
+
+/// A part of the process that must work before the process is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Postgres answers.
+    Database,
+    /// The API server answers and has our CustomResourceDefinitions.
+    Cluster,
+    /// The OSB API is served.
+    Facade,
+    /// The operator has listed everything.
+    Operator,
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Cluster => "cluster",
+            Self::Facade => "facade",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Which parts work, and why others do not. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<Part, Result<(), String>>>>);
+
+impl Health {
+    /// Health of a process with these parts, none of which works yet.
+    pub fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+        let starting = parts.into_iter().map(|part| (part, Err("starting".to_owned())));
+        Self(Arc::new(Mutex::new(starting.collect())))
+    }
+
+    /// Notes that a part works, or why it does not. A part that the process does not have is passed over.
+    pub fn set(&self, part: Part, state: Result<(), String>) {
+        let mut parts = self.0.lock();
+        if let Some(known) = parts.get_mut(&part)
+            && *known != state
+        {
+            match &state {
+                Ok(()) => tracing::info!(part = part.as_str(), "ready"),
+                Err(reason) => tracing::warn!(part = part.as_str(), %reason, "not ready"),
+            }
+            *known = state;
+        }
+    }
+
+    /// Whether every part works.
+    pub fn is_ready(&self) -> bool {
+        self.0.lock().values().all(Result::is_ok)
+    }
+
+    /// One line a part.
+    pub fn report(&self) -> String {
+        self.0.lock().iter().fold(String::new(), |mut report, (part, state)| {
+            let state = state.as_ref().map_or_else(String::as_str, |()| "ok");
+            // Writing to a String cannot fail.
+            let _ = writeln!(report, "{}: {state}", part.as_str());
+            report
+        })
+    }
+}
+
+/// Serves `/livez` and `/readyz` until `stop` ends.
+pub async fn serve(listener: TcpListener, health: Health, stop: impl Future<Output = ()> + Send + 'static) {
+    let livez = warp::path!("livez").map(|| warp::reply::with_status("ok\n".to_owned(), StatusCode::OK));
+    let readyz = warp::path!("readyz").map(move || {
+        let status = if health.is_ready() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        warp::reply::with_status(health.report(), status)
+    });
+    warp::serve(warp::get().and(livez.or(readyz)))
+        .incoming(listener)
+        .graceful(stop)
+        .run()
+        .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_only_when_every_part_is_and_says_which_is_not() {
+        let health = Health::of([Part::Database, Part::Operator]);
+        health.set(Part::Operator, Ok(()));
+        health.set(Part::Facade, Err("not a part of this process".to_owned()));
+        assert!(!health.is_ready());
+        assert_eq!(health.report(), "database: starting\noperator: ok\n");
+        health.set(Part::Database, Ok(()));
+        assert!(health.is_ready());
+    }
+}
