@@ -3,6 +3,8 @@
 pub mod api;
 pub mod control;
 pub mod ledger;
+pub mod osb;
 pub mod provider;
 pub mod settings;
 pub mod telemetry;
+pub mod webhooks;

@@ -33,7 +33,7 @@ pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
-pub use instances::{Held, Instance, Polled};
+pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome};
 pub use outbox::{Desired, OutboxItem};
 pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
