@@ -22,7 +22,7 @@ async fn conforms(nodes: Nodes) {
     let python = String::from_utf8(setup.stdout).unwrap();
 
     let addresses = Addresses::claim().unwrap();
-    let supervisor = Supervisor::start().unwrap();
+    let supervisor = Supervisor::start_on(&addresses).unwrap();
     let options = Options {
         nodes,
         times: Times {

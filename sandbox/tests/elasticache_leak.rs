@@ -40,7 +40,7 @@ async fn post(url: &str, body: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_end_with_their_sandbox() {
     let addresses = Addresses::claim().unwrap();
-    let supervisor = Supervisor::start().unwrap();
+    let supervisor = Supervisor::start_on(&addresses).unwrap();
     let folder = supervisor.dir().to_string_lossy().into_owned();
     let endpoint = ElastiCache::start(&supervisor, &addresses, Options::default())
         .await
