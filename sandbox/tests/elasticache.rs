@@ -41,6 +41,7 @@ async fn conforms(nodes: Nodes) {
         "no:cacheprovider",
         "--durations=5",
         "--color=no",
+        "-rP",
     ]);
     if let Some(only) = std::env::var_os("CONFORMANCE_ONLY") {
         pytest.arg("-k").arg(only);

@@ -265,7 +265,7 @@ impl Fleet {
         let dir = dir.display();
         let tls = if tls_port == 0 { "no" } else { "yes" };
         let mut conf = format!(
-            "bind {address}\nport {port}\ntls-port {tls_port}\nprotected-mode no\ndaemonize no\nset-proc-title no\nsave \"\"\nappendonly no\n\
+            "bind {address}\nbind-source-addr {address}\nport {port}\ntls-port {tls_port}\nprotected-mode no\ndaemonize no\nset-proc-title no\nsave \"\"\nappendonly no\n\
              unixsocket {dir}/redis.sock\nunixsocketperm 700\ndir {dir}/data\nmaxmemory {mib}mb\n\
              maxmemory-policy volatile-lru\ntls-cert-file {dir}/node.crt\ntls-key-file {dir}/node.key\n\
              tls-ca-cert-file {ca}\ntls-auth-clients no\ntls-replication {tls}\ntls-cluster {tls}\n\

@@ -14,6 +14,9 @@ use super::resp::Client;
 /// How long the nodes may take to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a replica may wait for the votes of the other primaries.
+const VOTE: Duration = Duration::from_millis(1500);
+
 /// One node as it is being joined.
 struct Member {
     id: String,
@@ -116,9 +119,8 @@ impl Patience {
 /// Introduces the nodes to each other; fresh ones get different configuration epochs first.
 async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
     let all: BTreeSet<String> = members.values().map(|member| member.id.clone()).collect();
-    let peers: Vec<(String, u16)> = members
-        .values()
-        .map(|member| (member.host.clone(), member.port))
+    let peers: Vec<(String, String, u16)> = (members.values())
+        .map(|member| (member.id.clone(), member.host.clone(), member.port))
         .collect();
     for (epoch, member) in members.values_mut().enumerate() {
         if nodes(&mut member.client).await?.len() == 1 {
@@ -130,7 +132,12 @@ async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
         }
     }
     for member in members.values_mut() {
-        for (host, port) in peers.iter().filter(|(host, _)| *host != member.host) {
+        let known: Vec<String> = nodes(&mut member.client)
+            .await?
+            .into_iter()
+            .map(|line| line.id)
+            .collect();
+        for (_, host, port) in peers.iter().filter(|(id, ..)| !known.contains(id)) {
             let bus = (if *port > 20_000 { port - 20_000 } else { *port }) + 10_000;
             member
                 .client
@@ -163,8 +170,12 @@ async fn take_over(members: &mut BTreeMap<u64, Member>, key: u64) -> io::Result<
         return Ok(());
     }
     member.client.call(&["CLUSTER", "FAILOVER"]).await?;
-    let patience = Patience::new();
+    let (patience, asked) = (Patience::new(), Instant::now());
     while member.client.call(&["ROLE"]).await?.texts().first().map(String::as_str) != Some("master") {
+        // A vote is lost when a link between two nodes is not up yet; it is not asked for again.
+        if asked.elapsed() > VOTE {
+            member.client.call(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await?;
+        }
         patience.pause("a replica to take over").await?;
     }
     Ok(())
