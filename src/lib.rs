@@ -5,6 +5,7 @@ pub mod control;
 pub mod ledger;
 pub mod osb;
 pub mod provider;
+pub mod serve;
 pub mod settings;
 pub mod telemetry;
 pub mod webhooks;

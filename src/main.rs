@@ -1,1 +1,60 @@
-fn main() {}
+//! Reads the command line and starts what it asks for.
+
+use std::process::ExitCode;
+
+use cache_broker::settings::{Command, CommandLine};
+use cache_broker::{api, serve, telemetry};
+
+/// The exit code for settings that cannot be understood or do not suffice.
+const BAD_SETTINGS: u8 = 2;
+
+fn main() -> ExitCode {
+    let line = match CommandLine::read(std::env::args_os()) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version are printed the same way; clap's code for errors is 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_SETTINGS));
+        }
+    };
+    if let Some(Command::Crds { out }) = &line.command {
+        return told(api::write_manifests(out.as_deref()));
+    }
+    if let Err(error) = telemetry::log(&line.settings.log, line.settings.log_format) {
+        eprintln!("error: {error}");
+        return ExitCode::from(BAD_SETTINGS);
+    }
+    // Fails only if a provider is installed already, which does as well.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return told(Err(format!("starting the runtime: {error}"))),
+    };
+    let migrate_only = matches!(line.command, Some(Command::Migrate));
+    let settings = if migrate_only {
+        line.settings.check_database().map(|database| (Some(database), None))
+    } else {
+        line.settings.check().map(|checked| (None, Some(checked)))
+    };
+    match settings {
+        Err(error) => {
+            for message in error.0 {
+                eprintln!("error: {message}");
+            }
+            ExitCode::from(BAD_SETTINGS)
+        }
+        Ok((Some(database), _)) => told(runtime.block_on(serve::migrate(database))),
+        Ok((_, Some(checked))) => told(runtime.block_on(serve::serve(checked))),
+        Ok((None, None)) => ExitCode::SUCCESS,
+    }
+}
+
+fn told(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

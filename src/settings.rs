@@ -17,6 +17,8 @@ use crate::ledger::{DatabaseUrl, KeyRing};
 /// The longest `NAME_PREFIX`: with a hyphen and the 24 characters behind it, an id fits ElastiCache's 40.
 pub const MAX_NAME_PREFIX: usize = 15;
 
+const NO_DATABASE: &str = "DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+
 /// A Kubernetes operator with an Open Service Broker facade, for caches.
 #[derive(Debug, Parser)]
 #[command(name = "cache-broker", version, about, max_term_width = 120)]
@@ -340,7 +342,7 @@ impl Settings {
         };
         let database_url = self.database_url.clone();
         if database_url.is_none() {
-            errors.push("DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned());
+            errors.push(NO_DATABASE.to_owned());
         }
         if self.name_prefix.is_none() {
             errors.push("NAME_PREFIX is not set: a short word that begins every id made, such as `akkeris`".to_owned());
@@ -397,6 +399,21 @@ impl Settings {
             }
             _ => Err(SettingsError(errors)),
         }
+    }
+
+    /// Checks what is needed to reach the database.
+    ///
+    /// # Errors
+    /// When `DATABASE_URL` or `LEDGER_KEYS_FILE` is missing or malformed.
+    pub fn check_database(self) -> Result<(DatabaseUrl, KeyRing), SettingsError> {
+        let mut errors = Vec::new();
+        if self.database_url.is_none() {
+            errors.push(NO_DATABASE.to_owned());
+        }
+        let keys = read_keys(self.ledger_keys_file.as_deref())
+            .map_err(|error| errors.push(error))
+            .ok();
+        self.database_url.zip(keys).ok_or(SettingsError(errors))
     }
 
     /// How often ElastiCache is asked while something is in flight there.

@@ -37,6 +37,18 @@ pub enum Error {
     #[error("making the sandbox's certificates: {0}")]
     Certificates(#[from] rcgen::Error),
 
+    /// The process node could not start.
+    #[error(transparent)]
+    Node(#[from] crate::node::Error),
+
+    /// The Service proxy could not start.
+    #[error(transparent)]
+    ServiceProxy(#[from] crate::service_proxy::Error),
+
+    /// The ElastiCache endpoint could not start.
+    #[error(transparent)]
+    ElastiCache(#[from] crate::elasticache::Error),
+
     /// A program of the sandbox ended by itself.
     #[error("{name} ended by itself ({status}); the end of {}:\n{tail}", log.display())]
     Ended {

@@ -17,6 +17,7 @@ pub mod address;
 mod api_calls;
 pub mod certificates;
 pub mod control_plane;
+pub mod elasticache;
 mod error;
 pub mod node;
 pub mod postgres;
@@ -33,13 +34,26 @@ use std::time::{Duration, Instant};
 use address::Addresses;
 use certificates::Authority;
 use control_plane::ControlPlane;
+use elasticache::ElastiCache;
 pub use error::Error;
+use node::Node;
 use postgres::Postgres;
 use prerequisites::Needs;
+use service_proxy::ServiceProxy;
 use supervisor::Supervisor;
 
 /// The database that [`Sandbox::environment`] leads to.
 const DATABASE: &str = "cache_broker";
+
+/// The files with the platform's credentials and the ledger's keys, in the sandbox's folder.
+const CREDENTIALS: &str = "osb.credentials";
+const KEYS: &str = "ledger.keys";
+
+/// The user that platforms are in [`CREDENTIALS`].
+const PLATFORM: &str = "platform";
+
+/// The region that the ElastiCache endpoint stands for, unless its options say otherwise.
+const REGION: &str = "us-west-2";
 
 /// How long to wait for another sandbox to end when all slots are taken.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +63,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub struct Builder {
     cluster: Cluster,
+    node: Option<node::Options>,
+    elasticache: Option<elasticache::Options>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +81,30 @@ impl Builder {
         self
     }
 
+    /// Leaves the process node and the Service proxy out: Pods stay pending.
+    pub fn without_node(mut self) -> Self {
+        self.node = None;
+        self
+    }
+
+    /// Says what the node's pods are.
+    pub fn node(mut self, options: node::Options) -> Self {
+        self.node = Some(options);
+        self
+    }
+
+    /// Leaves the ElastiCache endpoint out.
+    pub fn without_elasticache(mut self) -> Self {
+        self.elasticache = None;
+        self
+    }
+
+    /// Says what the ElastiCache endpoint's caches are and how long their states take.
+    pub fn elasticache(mut self, options: elasticache::Options) -> Self {
+        self.elasticache = Some(options);
+        self
+    }
+
     /// Uses the cluster that a kubeconfig file leads to instead of a control plane of its own.
     pub fn existing_cluster(mut self, kubeconfig: impl Into<PathBuf>) -> Self {
         self.cluster = Cluster::Existing(kubeconfig.into());
@@ -73,10 +113,14 @@ impl Builder {
 
     /// The programs that are missing on this machine for such a sandbox.
     pub fn missing(&self) -> Vec<prerequisites::Missing> {
-        prerequisites::missing(match self.cluster {
-            Cluster::Own => &[Needs::Base, Needs::ControlPlane],
-            Cluster::Existing(_) | Cluster::None => &[Needs::Base],
-        })
+        let mut needs = vec![Needs::Base];
+        if matches!(self.cluster, Cluster::Own) {
+            needs.push(Needs::ControlPlane);
+        }
+        if self.elasticache.is_some() || (self.node.is_some() && matches!(self.cluster, Cluster::Own)) {
+            needs.push(Needs::Caches);
+        }
+        prerequisites::missing(&needs)
     }
 
     /// Starts the parts and waits until all of them answer. A control plane that is not built yet is built first, with
@@ -107,14 +151,39 @@ impl Builder {
                 Cluster::Existing(_) | Cluster::None => Ok(None),
             }
         };
-        let (postgres, control_plane) = tokio::try_join!(postgres, control_plane)?;
+        let elasticache = async {
+            match self.elasticache {
+                Some(options) => Ok(Some(ElastiCache::start(&supervisor, &addresses, options).await?)),
+                None => Ok(None),
+            }
+        };
+        let (postgres, control_plane, elasticache) = tokio::try_join!(postgres, control_plane, elasticache)?;
 
         let kubeconfig = match (&self.cluster, &control_plane) {
             (Cluster::Existing(path), _) => Some(path.clone()),
             (_, Some(control_plane)) => Some(control_plane.kubeconfig().to_owned()),
             (_, None) => None,
         };
+        // The node and the proxy stand in for machines: a cluster of somebody else's has its own.
+        let (node, proxy) = match (&control_plane, self.node) {
+            (Some(control_plane), Some(options)) => {
+                let client = control_plane::client(control_plane.kubeconfig()).await?;
+                let node = Node::start(client.clone(), &supervisor, &addresses, options).await?;
+                let proxy = ServiceProxy::start(client, service_proxy::Options::default()).await?;
+                (Some(node), Some(proxy))
+            }
+            _ => (None, None),
+        };
+        write_private(
+            &supervisor.dir().join(CREDENTIALS),
+            &format!("{PLATFORM}:{}\n", random_text()),
+        )
+        .and_then(|()| write_private(&supervisor.dir().join(KEYS), &format!("sandbox:{}\n", random_text())))
+        .map_err(Error::io("writing the broker's credentials and keys"))?;
         Ok(Sandbox {
+            node,
+            proxy,
+            elasticache,
             control_plane,
             postgres,
             kubeconfig,
@@ -128,6 +197,10 @@ impl Builder {
 /// A running sandbox; dropping it ends all of it.
 #[derive(Debug)]
 pub struct Sandbox {
+    // Ended in this order.
+    node: Option<Node>,
+    proxy: Option<ServiceProxy>,
+    elasticache: Option<ElastiCache>,
     control_plane: Option<ControlPlane>,
     postgres: Postgres,
     kubeconfig: Option<PathBuf>,
@@ -147,7 +220,11 @@ impl Sandbox {
 
     /// A sandbox to be, with all its parts.
     pub fn builder() -> Builder {
-        Builder { cluster: Cluster::Own }
+        Builder {
+            cluster: Cluster::Own,
+            node: Some(node::Options::default()),
+            elasticache: Some(elasticache::Options::default()),
+        }
     }
 
     /// The kubeconfig file of the cluster; empty if the sandbox was started without one.
@@ -174,6 +251,32 @@ impl Sandbox {
         self.control_plane
             .as_ref()
             .ok_or(Error::Absent("a control plane of its own"))
+    }
+
+    /// The process node.
+    ///
+    /// # Errors
+    /// When the sandbox has none.
+    pub fn node(&self) -> Result<&Node, Error> {
+        self.node.as_ref().ok_or(Error::Absent("a process node"))
+    }
+
+    /// The Service proxy.
+    ///
+    /// # Errors
+    /// When the sandbox has none.
+    pub fn proxy(&self) -> Result<&ServiceProxy, Error> {
+        self.proxy.as_ref().ok_or(Error::Absent("a Service proxy"))
+    }
+
+    /// The ElastiCache endpoint.
+    ///
+    /// # Errors
+    /// When the sandbox has none.
+    pub fn elasticache(&self) -> Result<&ElastiCache, Error> {
+        self.elasticache
+            .as_ref()
+            .ok_or(Error::Absent("an ElastiCache endpoint"))
     }
 
     /// The Postgres server.
@@ -203,7 +306,32 @@ impl Sandbox {
             ("NAME_PREFIX", "sandbox".to_owned()),
             ("SERVICE_HOST", "cluster-ip".to_owned()),
             ("WEBHOOK_ALLOW_PRIVATE", "true".to_owned()),
+            ("LISTEN_ADDRESS", self.addresses.guest().to_string()),
+            ("HEALTH_ADDRESS", self.addresses.guest().to_string()),
+            ("INSECURE", "true".to_owned()),
+            (
+                "OSB_CREDENTIALS_FILE",
+                self.supervisor.dir().join(CREDENTIALS).display().to_string(),
+            ),
+            (
+                "LEDGER_KEYS_FILE",
+                self.supervisor.dir().join(KEYS).display().to_string(),
+            ),
         ];
+        if let Some(elasticache) = &self.elasticache {
+            variables.extend([
+                ("AWS_REGION", REGION.to_owned()),
+                ("AWS_ACCESS_KEY_ID", "AKIASANDBOXSANDBOX00".to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", "sandbox".to_owned()),
+                ("AWS_ENDPOINT_URL_ELASTICACHE", elasticache.url()),
+                ("AWS_CALLS_PER_SECOND", "100".to_owned()),
+                ("ELASTICACHE_POLL_MS", "200".to_owned()),
+                ("ELASTICACHE_SECURITY_GROUP", "sg-0123456789abcdef0".to_owned()),
+                ("REDIS_SUBNET_GROUP", "redis-subnets".to_owned()),
+                ("MEMCACHED_SUBNET_GROUP", "memcached-subnets".to_owned()),
+                ("ELASTICACHE_CA_FILE", elasticache.ca_file().display().to_string()),
+            ]);
+        }
         if let Some(kubeconfig) = &self.kubeconfig {
             variables.extend([
                 ("KUBECONFIG", kubeconfig.display().to_string()),
@@ -242,6 +370,13 @@ async fn claim_addresses() -> Result<Addresses, Error> {
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
+}
+
+/// 32 random bytes in base64.
+fn random_text() -> String {
+    use base64::Engine as _;
+    let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    base64::prelude::BASE64_STANDARD.encode([a.into_bytes(), b.into_bytes()].concat())
 }
 
 /// Writes a file that nobody but its owner can read.

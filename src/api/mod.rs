@@ -14,7 +14,7 @@ mod plan;
 mod schema;
 
 pub use connection::Connection;
-pub use crds::manifests;
+pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,

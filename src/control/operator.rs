@@ -229,6 +229,13 @@ fn instance_controller(
     (store, run)
 }
 
+/// What reconciling a plan needs.
+struct PlanContext {
+    plans: Plans,
+    instances: Vec<Store<CacheInstance>>,
+    nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
+}
+
 async fn plan_controller(
     client: &Client,
     plans: Plans,
@@ -237,16 +244,28 @@ async fn plan_controller(
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let context = Arc::new((plans, instances, nudge));
+    let context = Arc::new(PlanContext {
+        plans,
+        instances,
+        nudge,
+    });
     Controller::new(Api::<CachePlan>::all(client.clone()), watcher::Config::default())
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(50)))
+        .with_config(
+            Config::default()
+                .concurrency(CONCURRENCY)
+                .debounce(Duration::from_millis(50)),
+        )
         .reconcile_on(ReceiverStream::new(nudged))
         .graceful_shutdown_on(async move {
             let _ = shutdown.wait_for(|stop| *stop).await;
         })
         .run(
-            |plan, context: Arc<(Plans, Vec<Store<CacheInstance>>, mpsc::Sender<ObjectRef<CacheInstance>>)>| async move {
-                let (plans, instances, nudge) = &*context;
+            |plan, context: Arc<PlanContext>| async move {
+                let PlanContext {
+                    plans,
+                    instances,
+                    nudge,
+                } = &*context;
                 let name = plan.name_any();
                 let of_plan: Vec<_> = instances
                     .iter()
@@ -255,9 +274,10 @@ async fn plan_controller(
                     .collect();
                 let action = plans.reconcile(&plan, of_plan.len()).await?;
                 // Instances that waited for the plan go on.
-                for instance in of_plan.iter().filter(|instance| {
-                    instance.status.as_ref().is_none_or(|status| status.plan.is_none())
-                }) {
+                for instance in of_plan
+                    .iter()
+                    .filter(|instance| instance.status.as_ref().is_none_or(|status| status.plan.is_none()))
+                {
                     let _ = nudge.send(ObjectRef::from_obj(&**instance)).await;
                 }
                 Ok::<_, Error>(action)

@@ -28,7 +28,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(pods: Pods) -> Self {
-        let sandbox = Sandbox::start().await.unwrap();
+        let sandbox = Sandbox::builder()
+            .without_node()
+            .without_elasticache()
+            .start()
+            .await
+            .unwrap();
         let client = sandbox.kube().await.unwrap();
         let options = Options {
             pods,

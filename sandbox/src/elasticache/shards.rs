@@ -1,0 +1,318 @@
+//! Sharded groups: joins running nodes, gives every shard its slots, and moves slots with their keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::nodes::ShardSpec;
+use super::processes::Fleet;
+use super::replication_groups::SLOTS;
+use super::resp::Client;
+
+/// How long the nodes may take to agree.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One node as it is being joined.
+struct Member {
+    id: String,
+    client: Client,
+    host: String,
+    port: u16,
+}
+
+/// Brings the nodes to the given shards.
+pub(crate) async fn form(fleet: &Fleet, shards: &[ShardSpec]) -> io::Result<()> {
+    let mut members = BTreeMap::new();
+    for key in shards
+        .iter()
+        .flat_map(|shard| [shard.primary].into_iter().chain(shard.replicas.clone()))
+    {
+        let mut client = fleet.client(key).await?;
+        let (host, port, ..) = fleet.peer(key).await?;
+        let id = client.call(&["CLUSTER", "MYID"]).await?.text().to_owned();
+        members.insert(key, Member { id, client, host, port });
+    }
+    meet(&mut members).await?;
+    for shard in shards {
+        take_over(&mut members, shard.primary).await?;
+    }
+    let owners = owners(&mut members).await?;
+    for shard in shards {
+        give_slots(fleet, &mut members, shard, &owners).await?;
+    }
+    for shard in shards {
+        let primary = member(&mut members, shard.primary)?.id.clone();
+        for replica in &shard.replicas {
+            follow(member(&mut members, *replica)?, &primary).await?;
+        }
+    }
+    agree(&mut members, shards).await
+}
+
+fn member(members: &mut BTreeMap<u64, Member>, key: u64) -> io::Result<&mut Member> {
+    members
+        .get_mut(&key)
+        .ok_or_else(|| io::Error::other(format!("node {key} is not running")))
+}
+
+/// A node's line of `CLUSTER NODES`: id, flags, primary, slots.
+struct Line {
+    id: String,
+    flags: String,
+    primary: String,
+    slots: Vec<(u16, u16)>,
+}
+
+async fn nodes(client: &mut Client) -> io::Result<Vec<Line>> {
+    let answer = client.call(&["CLUSTER", "NODES"]).await?;
+    let parse = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        let (id, _, flags, primary) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let range = |word: String| {
+            let (from, to) = word.split_once('-').unwrap_or((&word, &word));
+            Some((from.parse().ok()?, to.parse().ok()?))
+        };
+        Some(Line {
+            id,
+            flags,
+            primary,
+            slots: words.skip(4).filter_map(range).collect(),
+        })
+    };
+    Ok(answer.text().lines().filter_map(parse).collect())
+}
+
+/// Asks again and again, but not for ever.
+struct Patience(Instant);
+
+impl Patience {
+    fn new() -> Self {
+        Self(Instant::now() + PATIENCE)
+    }
+
+    async fn pause(&self, what: &str) -> io::Result<()> {
+        if Instant::now() > self.0 {
+            return Err(io::Error::other(format!("waited too long for {what}")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(())
+    }
+}
+
+/// Introduces the nodes to each other; fresh ones get different configuration epochs first.
+async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
+    let all: BTreeSet<String> = members.values().map(|member| member.id.clone()).collect();
+    let peers: Vec<(String, u16)> = members
+        .values()
+        .map(|member| (member.host.clone(), member.port))
+        .collect();
+    for (epoch, member) in members.values_mut().enumerate() {
+        if nodes(&mut member.client).await?.len() == 1 {
+            // Refused by a node that restored data and took their slots: it has an epoch then.
+            let _ = member
+                .client
+                .call(&["CLUSTER", "SET-CONFIG-EPOCH", &(epoch + 1).to_string()])
+                .await;
+        }
+    }
+    for member in members.values_mut() {
+        for (host, port) in peers.iter().filter(|(host, _)| *host != member.host) {
+            let bus = (if *port > 20_000 { port - 20_000 } else { *port }) + 10_000;
+            member
+                .client
+                .call(&["CLUSTER", "MEET", host, &port.to_string(), &bus.to_string()])
+                .await?;
+        }
+    }
+    for member in members.values_mut() {
+        let patience = Patience::new();
+        loop {
+            let lines = nodes(&mut member.client).await?;
+            let known = lines
+                .iter()
+                .filter(|line| !line.flags.contains("handshake"))
+                .map(|line| line.id.clone());
+            if all.is_subset(&known.collect()) {
+                break;
+            }
+            patience.pause("the nodes of a group to know each other").await?;
+        }
+    }
+    // Nodes that left are forgotten by all, or gossip brings them back.
+    for member in members.values_mut() {
+        for line in nodes(&mut member.client).await? {
+            let idle = line.slots.is_empty() && !all.contains(&line.id) && !line.flags.contains("myself");
+            if idle && line.flags.contains("slave") {
+                let _ = member.client.call(&["CLUSTER", "FORGET", &line.id]).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a replica that shall be a primary one.
+async fn take_over(members: &mut BTreeMap<u64, Member>, key: u64) -> io::Result<()> {
+    let member = member(members, key)?;
+    let role = member.client.call(&["ROLE"]).await?.texts();
+    if role.first().map(String::as_str) != Some("slave") {
+        return Ok(());
+    }
+    member.client.call(&["CLUSTER", "FAILOVER"]).await?;
+    let patience = Patience::new();
+    while member.client.call(&["ROLE"]).await?.texts().first().map(String::as_str) != Some("master") {
+        patience.pause("a replica to take over").await?;
+    }
+    Ok(())
+}
+
+/// Which node serves each slot, by the word of the node itself.
+async fn owners(members: &mut BTreeMap<u64, Member>) -> io::Result<BTreeMap<u16, String>> {
+    let mut owners = BTreeMap::new();
+    for member in members.values_mut() {
+        for line in nodes(&mut member.client).await? {
+            if line.flags.contains("slave") {
+                continue;
+            }
+            for (from, to) in line.slots {
+                owners.extend((from..=to).map(|slot| (slot, line.id.clone())));
+            }
+        }
+    }
+    Ok(owners)
+}
+
+async fn give_slots(
+    fleet: &Fleet,
+    members: &mut BTreeMap<u64, Member>,
+    shard: &ShardSpec,
+    owners: &BTreeMap<u16, String>,
+) -> io::Result<()> {
+    let to = member(members, shard.primary)?.id.clone();
+    let mut free = Vec::new();
+    for slot in shard.slots.iter().flat_map(|(from, to)| *from..=*to) {
+        match owners.get(&slot) {
+            None => free.push(slot),
+            Some(owner) if *owner == to => {}
+            Some(owner) => {
+                let from = members
+                    .iter()
+                    .find(|(_, member)| member.id == *owner)
+                    .map(|(key, _)| *key);
+                let from = from.ok_or_else(|| io::Error::other(format!("slot {slot} is with a stranger")))?;
+                move_slot(fleet, members, slot, from, shard.primary).await?;
+            }
+        }
+    }
+    for slots in free.chunk_by(|a, b| a + 1 == *b) {
+        if let (Some(first), Some(last)) = (slots.first(), slots.last()) {
+            let words = ["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()];
+            member(members, shard.primary)?.client.call(&words).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves a slot and its keys from one primary to another (CLUSTER SETSLOT, "Redis Cluster live resharding").
+async fn move_slot(
+    fleet: &Fleet,
+    members: &mut BTreeMap<u64, Member>,
+    slot: u16,
+    from: u64,
+    to: u64,
+) -> io::Result<()> {
+    let slot = slot.to_string();
+    let (source, target) = (member(members, from)?.id.clone(), member(members, to)?.id.clone());
+    let (host, port, user, password) = fleet.peer(to).await?;
+    member(members, to)?
+        .client
+        .call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source])
+        .await?;
+    let client = &mut member(members, from)?.client;
+    client
+        .call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target])
+        .await?;
+    loop {
+        let keys = client.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await?.texts();
+        if keys.is_empty() {
+            break;
+        }
+        let port = port.to_string();
+        let head = [
+            "MIGRATE", &host, &port, "", "0", "5000", "AUTH2", user, password, "KEYS",
+        ];
+        let words: Vec<&str> = head.into_iter().chain(keys.iter().map(String::as_str)).collect();
+        client.call(&words).await?;
+    }
+    member(members, to)?
+        .client
+        .call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target])
+        .await?;
+    member(members, from)?
+        .client
+        .call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target])
+        .await?;
+    Ok(())
+}
+
+async fn follow(member: &mut Member, primary: &str) -> io::Result<()> {
+    let lines = nodes(&mut member.client).await?;
+    let current = lines
+        .iter()
+        .find(|line| line.flags.contains("myself"))
+        .map(|line| line.primary.as_str());
+    if current != Some(primary) {
+        member.client.call(&["CLUSTER", "REPLICATE", primary]).await?;
+    }
+    Ok(())
+}
+
+/// Waits until every node sees every slot where it shall be, and replicas have caught up.
+async fn agree(members: &mut BTreeMap<u64, Member>, shards: &[ShardSpec]) -> io::Result<()> {
+    let mut wanted: BTreeMap<u16, String> = BTreeMap::new();
+    for shard in shards {
+        let id = member(members, shard.primary)?.id.clone();
+        wanted.extend(
+            shard
+                .slots
+                .iter()
+                .flat_map(|(from, to)| *from..=*to)
+                .map(|slot| (slot, id.clone())),
+        );
+    }
+    if wanted.len() != usize::from(SLOTS) {
+        return Err(io::Error::other("the shards do not cover all slots"));
+    }
+    let replicas: BTreeSet<u64> = shards.iter().flat_map(|shard| shard.replicas.clone()).collect();
+    for (key, member) in members {
+        let patience = Patience::new();
+        while !agrees(&mut member.client, &wanted, replicas.contains(key)).await? {
+            patience.pause("the nodes of a group to agree").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn agrees(client: &mut Client, wanted: &BTreeMap<u16, String>, replica: bool) -> io::Result<bool> {
+    if !client
+        .call(&["CLUSTER", "INFO"])
+        .await?
+        .text()
+        .contains("cluster_state:ok")
+    {
+        return Ok(false);
+    }
+    let mut seen = BTreeMap::new();
+    for line in nodes(client)
+        .await?
+        .into_iter()
+        .filter(|line| !line.flags.contains("slave"))
+    {
+        for (from, to) in line.slots {
+            seen.extend((from..=to).map(|slot| (slot, line.id.clone())));
+        }
+    }
+    let info = client.call(&["INFO", "replication"]).await?;
+    Ok(seen == *wanted && (!replica || info.text().contains("master_link_status:up")))
+}

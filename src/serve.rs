@@ -1,0 +1,404 @@
+//! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::ListParams;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::{CacheInstance, CachePlan, ProviderKind};
+use crate::control::operator::Operator;
+use crate::control::outbox;
+use crate::ledger::{DatabaseUrl, KeyRing, Ledger};
+use crate::osb::server::Tls;
+use crate::osb::{self, Authenticator, Catalog, Facade, Services};
+use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
+use crate::provider::kubernetes::{Placement, Stores};
+use crate::provider::{ElastiCache, Providers};
+use crate::settings::{Checked, Settings};
+use crate::telemetry::health::{self, Health, Part};
+use crate::webhooks::{self, Policy};
+
+/// How soon to look again for what a process waits for at its start.
+const WAIT: Duration = Duration::from_secs(1);
+/// How often a process that works looks whether Postgres and the API server still answer.
+const WATCH: Duration = Duration::from_secs(5);
+/// How long a look may take.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long after a change of a plan the catalog is built anew; more changes in that time count as one.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
+const FAREWELL: Duration = Duration::from_secs(25);
+
+/// Brings a database up to date.
+///
+/// # Errors
+/// When Postgres does not answer or refuses.
+pub async fn migrate((url, keys): (DatabaseUrl, KeyRing)) -> Result<(), String> {
+    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
+    ledger.migrate().await.map_err(|error| error.to_string())
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// When something fails that waiting does not mend: a port in use, a file that cannot be read, another process that
+/// leads.
+pub async fn serve(checked: Checked) -> Result<(), String> {
+    let Checked {
+        settings,
+        role,
+        database_url,
+        keys,
+        name_prefix,
+        osb_credentials,
+        watch_namespaces,
+    } = checked;
+    let mut parts = vec![Part::Database, Part::Cluster];
+    parts.extend(role.serves_api().then_some(Part::Facade));
+    parts.extend(role.reconciles().then_some(Part::Operator));
+    let health = Health::of(parts);
+
+    let health_listener = listen(
+        SocketAddr::new(settings.health_address, settings.health_port),
+        "HEALTH_PORT",
+    )
+    .await?;
+    let services = Services::read(settings.services_file.as_deref()).map_err(|error| error.to_string())?;
+    let facade_listener = if role.serves_api() {
+        let tls = match (&settings.tls_cert_file, &settings.tls_key_file) {
+            (Some(certificate), Some(key)) if !settings.insecure => {
+                Some(Tls::read(certificate, key).map_err(|error| error.to_string())?)
+            }
+            _ => None,
+        };
+        Some((
+            listen(SocketAddr::new(settings.listen_address, settings.port), "PORT").await?,
+            tls,
+        ))
+    } else {
+        None
+    };
+    let client = kube_client(&settings).await?;
+    let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
+        .map_err(|error| error.to_string())?;
+
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
+    {
+        let (health, stopped) = (health.clone(), until(stopped.clone()));
+        tasks.spawn(async move {
+            health::serve(health_listener, health, stopped).await;
+            Ok(())
+        });
+    }
+    tasks.spawn(watch_cluster(client.clone(), health.clone(), stopped.clone()));
+    if let Some((listener, tls)) = facade_listener {
+        let (catalog_changes, catalog) = watch::channel(None);
+        let facade = Arc::new(Facade {
+            ledger: ledger.clone(),
+            catalog,
+            authenticator: Authenticator::new(osb_credentials.as_deref()),
+            namespaces: osb::Namespaces {
+                memcached: settings.memcached_namespace.clone(),
+                redis: settings.redis_namespace.clone(),
+            },
+            webhook_policy: Policy::new(settings.webhook_allow_private),
+        });
+        let stop = until(stopped.clone());
+        tasks.spawn(async move {
+            osb::server::serve(facade, listener, tls, stop).await;
+            Ok(())
+        });
+        let enabled = enabled(&settings);
+        tasks.spawn(keep_catalog(
+            client.clone(),
+            services,
+            enabled,
+            catalog_changes,
+            health.clone(),
+            stopped.clone(),
+        ));
+    }
+    // What needs the tables begins once they are there.
+    {
+        let (ledger, health, stopped, client) = (ledger.clone(), health.clone(), stopped.clone(), client.clone());
+        let webhook_settings = webhooks::Settings {
+            policy: Policy::new(settings.webhook_allow_private),
+            retry: settings.retry_webhooks,
+        };
+        let settings = settings.clone();
+        tasks.spawn(async move {
+            if !wait_for_tables(&ledger, &health, stopped.clone()).await {
+                return Ok(());
+            }
+            let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
+            tasks.spawn(watch_database(ledger.clone(), health.clone(), stopped.clone()));
+            {
+                let (ledger, client, stopped) = (ledger.clone(), client.clone(), stopped.clone());
+                tasks.spawn(async move {
+                    outbox::run(ledger, client, stopped).await;
+                    Ok(())
+                });
+            }
+            {
+                let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
+                tasks.spawn(async move {
+                    webhooks::run(ledger, webhook_settings, stopped)
+                        .await
+                        .map_err(|error| error.to_string())
+                });
+            }
+            if role.reconciles() {
+                let operator = Operator {
+                    providers: providers(&settings, &name_prefix, client.clone()).await,
+                    client,
+                    ledger,
+                    namespaces: watch_namespaces,
+                    namespace: settings.namespace.clone(),
+                    resync: settings.resync(),
+                    health,
+                };
+                tasks.spawn(async move { operator.run(stopped).await.map_err(|error| error.to_string()) });
+            }
+            first_failure(tasks).await
+        });
+    }
+    tasks.spawn(async move {
+        signalled().await?;
+        tracing::info!("ending");
+        stop.send_replace(true);
+        tokio::time::sleep(FAREWELL).await;
+        Err(format!("not everything ended within {} s", FAREWELL.as_secs()))
+    });
+    let mut ending = stopped;
+    let outcome = tokio::select! {
+        outcome = first_failure_of_many(&mut tasks, &mut ending) => outcome,
+    };
+    tasks.abort_all();
+    outcome
+}
+
+/// Waits for every task, or the first that fails.
+async fn first_failure(mut tasks: JoinSet<Result<(), String>>) -> Result<(), String> {
+    while let Some(joined) = tasks.join_next().await {
+        joined.map_err(|error| error.to_string())??;
+    }
+    Ok(())
+}
+
+/// Waits for the first task that fails, or, once told to stop, for all but the one that counts the time.
+async fn first_failure_of_many(
+    tasks: &mut JoinSet<Result<(), String>>,
+    ending: &mut watch::Receiver<bool>,
+) -> Result<(), String> {
+    while let Some(joined) = tasks.join_next().await {
+        joined.map_err(|error| error.to_string())??;
+        if *ending.borrow() && tasks.len() <= 1 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("listening on {address}: {error}; end what listens there, or set {variable} to another port")
+    })
+}
+
+async fn kube_client(settings: &Settings) -> Result<Client, String> {
+    let config = if settings.use_local_kube_context {
+        kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
+            .await
+            .map_err(|error| {
+                format!("reading the kubeconfig: {error}; set KUBECONFIG, or USE_LOCAL_KUBE_CONTEXT=false in a Pod")
+            })?
+    } else {
+        kube::Config::incluster().map_err(|error| {
+            format!(
+                "this is not a Pod with a service account: {error}; set USE_LOCAL_KUBE_CONTEXT=true outside a cluster"
+            )
+        })?
+    };
+    Client::try_from(config).map_err(|error| format!("setting up the Kubernetes client: {error}"))
+}
+
+fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync + 'static {
+    let (kubernetes, elasticache) = (settings.use_kubernetes, settings.aws_region.is_some());
+    move |kind| match kind {
+        ProviderKind::Kubernetes => kubernetes,
+        ProviderKind::ElastiCache => elasticache,
+    }
+}
+
+async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Providers {
+    let elasticache = match &settings.aws_region {
+        Some(region) => {
+            let limits = Limits {
+                calls_per_second: settings.aws_calls_per_second,
+            };
+            let client = ElastiCacheClient::new(region.clone(), settings.aws_endpoint_url.clone(), limits).await;
+            Some(ElastiCache {
+                poller: Poller::new(client, name_prefix, settings.elasticache_poll(), settings.resync()),
+                defaults: Defaults {
+                    name_prefix: name_prefix.to_owned(),
+                    security_group: settings.elasticache_security_group.clone(),
+                    redis_subnet_group: settings.redis_subnet_group.clone(),
+                    memcached_subnet_group: settings.memcached_subnet_group.clone(),
+                },
+            })
+        }
+        None => None,
+    };
+    Providers {
+        kube: client,
+        stores: Stores::default(),
+        kubernetes: settings.use_kubernetes.then(|| Placement {
+            service_host: settings.service_host,
+            cluster_domain: settings.cluster_domain.clone(),
+        }),
+        elasticache,
+    }
+}
+
+/// Migrates, however long Postgres keeps us waiting. Returns whether it was done before the process was told to stop.
+async fn wait_for_tables(ledger: &Ledger, health: &Health, mut stopped: watch::Receiver<bool>) -> bool {
+    loop {
+        match ledger.migrate().await {
+            Ok(()) => {
+                health.set(Part::Database, Ok(()));
+                return true;
+            }
+            Err(error) => health.set(Part::Database, Err(error.to_string())),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WAIT) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return false,
+        }
+    }
+}
+
+async fn watch_database(ledger: Ledger, health: Health, stopped: watch::Receiver<bool>) -> Result<(), String> {
+    looking(stopped, || async {
+        let state = match tokio::time::timeout(LOOK, ledger.ping()).await {
+            Ok(state) => state.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("Postgres did not answer within {} s", LOOK.as_secs())),
+        };
+        health.set(Part::Database, state);
+    })
+    .await;
+    Ok(())
+}
+
+async fn watch_cluster(client: Client, health: Health, stopped: watch::Receiver<bool>) -> Result<(), String> {
+    looking(stopped, || async {
+        let one = ListParams::default().limit(1);
+        let look = async {
+            Api::<CachePlan>::all(client.clone()).list_metadata(&one).await?;
+            Api::<CacheInstance>::all(client.clone())
+                .list_metadata(&one)
+                .await
+                .map(|_| ())
+        };
+        let state = match tokio::time::timeout(LOOK, look).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                Err("the CustomResourceDefinitions are missing: apply crds/".to_owned())
+            }
+            // It answers; what it lets us list is a matter of roles, and watches say so where it matters.
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Ok(()),
+            Ok(Err(error)) => Err(format!("the API server: {error}")),
+            Err(_) => Err(format!("the API server did not answer within {} s", LOOK.as_secs())),
+        };
+        health.set(Part::Cluster, state);
+    })
+    .await;
+    Ok(())
+}
+
+async fn looking<F: Future<Output = ()>>(mut stopped: watch::Receiver<bool>, look: impl Fn() -> F) {
+    loop {
+        look().await;
+        tokio::select! {
+            () = tokio::time::sleep(WATCH) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}
+
+/// Builds the catalog anew whenever a plan changes.
+async fn keep_catalog(
+    client: Client,
+    services: Services,
+    enabled: impl Fn(ProviderKind) -> bool + Send + 'static,
+    catalog: watch::Sender<Option<Arc<Catalog>>>,
+    health: Health,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let (plans, writer) = reflector::store();
+    let events = reflector::reflector(
+        writer,
+        watcher(Api::<CachePlan>::all(client), watcher::Config::default()),
+    );
+    let mut events = std::pin::pin!(events.default_backoff());
+    let mut problems: Vec<String> = Vec::new();
+    let mut dirty = false;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(_)) => dirty = true,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "watching CachePlans");
+                    if catalog.borrow().is_none() {
+                        health.set(Part::Facade, Err(format!("the plans cannot be read: {error}")));
+                    }
+                }
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep(SETTLE), if dirty => {
+                dirty = false;
+                if !listed(&plans) {
+                    continue;
+                }
+                let state = plans.state();
+                let built = Catalog::new(&services, state.iter().map(|plan| &**plan), &enabled);
+                for problem in built.problems().iter().filter(|problem| !problems.contains(problem)) {
+                    tracing::warn!("{problem}");
+                }
+                problems = built.problems().to_vec();
+                catalog.send_replace(Some(Arc::new(built)));
+                health.set(Part::Facade, Ok(()));
+            }
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+fn listed(plans: &Store<CachePlan>) -> bool {
+    use futures::FutureExt;
+    plans.wait_until_ready().now_or_never().is_some()
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the process ends.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn signalled() -> Result<(), String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("listening for signals: {error}"));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
