@@ -253,3 +253,51 @@ where
         .serve_connection(TokioIo::new(stream), service);
     watcher.watch(connection).await.map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use sandbox::certificates::Authority;
+
+    use super::*;
+
+    #[test]
+    fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
+        let authority = Authority::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
+        let write = |issued: &sandbox::certificates::Certificate| {
+            std::fs::write(&certificate, &issued.certificate).unwrap();
+            std::fs::write(&key, &issued.key).unwrap();
+        };
+        let (first, second) = (authority.issue(["a"]).unwrap(), authority.issue(["b"]).unwrap());
+        write(&first);
+        let mut tls = Tls::read(&certificate, &key).unwrap();
+        let served = tls.config.clone();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config), "nothing changed");
+        // Half a renewal: the certificate without its key.
+        std::fs::write(&certificate, &second.certificate).unwrap();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config));
+        std::fs::remove_file(&key).unwrap();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config));
+        write(&second);
+        tls.reload();
+        assert!(!Arc::ptr_eq(&served, &tls.config));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_said_with_its_file() {
+        let issued = Authority::new().unwrap().issue(["a"]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
+        let message = || Tls::read(&certificate, &key).unwrap_err().to_string();
+        assert!(message().starts_with("reading "), "{}", message());
+        std::fs::write(&certificate, "").unwrap();
+        std::fs::write(&key, "").unwrap();
+        assert!(message().contains("certificates: it has none"), "{}", message());
+        std::fs::write(&certificate, &issued.certificate).unwrap();
+        assert!(message().contains("a private key"), "{}", message());
+    }
+}

@@ -1,0 +1,276 @@
+//! A facade on a database of its own, and a client of it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use cache_broker::api::{CachePlan, Connection, EngineType, ProviderKind};
+use cache_broker::ledger::{Epoch, Observation, Verdict};
+use cache_broker::ledger::{InstanceId, KeyRing, Ledger};
+use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Services, server};
+use cache_broker::webhooks::Policy;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use sandbox::Sandbox;
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
+pub const KEYS: &str = "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Postgres for all tests of this program; it ends with the process.
+fn shared() -> &'static Sandbox {
+    static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
+    SANDBOX.get_or_init(|| {
+        let (send, receive) = std::sync::mpsc::channel();
+        // Its tasks need a runtime that outlives the test that came first.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                send.send(own_postgres().await).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        receive.recv().unwrap()
+    })
+}
+
+pub async fn own_postgres() -> Sandbox {
+    Sandbox::builder().without_control_plane().start().await.unwrap()
+}
+
+/// The URL of an empty database.
+pub async fn empty_database() -> String {
+    let sandbox = tokio::task::spawn_blocking(shared).await.unwrap();
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    sandbox.postgres().create_database(&name).await.unwrap();
+    sandbox.postgres().database_url(&name)
+}
+
+pub fn ledger(url: &str) -> Ledger {
+    Ledger::new(
+        url.parse().unwrap(),
+        KeyRing::parse(&KEYS.to_owned().into()).unwrap(),
+        8,
+    )
+    .unwrap()
+}
+
+pub fn plan() -> CachePlan {
+    serde_json::from_value(json!({
+        "apiVersion": "cache.akkeris.io/v1alpha1",
+        "kind": "CachePlan",
+        "metadata": { "name": "memcached-small" },
+        "spec": {
+            "service": "akkeris-memcached", "id": "p", "description": "One node.",
+            "engine": { "type": "memcached", "version": "1.6" },
+            "parameters": { "properties": { "connectionLimit": { "type": "integer", "maximum": 100 } } },
+            "kubernetes": { "memory": "64Mi" },
+        },
+        "status": {
+            "revision": 3,
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Available", "message": "m",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        },
+    }))
+    .unwrap()
+}
+
+pub struct Broker {
+    pub ledger: Ledger,
+    pub address: SocketAddr,
+    pub sql: tokio_postgres::Client,
+    pub epoch: Epoch,
+    pub catalog: watch::Sender<Option<Arc<Catalog>>>,
+    client: Client<HttpConnector, Full<Bytes>>,
+    _stop: oneshot::Sender<()>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Reply {
+    pub fn operation(&self) -> String {
+        self.body["operation"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{self:?}"))
+            .to_owned()
+    }
+
+    pub fn error(&self) -> (u16, Option<&str>) {
+        (self.status.as_u16(), self.body["error"].as_str())
+    }
+}
+
+impl Broker {
+    pub async fn start() -> Self {
+        Self::start_on(&empty_database().await).await
+    }
+
+    pub async fn start_on(url: &str) -> Self {
+        let ledger = ledger(url);
+        ledger.migrate().await.unwrap();
+        let (sql, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        sql.batch_execute("set search_path = cache_broker").await.unwrap();
+        let catalog = Catalog::new(&Services::read(None).unwrap(), [&plan()], &|_| true);
+        let (catalog, cell) = watch::channel(Some(Arc::new(catalog)));
+        let facade = Facade {
+            ledger: ledger.clone(),
+            catalog: cell,
+            authenticator: Authenticator::new(Some(&[("u".to_owned(), "p".to_owned().into())])),
+            namespaces: Namespaces {
+                memcached: "memcached-system".to_owned(),
+                redis: "redis-system".to_owned(),
+            },
+            webhook_policy: Policy::AllowPrivate,
+        };
+        let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(server::serve(Arc::new(facade), listener, None, async {
+            let _ = stopped.await;
+        }));
+        Self {
+            epoch: ledger.next_epoch().await.unwrap(),
+            ledger,
+            address,
+            sql,
+            catalog,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            _stop: stop,
+        }
+    }
+
+    /// Sends a request as it is, with nothing added.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        let (mut parts, body) = request.into_parts();
+        parts.uri = format!("http://{}{}", self.address, parts.uri).parse().unwrap();
+        let response = tokio::time::timeout(PATIENCE, self.client.request(Request::from_parts(parts, body)));
+        let response = response.await.unwrap().unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        if parts.status != StatusCode::NOT_MODIFIED {
+            assert_eq!(parts.headers["content-type"], "application/json");
+        }
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
+    pub fn request(method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-broker-api-version", "2.17")
+            .header("authorization", format!("Basic {}", BASE64_STANDARD.encode("u:p")))
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(Self::request(Method::GET, path).body(Full::default()).unwrap())
+            .await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(Self::request(Method::DELETE, path).body(Full::default()).unwrap())
+            .await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        let body = Full::new(Bytes::from(body.to_string()));
+        self.send(Self::request(Method::PUT, path).body(body).unwrap()).await
+    }
+
+    pub fn order() -> Value {
+        json!({ "service_id": SERVICE, "plan_id": "p", "organization_guid": "o", "space_guid": "s" })
+    }
+
+    pub fn binding() -> Value {
+        json!({ "service_id": SERVICE, "plan_id": "p", "bind_resource": { "app_guid": "app" } })
+    }
+
+    pub async fn provision(&self, id: &str, query: &str) -> Reply {
+        let path = format!("/v2/service_instances/{id}?accepts_incomplete=true&{query}");
+        self.put(&path, &Self::order()).await
+    }
+
+    pub async fn deprovision(&self, id: &str) -> Reply {
+        let ids = format!("service_id={SERVICE}&plan_id=p");
+        self.delete(&format!("/v2/service_instances/{id}?accepts_incomplete=true&{ids}"))
+            .await
+    }
+
+    pub async fn bind(&self, id: &str, binding: &str) -> Reply {
+        let path = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        self.put(&path, &Self::binding()).await
+    }
+
+    pub async fn unbind(&self, id: &str, binding: &str) -> Reply {
+        let path = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        self.delete(&format!("{path}?service_id={SERVICE}&plan_id=p")).await
+    }
+
+    pub async fn poll(&self, id: &str, operation: &str) -> Reply {
+        self.get(&format!(
+            "/v2/service_instances/{id}/last_operation?operation={operation}"
+        ))
+        .await
+    }
+
+    /// Tells the ledger that an instance was seen in the cluster.
+    pub async fn seen(&self, id: &str, verdict: Verdict, version: u32) {
+        let instance: InstanceId = id.parse().unwrap();
+        let ready = verdict == Verdict::Ready;
+        let observation = Observation {
+            instance,
+            uid: format!("uid-{id}"),
+            resource_version: version.to_string(),
+            ledger_revision: 1,
+            deleting: false,
+            verdict,
+            ready,
+            reason: "Seen".to_owned(),
+            message: format!("seen at {version}"),
+            connection: ready.then(connection),
+        };
+        self.ledger.project(self.epoch, &observation).await.unwrap();
+    }
+
+    /// Tells the ledger that an instance is gone from the cluster.
+    pub async fn gone(&self, id: &str) {
+        let instance = id.parse().unwrap();
+        self.ledger.project_absent(self.epoch, &instance, None).await.unwrap();
+    }
+
+    pub async fn count(&self, query: &str) -> i64 {
+        self.sql.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+pub fn connection() -> Connection {
+    Connection {
+        engine: EngineType::Memcached,
+        provider: ProviderKind::Kubernetes,
+        host: "cache.example".to_owned(),
+        port: 11211,
+        tls: false,
+        username: None,
+        password: Some("hunter2".to_owned().into()),
+        nodes: Vec::new(),
+    }
+}

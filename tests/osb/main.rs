@@ -1,0 +1,15 @@
+//! The facade over real HTTP, on a real Postgres. What the projector would see of the cluster is told to the ledger by
+//! the tests.
+
+// The settings for tests do not reach the functions that tests share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod broker;
+mod concurrency;
+mod http_rules;
+mod instance_life;
+mod outage;
+mod receiver;
+mod secrets;
+mod tls;
+mod webhooks;
