@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::status as status_of;
 use super::*;
 
 fn instance(spec: &Value, metadata: &Value, status: &Value) -> CacheInstance {
@@ -143,9 +144,9 @@ fn a_pause_stops_changes_and_deletions_and_keeps_what_answered_answering() {
             panic!()
         };
         assert_eq!(report.reason, Reason::Paused);
-        let status = status(&paused, &plan, &report, Timestamp::UNIX_EPOCH);
-        assert!(conditions::is_true(&status.conditions, conditions::READY, 3));
-        assert!(status.endpoint.is_some());
+        let paused = status_of(&paused, &plan, &report, Timestamp::UNIX_EPOCH);
+        assert!(conditions::is_true(&paused.conditions, conditions::READY, 3));
+        assert!(paused.endpoint.is_some());
     }
 }
 
@@ -198,14 +199,14 @@ fn the_first_time_it_answered_is_kept() {
     let plan = plan(&none);
     let report = |progress| Report::new(progress, Reason::Available, "m", Record::default());
     let at = |second| Timestamp::from_second(second).unwrap();
-    let status = status(&before, &plan, &report(Progress::Reconciling), at(1));
-    assert_eq!(status.first_ready_time, None);
-    let ready = status(&before, &plan, &report(Progress::Ready), at(2));
+    let waiting = status_of(&before, &plan, &report(Progress::Reconciling), at(1));
+    assert_eq!(waiting.first_ready_time, None);
+    let ready = status_of(&before, &plan, &report(Progress::Ready), at(2));
     assert_eq!(ready.first_ready_time, Some(Time(at(2))));
     let later = CacheInstance {
         status: Some(ready.clone()),
         ..before
     };
-    let again = status(&later, &plan, &report(Progress::Ready), at(3));
+    let again = status_of(&later, &plan, &report(Progress::Ready), at(3));
     assert_eq!(again, ready, "nothing changed, so nothing is written");
 }
