@@ -140,7 +140,13 @@ def quiet(api, name):
     """Waits until a group and its members are available."""
     def ready():
         found = group(api, name)
-        members = [cluster(api, member)["CacheClusterStatus"] for member in found["MemberClusters"]]
+        events = api.describe_events(SourceType="replication-group", SourceIdentifier=name)["Events"]
+        failures = [event["Message"] for event in events if "could not" in event["Message"]]
+        assert found["Status"] != "create-failed" and not failures, events
+        try:
+            members = [cluster(api, member)["CacheClusterStatus"] for member in found["MemberClusters"]]
+        except api.exceptions.CacheClusterNotFoundFault:
+            return None  # a member left in between
         return found["Status"] == "available" and set(members) == {"available"} and found
     return until(f"{name} to be available", ready)
 

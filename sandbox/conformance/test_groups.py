@@ -1,5 +1,7 @@
 """Replication groups: life, secrets, encryption, replicas, snapshots, changes."""
 
+import time
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -319,3 +321,38 @@ def test_refusals(api, name, code, parameters):
     with pytest.raises(ClientError) as refused:
         create(api, name, **parameters)
     assert refused.value.response["Error"]["Code"] == code
+
+
+@needs_nodes
+def test_shards_with_tls_and_a_failover(api, name):
+    create(api, name, NumNodeGroups=2, ReplicasPerNodeGroup=1, AutomaticFailoverEnabled=True,
+           TransitEncryptionEnabled=True, AuthToken=TOKEN)
+    found = quiet(api, name)
+    redis = Redis(found["ConfigurationEndpoint"], tls=True, password=TOKEN)
+    before = redis.call("CLUSTER", "SLOTS")
+    assert "cluster_state:ok" in redis.call("CLUSTER", "INFO")
+    api.test_failover(ReplicationGroupId=name, NodeGroupId="0001")
+    after = quiet(api, name)
+    assert after["ConfigurationEndpoint"] != found["ConfigurationEndpoint"]
+    redis = Redis(after["ConfigurationEndpoint"], tls=True, password=TOKEN)
+    assert redis.call("ROLE")[0] == "master"
+    assert len(redis.call("CLUSTER", "SLOTS")) == len(before)
+    drop_group(api, name)
+
+
+@needs_nodes
+def test_how_long_a_creation_takes(api, name):
+    """With no time of its own, a state takes as long as its processes need: well under a second each."""
+    control("PUT", "times", {key: 0 for key in control("GET", "times")})
+    try:
+        start = time.monotonic()
+        create(api, name, NumCacheClusters=2)
+        found = quiet(api, name)
+        made = time.monotonic() - start
+        assert Redis(primary(found)).call("PING") == "PONG"
+        assert Redis(found["NodeGroups"][0]["ReaderEndpoint"]).call("ROLE")[0] == "slave"
+        drop_group(api, name)
+        print(f"created in {made:.2f} s, created and deleted in {time.monotonic() - start:.2f} s")
+        assert made < 10
+    finally:
+        control("PUT", "times", {key: 300 for key in control("GET", "times") if key != "visible"})

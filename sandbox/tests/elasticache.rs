@@ -1,5 +1,7 @@
 //! The ElastiCache endpoint, checked from outside with the AWS SDK for Python and through the caches themselves.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,8 +21,8 @@ async fn conforms(nodes: Nodes) {
     assert!(setup.status.success(), "conformance/setup failed");
     let python = String::from_utf8(setup.stdout).unwrap();
 
-    let supervisor = Supervisor::start().unwrap();
     let addresses = Addresses::claim().unwrap();
+    let supervisor = Supervisor::start_on(&addresses).unwrap();
     let options = Options {
         nodes,
         times: Times {
@@ -39,6 +41,7 @@ async fn conforms(nodes: Nodes) {
         "no:cacheprovider",
         "--durations=5",
         "--color=no",
+        "-rP",
     ]);
     if let Some(only) = std::env::var_os("CONFORMANCE_ONLY") {
         pytest.arg("-k").arg(only);

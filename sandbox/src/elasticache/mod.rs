@@ -278,6 +278,7 @@ impl ElastiCache {
             fleet: (options.nodes == Nodes::Real).then(|| Arc::new(Fleet::new(supervisor.clone(), authority, dir))),
             changed: Notify::new(),
             closing: watch::Sender::new(()),
+            _addresses: addresses.clone(),
         });
         let tasks = vec![
             tokio::spawn(server::serve(listener, shared.clone())),
@@ -373,6 +374,8 @@ pub(crate) struct Shared {
     fleet: Option<Arc<Fleet>>,
     changed: Notify,
     closing: watch::Sender<()>,
+    /// Given back after the processes are gone: fields are dropped in their order.
+    _addresses: Addresses,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -93,8 +93,14 @@ pub enum Step {
     },
     /// Remove a snapshot file.
     Remove(u64),
-    /// Join running nodes to a sharded group and move slots until each shard serves what it shall.
-    Shard(Vec<ShardSpec>),
+    /// Join running nodes to a sharded group and move slots until each shard serves what it shall, and the nodes that
+    /// leave nothing.
+    Shard {
+        /// The shards as they shall be.
+        shards: Vec<ShardSpec>,
+        /// Nodes that leave; they still run.
+        leaving: Vec<u64>,
+    },
 }
 
 /// Steps that are done one after the other; the first that fails ends the job.

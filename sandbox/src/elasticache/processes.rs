@@ -90,7 +90,7 @@ impl Fleet {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             },
-            Step::Shard(shards) => super::shards::form(self, &shards).await,
+            Step::Shard { shards, leaving } => super::shards::form(self, &shards, &leaving).await,
         }
     }
 
@@ -149,6 +149,7 @@ impl Fleet {
             self.write(&dir.join("redis.conf"), &self.redis_conf(&spec, &dir))?;
             Program::new(name, "redis-server").args([dir.join("redis.conf")])
         };
+        free(&spec).await?;
         let mut process = self.supervisor.spawn(&program.user(User::Unprivileged))?;
         let relay = match spec.tls {
             Tls::Preferred if spec.engine != Engine::Memcached => Some(self.relay(&spec).await?),
@@ -258,12 +259,13 @@ impl Fleet {
         Ok(running)
     }
 
+    /// The title of a process would overwrite its environment, by which the watchdog knows what is the sandbox's.
     fn redis_conf(&self, spec: &NodeSpec, dir: &Path) -> String {
         let (port, tls_port) = ports(spec);
         let dir = dir.display();
         let tls = if tls_port == 0 { "no" } else { "yes" };
         let mut conf = format!(
-            "bind {address}\nport {port}\ntls-port {tls_port}\nprotected-mode no\ndaemonize no\nsave \"\"\nappendonly no\n\
+            "bind {address}\nbind-source-addr {address}\nport {port}\ntls-port {tls_port}\nprotected-mode no\ndaemonize no\nset-proc-title no\nsave \"\"\nappendonly no\n\
              unixsocket {dir}/redis.sock\nunixsocketperm 700\ndir {dir}/data\nmaxmemory {mib}mb\n\
              maxmemory-policy volatile-lru\ntls-cert-file {dir}/node.crt\ntls-key-file {dir}/node.key\n\
              tls-ca-cert-file {ca}\ntls-auth-clients no\ntls-replication {tls}\ntls-cluster {tls}\n\
@@ -280,7 +282,7 @@ impl Fleet {
         }
         if spec.sharded {
             conf.push_str(&format!(
-                "cluster-enabled yes\ncluster-node-timeout 5000\ncluster-config-file nodes.conf\n\
+                "cluster-enabled yes\ncluster-allow-replica-migration no\ncluster-node-timeout 5000\ncluster-config-file nodes.conf\n\
                  cluster-announce-ip {}\ncluster-port {}\n",
                 spec.address,
                 spec.port + 10_000
@@ -307,6 +309,20 @@ impl Fleet {
             .open(path)?;
         file.write_all(text.as_bytes())?;
         self.supervisor.give(path, User::Unprivileged)
+    }
+}
+
+/// Waits until nobody listens where a node shall: what was killed just now may not be gone yet.
+async fn free(spec: &NodeSpec) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match std::net::TcpListener::bind((spec.address, spec.port)) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -243,7 +243,14 @@ impl Cloud {
                     replicas: shard.members.iter().skip(1).filter_map(key).collect(),
                 })
             });
-            steps.push(Step::Shard(shards.collect()));
+            let staying: Vec<&String> = group.members().collect();
+            let leaving = (self.groups.get(&group.id).into_iter().flat_map(Group::members))
+                .filter(|id| !staying.contains(id))
+                .filter_map(key);
+            steps.push(Step::Shard {
+                shards: shards.collect(),
+                leaving: leaving.collect(),
+            });
         }
         steps
     }

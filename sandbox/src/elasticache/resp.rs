@@ -30,6 +30,14 @@ impl Answer {
     }
 }
 
+fn encode<S: AsRef<str>>(words: &[S]) -> String {
+    let mut text = format!("*{}\r\n", words.len());
+    for word in words.iter().map(AsRef::as_ref) {
+        text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    text
+}
+
 /// A connection to a node.
 pub(crate) struct Client(BufReader<UnixStream>);
 
@@ -42,12 +50,21 @@ impl Client {
 
     /// Sends a command; an error answer is an error.
     pub(crate) async fn call<S: AsRef<str>>(&mut self, words: &[S]) -> io::Result<Answer> {
-        let mut line = format!("*{}\r\n", words.len());
-        for word in words.iter().map(AsRef::as_ref) {
-            line.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        self.0.get_mut().write_all(line.as_bytes()).await?;
+        self.0.get_mut().write_all(encode(words).as_bytes()).await?;
         self.read().await
+    }
+
+    /// Sends many commands at a time.
+    pub(crate) async fn calls<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> io::Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity(commands.len());
+        for batch in commands.chunks(200) {
+            let text: String = batch.iter().map(|words| encode(words)).collect();
+            self.0.get_mut().write_all(text.as_bytes()).await?;
+            for _ in batch {
+                answers.push(self.read().await?);
+            }
+        }
+        Ok(answers)
     }
 
     async fn read(&mut self) -> io::Result<Answer> {

@@ -14,6 +14,9 @@ use super::resp::Client;
 /// How long the nodes may take to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a replica may wait for the votes of the other primaries.
+const VOTE: Duration = Duration::from_millis(1500);
+
 /// One node as it is being joined.
 struct Member {
     id: String,
@@ -23,12 +26,12 @@ struct Member {
 }
 
 /// Brings the nodes to the given shards.
-pub(crate) async fn form(fleet: &Fleet, shards: &[ShardSpec]) -> io::Result<()> {
+pub(crate) async fn form(fleet: &Fleet, shards: &[ShardSpec], leaving: &[u64]) -> io::Result<()> {
     let mut members = BTreeMap::new();
-    for key in shards
+    let staying = shards
         .iter()
-        .flat_map(|shard| [shard.primary].into_iter().chain(shard.replicas.clone()))
-    {
+        .flat_map(|shard| [shard.primary].into_iter().chain(shard.replicas.clone()));
+    for key in staying.chain(leaving.iter().copied()) {
         let mut client = fleet.client(key).await?;
         let (host, port, ..) = fleet.peer(key).await?;
         let id = client.call(&["CLUSTER", "MYID"]).await?.text().to_owned();
@@ -48,7 +51,19 @@ pub(crate) async fn form(fleet: &Fleet, shards: &[ShardSpec]) -> io::Result<()> 
             follow(member(&mut members, *replica)?, &primary).await?;
         }
     }
-    agree(&mut members, shards).await
+    let gone: Vec<String> = leaving
+        .iter()
+        .filter_map(|key| members.remove(key))
+        .map(|member| member.id)
+        .collect();
+    agree(&mut members, shards).await?;
+    // All must forget within a minute, or gossip brings what left back.
+    for member in members.values_mut() {
+        for id in &gone {
+            member.client.call(&["CLUSTER", "FORGET", id]).await?;
+        }
+    }
+    Ok(())
 }
 
 fn member(members: &mut BTreeMap<u64, Member>, key: u64) -> io::Result<&mut Member> {
@@ -104,9 +119,8 @@ impl Patience {
 /// Introduces the nodes to each other; fresh ones get different configuration epochs first.
 async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
     let all: BTreeSet<String> = members.values().map(|member| member.id.clone()).collect();
-    let peers: Vec<(String, u16)> = members
-        .values()
-        .map(|member| (member.host.clone(), member.port))
+    let peers: Vec<(String, String, u16)> = (members.values())
+        .map(|member| (member.id.clone(), member.host.clone(), member.port))
         .collect();
     for (epoch, member) in members.values_mut().enumerate() {
         if nodes(&mut member.client).await?.len() == 1 {
@@ -118,7 +132,12 @@ async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
         }
     }
     for member in members.values_mut() {
-        for (host, port) in peers.iter().filter(|(host, _)| *host != member.host) {
+        let known: Vec<String> = nodes(&mut member.client)
+            .await?
+            .into_iter()
+            .map(|line| line.id)
+            .collect();
+        for (_, host, port) in peers.iter().filter(|(id, ..)| !known.contains(id)) {
             let bus = (if *port > 20_000 { port - 20_000 } else { *port }) + 10_000;
             member
                 .client
@@ -140,15 +159,6 @@ async fn meet(members: &mut BTreeMap<u64, Member>) -> io::Result<()> {
             patience.pause("the nodes of a group to know each other").await?;
         }
     }
-    // Nodes that left are forgotten by all, or gossip brings them back.
-    for member in members.values_mut() {
-        for line in nodes(&mut member.client).await? {
-            let idle = line.slots.is_empty() && !all.contains(&line.id) && !line.flags.contains("myself");
-            if idle && line.flags.contains("slave") {
-                let _ = member.client.call(&["CLUSTER", "FORGET", &line.id]).await;
-            }
-        }
-    }
     Ok(())
 }
 
@@ -160,8 +170,12 @@ async fn take_over(members: &mut BTreeMap<u64, Member>, key: u64) -> io::Result<
         return Ok(());
     }
     member.client.call(&["CLUSTER", "FAILOVER"]).await?;
-    let patience = Patience::new();
+    let (patience, asked) = (Patience::new(), Instant::now());
     while member.client.call(&["ROLE"]).await?.texts().first().map(String::as_str) != Some("master") {
+        // A vote is lost when a link between two nodes is not up yet; it is not asked for again.
+        if asked.elapsed() > VOTE {
+            member.client.call(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await?;
+        }
         patience.pause("a replica to take over").await?;
     }
     Ok(())
@@ -191,6 +205,7 @@ async fn give_slots(
 ) -> io::Result<()> {
     let to = member(members, shard.primary)?.id.clone();
     let mut free = Vec::new();
+    let mut moves: BTreeMap<u64, Vec<u16>> = BTreeMap::new();
     for slot in shard.slots.iter().flat_map(|(from, to)| *from..=*to) {
         match owners.get(&slot) {
             None => free.push(slot),
@@ -201,9 +216,12 @@ async fn give_slots(
                     .find(|(_, member)| member.id == *owner)
                     .map(|(key, _)| *key);
                 let from = from.ok_or_else(|| io::Error::other(format!("slot {slot} is with a stranger")))?;
-                move_slot(fleet, members, slot, from, shard.primary).await?;
+                moves.entry(from).or_default().push(slot);
             }
         }
+    }
+    for (from, slots) in moves {
+        move_slots(fleet, members, &slots, from, shard.primary).await?;
     }
     for slots in free.chunk_by(|a, b| a + 1 == *b) {
         if let (Some(first), Some(last)) = (slots.first(), slots.last()) {
@@ -214,45 +232,59 @@ async fn give_slots(
     Ok(())
 }
 
-/// Moves a slot and its keys from one primary to another (CLUSTER SETSLOT, "Redis Cluster live resharding").
-async fn move_slot(
+/// Moves slots and their keys from one primary to another (CLUSTER SETSLOT, "Redis Cluster live resharding").
+async fn move_slots(
     fleet: &Fleet,
     members: &mut BTreeMap<u64, Member>,
-    slot: u16,
+    slots: &[u16],
     from: u64,
     to: u64,
 ) -> io::Result<()> {
-    let slot = slot.to_string();
     let (source, target) = (member(members, from)?.id.clone(), member(members, to)?.id.clone());
     let (host, port, user, password) = fleet.peer(to).await?;
-    member(members, to)?
-        .client
-        .call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source])
-        .await?;
-    let client = &mut member(members, from)?.client;
-    client
-        .call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target])
-        .await?;
-    loop {
-        let keys = client.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await?.texts();
-        if keys.is_empty() {
-            break;
-        }
-        let port = port.to_string();
-        let head = [
-            "MIGRATE", &host, &port, "", "0", "5000", "AUTH2", user, password, "KEYS",
-        ];
-        let words: Vec<&str> = head.into_iter().chain(keys.iter().map(String::as_str)).collect();
-        client.call(&words).await?;
+    let port = port.to_string();
+    let each = |words: &[&str]| -> Vec<Vec<String>> {
+        let words = |slot: &u16| words.iter().map(|word| word.replace('#', &slot.to_string())).collect();
+        slots.iter().map(words).collect()
+    };
+    let arriving = &mut member(members, to)?.client;
+    // A node that has just joined refuses keys until it sees the others serve.
+    let patience = Patience::new();
+    while !arriving
+        .call(&["CLUSTER", "INFO"])
+        .await?
+        .text()
+        .contains("cluster_state:ok")
+    {
+        patience.pause("a new node to accept keys").await?;
     }
-    member(members, to)?
-        .client
-        .call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target])
+    arriving
+        .calls(&each(&["CLUSTER", "SETSLOT", "#", "IMPORTING", &source]))
         .await?;
-    member(members, from)?
-        .client
-        .call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target])
+    let leaving = &mut member(members, from)?.client;
+    leaving
+        .calls(&each(&["CLUSTER", "SETSLOT", "#", "MIGRATING", &target]))
         .await?;
+    let counts = leaving.calls(&each(&["CLUSTER", "COUNTKEYSINSLOT", "#"])).await?;
+    for (slot, _) in slots.iter().zip(counts).filter(|(_, count)| count.text() != "0") {
+        loop {
+            let keys = leaving
+                .call(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"])
+                .await?
+                .texts();
+            if keys.is_empty() {
+                break;
+            }
+            let head = [
+                "MIGRATE", &host, &port, "", "0", "5000", "AUTH2", user, password, "KEYS",
+            ];
+            let words: Vec<&str> = head.into_iter().chain(keys.iter().map(String::as_str)).collect();
+            leaving.call(&words).await?;
+        }
+    }
+    let settled = each(&["CLUSTER", "SETSLOT", "#", "NODE", &target]);
+    member(members, to)?.client.calls(&settled).await?;
+    member(members, from)?.client.calls(&settled).await?;
     Ok(())
 }
 

@@ -187,7 +187,8 @@ fn each_state_refuses_what_the_real_one_refuses() {
         ("AddTagsToResource", &[ARN_G, ("Tags.Tag.1.Key", "k")]),
         ("ListTagsForResource", &[ARN_G]),
     ];
-    let states: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    type State<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let states: &[State] = &[
         (
             "CreateReplicationGroup",
             &[G, GROUP[0], GROUP[1]],
@@ -243,7 +244,8 @@ fn each_state_refuses_what_the_real_one_refuses() {
         ("AddTagsToResource", &[ARN_C, ("Tags.Tag.1.Key", "k")]),
         ("ListTagsForResource", &[ARN_C]),
     ];
-    let states: &[(&str, &[(&str, &str)], &str)] = &[
+    type Brief<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let states: &[Brief] = &[
         ("CreateCacheCluster", &[C, MEMCACHED[0], MEMCACHED[1]], "creating"),
         ("ModifyCacheCluster", &[C, NOW, ("NumCacheNodes", "2")], "modifying"),
         (

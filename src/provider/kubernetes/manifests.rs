@@ -21,6 +21,11 @@ const REDIS_CONNECTION_KIB: u32 = 20;
 const LEAST_ITEM_MEBIBYTES: u32 = 4;
 /// Connections an engine takes when the plan does not say.
 const DEFAULT_CONNECTIONS: u32 = 1024;
+/// memcached sets its limit of open files to `-c`, and holds this many itself with [`MEMCACHED_THREADS`] threads (counted
+/// on 1.6.18): they are added, so that as many clients get in as the plan says.
+const MEMCACHED_OWN_FILES: u32 = 25;
+/// Threads of memcached; its own default.
+const MEMCACHED_THREADS: u32 = 4;
 /// The user and group ids of the official images.
 const MEMCACHED_USER: u32 = 11211;
 const REDIS_USER: u32 = 999;
@@ -274,17 +279,15 @@ fn container(desired: &Desired, spec: &KubernetesSpec, item_memory: u32) -> Valu
         (
             "memcached",
             [
-                "-p",
-                &port.to_string(),
-                "-m",
-                &item_memory.to_string(),
-                "-c",
-                &connections.to_string(),
-                "-I",
-                &item,
+                ("-p", port.to_string()),
+                ("-m", item_memory.to_string()),
+                ("-c", (connections + MEMCACHED_OWN_FILES).to_string()),
+                ("-t", MEMCACHED_THREADS.to_string()),
+                ("-I", item),
             ]
-            .map(str::to_owned)
-            .to_vec(),
+            .into_iter()
+            .flat_map(|(option, value)| [option.to_owned(), value])
+            .collect(),
             json!([]),
         )
     };
