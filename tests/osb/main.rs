@@ -6,6 +6,8 @@
 
 mod broker;
 mod concurrency;
+#[path = "../common/database.rs"]
+mod database;
 mod http_rules;
 mod instance_life;
 mod outage;
