@@ -14,15 +14,15 @@ const SECRET: &str = "example-connection";
 
 const EXAMPLES: &str = "-f examples/plan.yaml -f examples/instance.yaml";
 
-/// Applies what a broker needs in a cluster.
-pub(super) async fn install(kubectl: &Kubectl) -> Result<String, String> {
+/// Applies what a broker needs in a cluster, and returns how many plans there are.
+pub(super) async fn install(kubectl: &Kubectl) -> Result<usize, String> {
     kubectl.run("apply --server-side -k crds").await?;
     kubectl
         .run("wait --for=condition=Established -f crds/cacheplans.cache.akkeris.io.yaml -f crds/cacheinstances.cache.akkeris.io.yaml --timeout=60s")
         .await?;
     kubectl.run("apply -f deploy/base/namespaces.yaml").await?;
     let plans = kubectl.run("apply --server-side -k deploy/plans").await?;
-    Ok(format!("{} plans", plans.lines().count()))
+    Ok(plans.lines().count())
 }
 
 /// Orders the example, waits for it, shows it, and uses it with what its Secret says.

@@ -49,6 +49,7 @@ struct Stage {
     kubectl: Kubectl,
     receiver: Receiver,
     broker: Broker,
+    plans: usize,
     sandbox: Sandbox,
 }
 
@@ -100,9 +101,10 @@ async fn set_stage(options: &Options, report: &Report) -> Result<Stage, Failure>
         })
         .await?;
     let kubectl = Kubectl::new(sandbox.kubeconfig(), Path::new(PROJECT));
-    report
+    let plans = report
         .step("kubectl apply: definitions, namespaces, default plans", async {
-            Ok(((), admin::install(&kubectl).await?))
+            let plans = admin::install(&kubectl).await?;
+            Ok((plans, format!("{plans} plans")))
         })
         .await?;
     let receiver = Receiver::start(sandbox.addresses().guest())
@@ -119,6 +121,7 @@ async fn set_stage(options: &Options, report: &Report) -> Result<Stage, Failure>
         kubectl,
         receiver,
         broker,
+        plans,
         sandbox,
     })
 }
@@ -128,6 +131,7 @@ async fn play(stage: &mut Stage, report: &Report) -> Result<String, Failure> {
         kubectl,
         receiver,
         broker,
+        plans,
         sandbox,
     } = stage;
     let authority = sandbox
@@ -138,7 +142,7 @@ async fn play(stage: &mut Stage, report: &Report) -> Result<String, Failure> {
     let platform = Platform::new(broker);
 
     report.chapter("A platform orders a memcached in the cluster");
-    let catalog = platform.catalog(report).await?;
+    let catalog = platform.catalog(report, *plans).await?;
     let memcached = platform
         .order(report, catalog.plan("akkeris-memcached", "hobby-dev")?, Some(receiver))
         .await?;

@@ -40,6 +40,13 @@ pub(super) struct Order {
 }
 
 impl Catalog {
+    /// How many plans it lists.
+    fn plans(&self) -> usize {
+        let services = self.0.get("services").and_then(Value::as_array).into_iter().flatten();
+        let plans = services.filter_map(|service| service.get("plans")?.as_array());
+        plans.map(Vec::len).sum()
+    }
+
     /// The plan of that name in the service of that name.
     pub(super) fn plan(&self, service: &str, plan: &str) -> Result<Plan, Failure> {
         let named = |list: &Value, name: &str| -> Option<Value> {
@@ -76,17 +83,26 @@ impl Platform {
         }
     }
 
-    pub(super) async fn catalog(&self, report: &Report) -> Result<Catalog, Failure> {
+    /// Reads the catalog, as often as it takes until the operator has approved all plans.
+    pub(super) async fn catalog(&self, report: &Report, plans: usize) -> Result<Catalog, Failure> {
         report
             .step("catalog", async {
-                let reply = self.http.get(&format!("{}/v2/catalog", self.url)).await?;
-                let catalog = reply.expect("it", &[StatusCode::OK])?.body;
-                let services = catalog.get("services").and_then(Value::as_array);
-                let services = services.ok_or("it lists no services")?;
-                let plans = services.iter().filter_map(|service| service.get("plans")?.as_array());
-                let count: usize = plans.map(Vec::len).sum();
-                let said = format!("{} services, {count} plans", services.len());
-                Ok((Catalog(catalog), said))
+                let start = Instant::now();
+                loop {
+                    let reply = self.http.get(&format!("{}/v2/catalog", self.url)).await?;
+                    let catalog = Catalog(reply.expect("it", &[StatusCode::OK])?.body);
+                    let count = catalog.plans();
+                    if count == plans {
+                        return Ok((catalog, format!("{count} plans")));
+                    }
+                    if start.elapsed() > PATIENCE {
+                        return Err(format!(
+                            "it lists {count} of {plans} plans after {} s",
+                            PATIENCE.as_secs()
+                        ));
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
             })
             .await
     }
@@ -226,6 +242,7 @@ mod tests {
             { "name": "a", "id": "A", "plans": [{ "name": "small", "id": "1" }] },
             { "name": "b", "id": "B", "plans": [{ "name": "small", "id": "2" }, { "name": "large", "id": "3" }] },
         ] }));
+        assert_eq!(catalog.plans(), 3);
         let plan = catalog.plan("b", "small").unwrap();
         assert_eq!(plan.query, "service_id=B&plan_id=2");
         let failure = catalog.plan("a", "large").err().unwrap();
