@@ -11,5 +11,5 @@ mod instance_life;
 mod outage;
 mod receiver;
 mod secrets;
-mod tls;
+mod serving;
 mod webhooks;
