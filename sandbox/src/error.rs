@@ -167,7 +167,7 @@ impl Error {
 }
 
 /// The last lines of a log, for an error that outlives it.
-fn tail(log: &Path) -> String {
+pub(crate) fn tail(log: &Path) -> String {
     const LINES: usize = 15;
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

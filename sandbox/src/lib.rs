@@ -17,12 +17,14 @@ pub mod address;
 mod api_calls;
 pub mod certificates;
 pub mod control_plane;
+pub mod demo;
 pub mod elasticache;
 mod error;
 pub mod node;
 pub mod postgres;
 pub mod prerequisites;
 pub mod service_proxy;
+pub mod shell;
 pub mod supervisor;
 
 use std::fs::File;

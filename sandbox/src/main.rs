@@ -1,13 +1,15 @@
-//! `sandbox up` brings a whole environment up and keeps it until Ctrl-C; `sandbox build` does what is slow about it.
+//! `sandbox up` brings a whole environment up and keeps it until Ctrl-C; `sandbox build` does what is slow about it;
+//! `sandbox demo` shows a broker at work in one.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use sandbox::prerequisites::{self, Needs};
-use sandbox::{Error, Sandbox, control_plane};
+use sandbox::{Error, Sandbox, control_plane, demo, shell};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +28,15 @@ enum Subcommands {
         #[arg(long, value_name = "PATH")]
         kubeconfig: Option<PathBuf>,
     },
+    /// Plays every user of the broker on a sandbox of its own, and says what is left in the end.
+    Demo {
+        /// The broker's release binary; the one beside this program if absent.
+        #[arg(long, env = "CACHE_BROKER", value_name = "PATH")]
+        broker: Option<PathBuf>,
+        /// Leave sandbox and broker running in the end, until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Builds the control plane, which takes some minutes the first time.
     Build,
 }
@@ -38,6 +49,15 @@ async fn main() -> ExitCode {
         .init();
     let done = match Arguments::parse().command {
         Subcommands::Up { kubeconfig } => up(kubeconfig).await,
+        Subcommands::Demo { broker, keep } => {
+            return match demonstrate(demo::Options { broker, keep }).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    eprintln!("{failure}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Subcommands::Build => build().await,
     };
     match done {
@@ -56,7 +76,13 @@ async fn build() -> Result<(), Error> {
     Ok(())
 }
 
-async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
+async fn demonstrate(options: demo::Options) -> Result<(), demo::Failure> {
+    let asked_to_end = asked_to_end().map_err(|error| demo::Failure::new("the start", error))?;
+    demo::run(options, asked_to_end).await
+}
+
+/// Ends when Ctrl-C was pressed or the process is to terminate.
+fn asked_to_end() -> Result<impl Future<Output = ()>, Error> {
     let listen = |kind| {
         signal(kind).map_err(|source| Error::Io {
             attempt: "listening for signals".to_owned(),
@@ -64,13 +90,16 @@ async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
         })
     };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut asked_to_end = async || {
+    Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    };
+    })
+}
 
+async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
+    let mut asked_to_end = pin!(asked_to_end()?);
     let mut builder = Sandbox::builder();
     if let Some(kubeconfig) = kubeconfig {
         builder = builder.existing_cluster(kubeconfig);
@@ -82,12 +111,12 @@ async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
     let start = Instant::now();
     let sandbox = tokio::select! {
         sandbox = builder.start() => sandbox?,
-        () = asked_to_end() => return Ok(()),
+        () = &mut asked_to_end => return Ok(()),
     };
     if let Err(error) = announce(&sandbox, start) {
         tracing::debug!(%error, "nobody reads standard output");
     }
-    asked_to_end().await;
+    asked_to_end.await;
     sandbox.stop().await;
     Ok(())
 }
@@ -95,7 +124,7 @@ async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
 fn announce(sandbox: &Sandbox, start: Instant) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for (name, value) in sandbox.environment() {
-        writeln!(out, "export {name}={}", quote(&value))?;
+        writeln!(out, "export {name}={}", shell::quote(&value))?;
     }
     writeln!(
         out,
@@ -110,28 +139,5 @@ fn require(missing: Vec<prerequisites::Missing>) -> Result<(), Error> {
         Ok(())
     } else {
         Err(Error::Missing(missing))
-    }
-}
-
-/// Quotes a value for a POSIX shell.
-fn quote(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !value.is_empty() && value.chars().all(plain) {
-        value.to_owned()
-    } else {
-        format!("'{}'", value.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quote;
-
-    #[test]
-    fn quotes_what_a_shell_would_read_as_more_than_a_word() {
-        assert_eq!(quote("us-east-1"), "us-east-1");
-        assert_eq!(quote("postgres://a?b=c"), "'postgres://a?b=c'");
-        assert_eq!(quote("it's"), r"'it'\''s'");
-        assert_eq!(quote(""), "''");
     }
 }

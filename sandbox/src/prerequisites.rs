@@ -59,6 +59,7 @@ pub fn missing(needs: &[Needs]) -> Vec<Missing> {
             "kubectl",
             "https://kubernetes.io/docs/tasks/tools/install-kubectl-linux/, or sudo snap install kubectl --classic",
         ));
+        programs.push(("redis-cli", "sudo apt install redis-tools"));
     }
     let mut missing: Vec<_> = programs
         .into_iter()
