@@ -9,6 +9,7 @@ mod concurrency;
 mod http_rules;
 mod instance_life;
 mod outage;
+#[path = "../common/receiver.rs"]
 mod receiver;
 mod secrets;
 mod tls;
