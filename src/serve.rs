@@ -179,10 +179,8 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         tokio::time::sleep(FAREWELL).await;
         Err(format!("not everything ended within {} s", FAREWELL.as_secs()))
     });
-    let mut ending = stopped;
-    let outcome = tokio::select! {
-        outcome = first_failure_of_many(&mut tasks, &mut ending) => outcome,
-    };
+    let ending = stopped;
+    let outcome = all_ended(&mut tasks, &ending).await;
     tasks.abort_all();
     outcome
 }
@@ -196,10 +194,7 @@ async fn first_failure(mut tasks: JoinSet<Result<(), String>>) -> Result<(), Str
 }
 
 /// Waits for the first task that fails, or, once told to stop, for all but the one that counts the time.
-async fn first_failure_of_many(
-    tasks: &mut JoinSet<Result<(), String>>,
-    ending: &mut watch::Receiver<bool>,
-) -> Result<(), String> {
+async fn all_ended(tasks: &mut JoinSet<Result<(), String>>, ending: &watch::Receiver<bool>) -> Result<(), String> {
     while let Some(joined) = tasks.join_next().await {
         joined.map_err(|error| error.to_string())??;
         if *ending.borrow() && tasks.len() <= 1 {

@@ -46,6 +46,8 @@ pub enum Reason {
     ParametersInvalid,
     /// It asks for something this version of the broker, or its provider, does not do.
     Unsupported,
+    /// The plan is deprecated and takes no new instances.
+    PlanDeprecated,
     /// The plan's provider is not switched on in the operator's settings.
     ProviderDisabled,
     /// Something of the same id exists in the provider and belongs to somebody else.
@@ -79,6 +81,7 @@ impl Reason {
             Self::PlanMismatch => "PlanMismatch",
             Self::ParametersInvalid => "ParametersInvalid",
             Self::Unsupported => "Unsupported",
+            Self::PlanDeprecated => "PlanDeprecated",
             Self::ProviderDisabled => "ProviderDisabled",
             Self::NameConflict => "NameConflict",
             Self::ProviderResourceMissing => "ProviderResourceMissing",
@@ -118,7 +121,12 @@ pub fn standard(
         Progress::Reconciling => (false, true, false),
         Progress::ReadyAndReconciling => (true, true, false),
         Progress::Stalled => (false, false, true),
-        Progress::Paused => (false, false, false),
+        // What answered when it was paused goes on answering.
+        Progress::Paused => (
+            find(previous, READY).is_some_and(|ready| ready.status == "True"),
+            false,
+            false,
+        ),
     };
     [(READY, ready), (RECONCILING, reconciling), (STALLED, stalled)]
         .into_iter()

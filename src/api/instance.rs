@@ -32,6 +32,8 @@ use super::{DeletionPolicy, EngineType, ProviderKind, schema};
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner.organization", priority = 1),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 52")
         .message("metadata.name becomes a host name: use at most 52 lower-case letters, digits and hyphens, first a letter, last no hyphen"),
+    validation = Rule::new("!has(self.spec.connectionSecret) || self.spec.connectionSecret.name != self.metadata.name + '-auth'")
+        .message("connectionSecret is the name of the Secret that keeps the password: choose another"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.adopt) && has(self.restore))")

@@ -8,8 +8,8 @@ use kube::ResourceExt;
 
 use crate::api::conditions::{self, Progress, Reason};
 use crate::api::{
-    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, FINALIZER, LocalRef, PlanStatus, annotations,
-    effective,
+    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, FINALIZER, LocalRef, PlanState, PlanStatus,
+    annotations, effective,
 };
 use crate::provider::{Desired, Existence, Record, Report};
 
@@ -109,6 +109,14 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
     };
     if let Some(message) = mismatch(instance, revision) {
         return say(Progress::Stalled, Reason::PlanMismatch, message);
+    }
+    let is_new = instance.status.as_ref().is_none_or(|status| status.plan.is_none());
+    if !deleting && is_new && revision.spec.state == PlanState::Deprecated {
+        let message = format!(
+            "CachePlan {} is deprecated and takes no new instances: choose another",
+            revision.name
+        );
+        return say(Progress::Stalled, Reason::PlanDeprecated, message);
     }
     if !deleting && let Some(message) = unsupported(instance) {
         return say(Progress::Stalled, Reason::Unsupported, message);
@@ -229,7 +237,7 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
     let before = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or_default();
     let running = match plan {
-        PlanLookup::Found(revision) if report.reason != Reason::PlanMismatch => {
+        PlanLookup::Found(revision) if !matches!(report.reason, Reason::PlanMismatch | Reason::PlanDeprecated) => {
             revision.spec.provider().map(|provider| PlanStatus {
                 name: revision.name.clone(),
                 id: revision.spec.id.clone(),
@@ -267,3 +275,7 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
         last_backup: before.last_backup,
     }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

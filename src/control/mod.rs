@@ -28,6 +28,9 @@ pub enum Error {
     /// The ledger refused, or cannot be reached.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A part of the operator that should run for ever ended.
+    #[error("{0} ended by itself")]
+    Ended(String),
     /// A plan cannot be recorded.
     #[error("{0}")]
     Plan(String),

@@ -20,7 +20,7 @@ use super::plans::Plans;
 use super::projector::{self, Projector};
 use super::retries::Retries;
 use crate::api::{CacheInstance, CachePlan, labels};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::Ledger;
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
@@ -83,7 +83,7 @@ impl Operator {
                 self.client.clone(),
                 Reporter {
                     controller: "cache-broker".to_owned(),
-                    instance: std::env::var("HOSTNAME").ok(),
+                    instance: None,
                 },
             ),
             retries: Retries::default(),
@@ -148,21 +148,16 @@ impl Operator {
                 None => std::future::pending().await,
             }
         };
-        let mut stop = shutdown.clone();
+        // The reconcilers end when they are told to; nothing else ends by itself.
         tokio::select! {
             () = async { tokio::join!(controllers, plan_controller); } => Ok(()),
-            outcome = projection => outcome.map(|_| ()),
-            () = self.providers.stores.run(&self.client, &scopes, &nudge) => Ok(()),
-            () = plan_watch => Ok(()),
-            () = revision_watch => Ok(()),
-            () = polling => Ok(()),
-            () = route(nudged, routes) => Ok(()),
-            () = projector::expire(self.ledger.clone()) => Ok(()),
-            () = async {
-                let _ = stop.wait_for(|stop| *stop).await;
-                // Running reconciles end by themselves, within the deadlines of their calls.
-                std::future::pending::<()>().await;
-            } => Ok(()),
+            outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
+            () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
+            () = plan_watch => Err(ended("the watch of CachePlans")),
+            () = revision_watch => Err(ended("the watch of ControllerRevisions")),
+            () = polling => Err(ended("the poller of ElastiCache")),
+            () = route(nudged, routes) => Err(ended("the routing of nudges")),
+            () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
         }
     }
 
@@ -179,6 +174,10 @@ impl Operator {
             }
         }
     }
+}
+
+fn ended(what: &str) -> Error {
+    Error::Ended(what.to_owned())
 }
 
 /// Watches a kind into a store.
@@ -314,9 +313,4 @@ async fn route(
             let _ = route.send(reference).await;
         }
     }
-}
-
-/// Whether an error means that another process leads.
-pub fn is_fenced(error: &Error) -> bool {
-    matches!(error, Error::Ledger(LedgerError::Fenced { .. }))
 }

@@ -71,8 +71,15 @@ impl Projector {
                 }
                 Ok(Some(Event::InitApply(instance))) => {
                     let key = (instance.namespace().unwrap_or_default(), instance.name_any());
-                    expected.remove(&key);
-                    self.seen(&instance).await?;
+                    // What the ledger has already is not written again: a restart writes nothing that is not news.
+                    let known = expected.remove(&key).is_some_and(|row| {
+                        row.uid == instance.uid() && row.resource_version == instance.resource_version()
+                    });
+                    if known {
+                        self.nudge_plan(&instance).await;
+                    } else {
+                        self.seen(&instance).await?;
+                    }
                 }
                 Ok(Some(Event::InitDone)) => {
                     for row in std::mem::take(&mut expected).into_values() {

@@ -86,7 +86,7 @@ impl Ledger {
     pub async fn binding(&self, instance: &InstanceId, id: &BindingId) -> Result<Option<Binding>, LedgerError> {
         let attempt = async {
             let refused = |error| LedgerError::statement(format!("reading binding {id} of instance {instance}"))(error);
-            let client = self.client().await?;
+            let client = self.reader().await?;
             let statement = client
                 .prepare_cached(&format!(
                     "select {BINDING} from bindings join instances on instances.id = bindings.instance_id

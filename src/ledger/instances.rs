@@ -147,7 +147,7 @@ impl Ledger {
 
     pub(super) async fn read_instance(&self, id: &InstanceId) -> Result<Option<Held<Map<String, Value>>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("reading instance {id}"))(error);
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let statement = client
             .prepare_cached(&format!(
                 "select {COLUMNS}, {}, instances.parameters from instances
@@ -192,7 +192,7 @@ impl Ledger {
             place: format!("the operation of instance {id}"),
             reason,
         };
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let row = match operation {
             Some(operation) => {
                 let statement = client.prepare_cached(NAMED).await.map_err(refused)?;

@@ -16,6 +16,7 @@ mod operations;
 mod outbox;
 mod plan_revisions;
 mod projection;
+mod readers;
 pub mod seal;
 pub mod webhooks;
 
@@ -52,6 +53,7 @@ pub struct Ledger {
     keys: Arc<KeyRing>,
     url: Arc<DatabaseUrl>,
     outbox: Arc<Notify>,
+    readers: Arc<readers::Readers>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -89,6 +91,7 @@ impl Ledger {
             keys: Arc::new(keys),
             url: Arc::new(url),
             outbox: Arc::new(Notify::new()),
+            readers: Arc::new(readers::Readers::new(connections)),
         })
     }
 

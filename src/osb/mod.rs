@@ -127,7 +127,11 @@ impl Facade {
         self.authenticator.authenticate(&head.headers)?;
         let version = version?;
         let call = Call::of(&head.method, head.path.as_str())?;
-        let reply = self.call(&call, head, version, body).await;
+        let reply = match &call {
+            Call::Catalog => self.catalog(&head.headers, version),
+            // Boxed, so that the catalog, which needs no waiting, does not carry the room for it around.
+            call => Box::pin(self.call(call, head, version, body)).await,
+        };
         let (name, instance, binding) = call.log_fields();
         let status = match &reply {
             Ok(Sent::Answer(answer)) => answer.status,
@@ -136,7 +140,12 @@ impl Facade {
             Err(error) => error.status(),
         }
         .as_u16();
-        let refusal = reply.as_ref().err().map(OsbError::description);
+        // A bad request is told with what was wrong in it, which may be a tenant's secret.
+        let refusal = reply
+            .as_ref()
+            .err()
+            .filter(|error| error.status() != StatusCode::BAD_REQUEST);
+        let refusal = refusal.map(OsbError::description);
         let instance = instance.map(InstanceId::as_str);
         let binding = binding.map(BindingId::as_str);
         if call.changes() {

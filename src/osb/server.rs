@@ -1,7 +1,6 @@
 //! The HTTP server: TLS or plain, bounded in every direction, and polite when it ends.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +27,9 @@ use super::{Facade, filter};
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait for the next request, or take over its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may wait for the next request, or take over its headers: a little longer than Go's clients
+/// keep idle connections, so that it is them who close.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(100);
 /// How large request line and headers may be together, and how much of a body is held at once.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
@@ -203,16 +203,6 @@ pub async fn serve(
     if tokio::time::timeout(FAREWELL, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
-}
-
-/// Opens the API's socket.
-///
-/// # Errors
-/// When the address is taken or not ours.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("listening on {address}: {error}")))
 }
 
 async fn connection<S>(

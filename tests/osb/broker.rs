@@ -19,6 +19,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use sandbox::Sandbox;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
@@ -138,7 +139,7 @@ impl Broker {
             },
             webhook_policy: Policy::AllowPrivate,
         };
-        let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(server::serve(Arc::new(facade), listener, None, async {

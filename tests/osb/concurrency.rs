@@ -8,8 +8,12 @@ use crate::broker::{Broker, empty_database, ledger};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_two_orders_of_one_id_make_one_instance() {
-    let broker = Broker::start().await;
-    let replies = join_all((0..32).map(|_| broker.provision("i", ""))).await;
+    let url = empty_database().await;
+    // Two processes, each with connections of its own.
+    let broker = Broker::start_on(&url).await;
+    let other = Broker::start_on(&url).await;
+    let orders = (0..16).flat_map(|_| [broker.provision("i", ""), other.provision("i", "")]);
+    let replies = join_all(orders).await;
     assert!(replies.iter().all(|reply| reply.status == 202), "{replies:?}");
     let operations: BTreeSet<_> = replies.iter().map(crate::broker::Reply::operation).collect();
     assert_eq!(operations.len(), 1);

@@ -1,7 +1,7 @@
-use cache_broker::ledger::Verdict;
+use cache_broker::ledger::{Verdict, listen};
 use serde_json::json;
 
-use crate::broker::{Broker, SERVICE};
+use crate::broker::{Broker, PATIENCE, SERVICE};
 
 #[tokio::test]
 async fn an_instance_is_ordered_bound_and_given_back() {
@@ -167,4 +167,23 @@ async fn an_order_and_its_operation_are_written_as_the_outbox_needs_them() {
         ("provision", "in_progress", 1, "request-7")
     );
     assert_eq!(row.get::<_, i64>(10), 3600);
+}
+
+/// The process that runs the outbox may be another than the one that accepts.
+#[tokio::test]
+async fn an_acceptance_wakes_the_outbox_here_and_elsewhere() {
+    let broker = Broker::start().await;
+    let listener = broker.ledger.listen(listen::OUTBOX);
+    let woken = || async { tokio::time::timeout(PATIENCE, listener.notified()).await.unwrap() };
+    let here = || async {
+        let wakeup = broker.ledger.outbox_wakeup().notified();
+        tokio::time::timeout(PATIENCE, wakeup).await.unwrap();
+    };
+    woken().await;
+    broker.provision("i", "").await;
+    woken().await;
+    here().await;
+    broker.deprovision("i").await;
+    woken().await;
+    here().await;
 }

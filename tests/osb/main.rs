@@ -12,5 +12,5 @@ mod outage;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod secrets;
-mod tls;
+mod serving;
 mod webhooks;

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use cache_broker::ledger::listen;
+
 use crate::broker::{Broker, PATIENCE, own_postgres};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -9,6 +11,9 @@ async fn without_postgres_nothing_is_accepted_and_with_it_all_is_again() {
     postgres.create_database("outage").await.unwrap();
     let broker = Broker::start_on(&postgres.database_url("outage")).await;
     let operation = broker.provision("before", "").await.operation();
+    let listener = broker.ledger.listen(listen::WEBHOOKS);
+    let woken = || async { tokio::time::timeout(PATIENCE, listener.notified()).await.unwrap() };
+    woken().await;
 
     postgres.stop().await.unwrap();
     for reply in [
@@ -33,5 +38,12 @@ async fn without_postgres_nothing_is_accepted_and_with_it_all_is_again() {
     assert_eq!(broker.poll("during", "").await.status, 404);
     assert_eq!(broker.provision("during", "").await.status, 202);
     assert_eq!(broker.deprovision("before").await.status, 202);
+
+    // Wake-ups come again, too; the first is for what was missed.
+    woken().await;
+    let sql = postgres.connect("outage").await.unwrap();
+    let notify = format!("notify {}", listen::WEBHOOKS);
+    sql.batch_execute(&notify).await.unwrap();
+    woken().await;
     sandbox.stop().await;
 }

@@ -218,3 +218,40 @@ async fn a_wrong_url_is_refused_when_it_is_sent() {
     assert!(refused.body["description"].as_str().unwrap().contains("webhook"));
     assert_eq!(broker.count("select count(*) from instances").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_share_the_work() {
+    let broker = Broker::start().await;
+    let mut receiver = Receiver::start([]).await;
+    for number in 0..40 {
+        let id = format!("i{number}");
+        assert_eq!(broker.provision(&id, &hook(&receiver.url)).await.status, 202);
+    }
+    let _dispatchers = [(); 3].map(|()| dispatch(&broker.ledger, false));
+    for number in 0..40 {
+        broker.seen(&format!("i{number}"), Verdict::Ready, 1).await;
+    }
+    let mut events = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        events.insert(receiver.next().await.body()["id"].to_string());
+    }
+    assert_eq!(events.len(), 40);
+    wait_for(&broker, &[("delivered", 1); 40]).await;
+    receiver.silent(Duration::from_millis(200)).await;
+}
+
+/// A receiver that takes the connection and says nothing holds up nobody else, and not for ever.
+#[tokio::test]
+async fn a_silent_receiver_is_given_up() {
+    let broker = Broker::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut fine = Receiver::start([]).await;
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    broker.provision("i", &hook(&url)).await;
+    broker.provision("j", &hook(&fine.url)).await;
+    let _dispatcher = dispatch(&broker.ledger, false);
+    broker.seen("i", Verdict::Ready, 1).await;
+    broker.seen("j", Verdict::Ready, 1).await;
+    fine.next().await;
+    wait_for(&broker, &[("dead", 1), ("delivered", 1)]).await;
+}

@@ -87,6 +87,8 @@ fn pause(age: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::ledger::PolledOperation;
 
@@ -202,6 +204,43 @@ mod tests {
     fn polls_grow_rarer() {
         for (age, pauses) in [(0, 2), (16, 2), (80, 10), (100_000, 30)] {
             assert_eq!(pause(Duration::from_secs(age)).as_secs(), pauses);
+        }
+    }
+
+    proptest! {
+        /// What a poll answers is never empty, and says nothing that its version or operation does not have.
+        #[test]
+        fn every_poll_is_answered_by_the_rules(
+            kind in prop::sample::select(vec![OperationKind::Provision, OperationKind::Update, OperationKind::Deprovision]),
+            state in prop::sample::select(vec![
+                OperationState::InProgress, OperationState::Succeeded, OperationState::Failed,
+            ]),
+            version in prop::sample::select(Version::ALL.to_vec()),
+            (deleted, ready, named) in any::<(bool, bool, bool)>(),
+            message in prop::option::of(prop::sample::select(vec!["", "being made"])),
+            second in 0..200_000_i64,
+        ) {
+            let polled = Polled {
+                deleted,
+                ready,
+                message: message.map(str::to_owned),
+                ..polled(kind, state)
+            };
+            match judge(Some(&polled), named, version, Timestamp::from_second(second).unwrap()) {
+                Ok(answer) => {
+                    prop_assert_eq!(answer.retry_after.is_some(), state == OperationState::InProgress);
+                    prop_assert_ne!(answer.body.get("description"), Some(&json!("")));
+                    let usable = answer.body.get("instance_usable").is_some();
+                    let failed = state == OperationState::Failed && version >= Version::V16;
+                    prop_assert_eq!(usable, failed && kind != OperationKind::Provision);
+                    let repeatable = answer.body.get("update_repeatable").is_some();
+                    prop_assert_eq!(repeatable, failed && kind == OperationKind::Update);
+                }
+                Err(error) => {
+                    prop_assert_eq!(error, OsbError::gone());
+                    prop_assert!(deleted || kind == OperationKind::Deprovision);
+                }
+            }
         }
     }
 }

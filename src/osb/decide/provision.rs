@@ -168,6 +168,7 @@ fn maintenance(request: &ProvisionRequest, revisions: impl IntoIterator<Item = i
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::fixtures::*;
@@ -355,5 +356,49 @@ mod tests {
             refusal(decide(&sync, &catalog(&[]), Some(&provisioning(Map::new())))),
             (StatusCode::UNPROCESSABLE_ENTITY, Some(Code::AsyncRequired))
         );
+    }
+
+    proptest! {
+        /// Whatever was sent and whatever is held: an id that is taken is never accepted again, no refusal makes a
+        /// platform clean up what it did not break (OSB 2.17, "Orphan Mitigation"), and nobody waits who cannot.
+        #[test]
+        fn no_order_is_taken_twice_or_refused_as_the_brokers_fault(
+            state in 0..8_usize,
+            plan_id in prop::sample::select(vec!["p", "old", "gone"]),
+            service in prop::sample::select(vec![SERVICE, "x"]),
+            space in prop::sample::select(vec!["s", "t"]),
+            version in prop::option::of(prop::sample::select(vec!["3.0.0", "2.0.0", "x"])),
+            accepts_incomplete: bool,
+            colour: bool,
+        ) {
+            let catalog = catalog(&[
+                plan(json!({})),
+                plan(json!({ "metadata": { "name": "old" }, "spec": { "id": "old", "state": "deprecated" } })),
+            ]);
+            let states = [held, provisioning, failed, deprovisioning, undeleted, updating, tombstone];
+            let held = states.get(state).map(|state| state(Map::new()));
+            let request = ProvisionRequest {
+                service_id: service.parse().unwrap(),
+                plan_id: plan_id.parse().unwrap(),
+                space_guid: space.to_owned(),
+                maintenance_version: version.map(str::to_owned),
+                accepts_incomplete,
+                parameters: if colour { members(json!({ "colour": 1 })) } else { Map::new() },
+                ..request()
+            };
+            match decide(&request, &catalog, held.as_ref()) {
+                Judgement::Accept(_) => {
+                    prop_assert!(held.is_none() && accepts_incomplete && plan_id == "p" && !colour);
+                }
+                Judgement::Answer(Ok(answer)) => {
+                    prop_assert!(held.is_some());
+                    prop_assert!(accepts_incomplete || answer.status == StatusCode::OK);
+                }
+                Judgement::Answer(Err(error)) => {
+                    prop_assert!(error.status().is_client_error());
+                    prop_assert!(!error.description().is_empty());
+                }
+            }
+        }
     }
 }

@@ -19,6 +19,17 @@ use crate::api::{Endpoint, EngineType, Node, Topology};
 /// Page size of Describe calls; the most the API gives.
 const PAGE: i32 = 100;
 
+/// Whether a typed error of a create call says that the request can never work.
+macro_rules! is_hopeless {
+    ($error:expr) => {
+        $error.as_service_error().is_some_and(|error| {
+            error.is_invalid_parameter_value_exception()
+                || error.is_invalid_parameter_combination_exception()
+                || error.is_tag_quota_per_resource_exceeded()
+        })
+    };
+}
+
 /// Bounds on calls to AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -218,18 +229,11 @@ impl Client {
             {
                 self.describe(create.topology, &create.id).await
             }
-            Err(error) => {
-                let hopeless = error.as_service_error().is_some_and(|e| {
-                    e.is_invalid_parameter_value_exception()
-                        || e.is_invalid_parameter_combination_exception()
-                        || e.is_tag_quota_per_resource_exceeded()
-                });
-                Err(sorted(
-                    format!("creating replication group {}", create.id),
-                    &error,
-                    hopeless,
-                ))
-            }
+            Err(error) => Err(sorted(
+                format!("creating replication group {}", create.id),
+                &error,
+                is_hopeless!(error),
+            )),
         }
     }
 
@@ -262,18 +266,11 @@ impl Client {
             {
                 self.describe(create.topology, &create.id).await
             }
-            Err(error) => {
-                let hopeless = error.as_service_error().is_some_and(|e| {
-                    e.is_invalid_parameter_value_exception()
-                        || e.is_invalid_parameter_combination_exception()
-                        || e.is_tag_quota_per_resource_exceeded()
-                });
-                Err(sorted(
-                    format!("creating cache cluster {}", create.id),
-                    &error,
-                    hopeless,
-                ))
-            }
+            Err(error) => Err(sorted(
+                format!("creating cache cluster {}", create.id),
+                &error,
+                is_hopeless!(error),
+            )),
         }
     }
 

@@ -332,3 +332,7 @@ fn tag_value(text: &str) -> String {
         .take(256)
         .collect()
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

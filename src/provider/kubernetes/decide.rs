@@ -326,3 +326,7 @@ fn is_owned(desired: &Desired, observed: &Observed, kind: Kind, name: &str) -> b
         .and_then(|metadata| metadata.owner_references.as_ref())
         .is_some_and(|owners| owners.iter().any(|owner| owner.uid == desired.uid))
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

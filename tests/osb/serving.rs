@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Services, server};
+use cache_broker::osb::{self, Authenticator, Catalog, Facade, Namespaces, Services, server};
 use cache_broker::webhooks::Policy;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use sandbox::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsConnector;
 
@@ -17,7 +17,7 @@ use crate::broker::{PATIENCE, ledger, plan};
 const REQUEST: &str =
     "GET /v2/catalog HTTP/1.1\r\nhost: localhost\r\nx-broker-api-version: 2.17\r\nconnection: close\r\n\r\n";
 
-/// A facade whose database nobody needs to reach.
+/// A facade that serves anybody, whose database nobody needs to reach.
 fn facade() -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
     let catalog = Catalog::new(&Services::read(None).unwrap(), [&plan()], &|_| true);
     let (send, catalog) = watch::channel(Some(Arc::new(catalog)));
@@ -45,7 +45,7 @@ async fn the_api_is_served_over_tls() {
     let tls = server::Tls::read(&certificate, &key).unwrap();
 
     let (facade, _catalog) = facade();
-    let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(facade, listener, Some(tls), std::future::pending()));
 
@@ -73,7 +73,7 @@ async fn the_api_is_served_over_tls() {
 #[tokio::test]
 async fn a_server_that_ends_answers_what_it_has_and_takes_no_more() {
     let (facade, _catalog) = facade();
-    let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server::serve(facade, listener, None, async {
@@ -95,4 +95,58 @@ async fn a_server_that_ends_answers_what_it_has_and_takes_no_more() {
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
     tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+}
+
+/// A body that makes whoever reads it panic.
+struct Bomb;
+
+impl hyper::body::Body for Bomb {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        panic!("boom")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_the_end_of_one_request_only() {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    let (facade, _catalog) = facade();
+    let service = warp::service(osb::filter(facade));
+    let request = http::Request::put("/v2/service_instances/i")
+        .header("x-broker-api-version", "2.17")
+        .header("x-broker-api-request-identity", "request-1")
+        .body(Bomb)
+        .unwrap();
+    let response = service.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 500);
+    assert_eq!(response.headers()["x-broker-api-request-identity"], "request-1");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.starts_with(b"{\"description\":"), "{body:?}");
+    let request = http::Request::get("/v2/catalog")
+        .header("x-broker-api-version", "2.17")
+        .body(Bomb)
+        .unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
+}
+
+/// A server that takes connections and says nothing, as behind a broken network.
+#[tokio::test]
+async fn a_silent_database_is_given_up_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u:p@{}/d?sslmode=disable", silent.local_addr().unwrap());
+    let ledger = ledger(&url);
+    let id = "i".parse().unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(15), ledger.poll(&id, None))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(!error.to_string().contains("u:p"), "{error}");
 }

@@ -3,21 +3,21 @@
 //!
 //! The names are those of the broker this one replaces where it had them.
 
-use std::collections::BTreeSet;
+mod check;
+
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use secrecy::{ExposeSecret, SecretString};
 
-use crate::ledger::{DatabaseUrl, KeyRing};
+use crate::ledger::DatabaseUrl;
+
+pub use check::{Checked, Namespaces, SettingsError};
 
 /// The longest `NAME_PREFIX`: with a hyphen and the 24 characters behind it, an id fits ElastiCache's 40.
 pub const MAX_NAME_PREFIX: usize = 15;
-
-const NO_DATABASE: &str = "DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 
 /// A Kubernetes operator with an Open Service Broker facade, for caches.
 #[derive(Debug, Parser)]
@@ -243,49 +243,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why the settings do not make a broker that could start. One message for each thing to mend.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct SettingsError(pub Vec<String>);
-
-/// Settings that were checked against each other, with the files they name read.
-#[derive(Debug)]
-pub struct Checked {
-    /// The settings as given.
-    pub settings: Settings,
-    /// Which parts to run.
-    pub role: Role,
-    /// The database.
-    pub database_url: DatabaseUrl,
-    /// The keys that seal secrets in the ledger.
-    pub keys: KeyRing,
-    /// Begins every id made in ElastiCache.
-    pub name_prefix: String,
-    /// User and password pairs of OSB platforms; `None` serves anybody.
-    pub osb_credentials: Option<Vec<(String, SecretString)>>,
-    /// Namespaces whose instances are reconciled.
-    pub watch_namespaces: Namespaces,
-}
-
-/// A set of namespaces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Namespaces {
-    /// Every one.
-    All,
-    /// Those.
-    Named(BTreeSet<String>),
-}
-
-impl Namespaces {
-    /// Whether a namespace belongs to them.
-    pub fn contains(&self, namespace: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(names) => names.contains(namespace),
-        }
-    }
-}
-
 impl CommandLine {
     /// Reads a command line in today's or the old broker's spelling.
     ///
@@ -329,93 +286,6 @@ fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 }
 
 impl Settings {
-    /// Checks the settings against each other and reads the files they name.
-    ///
-    /// # Errors
-    /// When something that is needed is missing or malformed: one message for each, saying how to mend it.
-    pub fn check(self) -> Result<Checked, SettingsError> {
-        let mut errors = Vec::new();
-        let role = if self.background_tasks {
-            Role::Operator
-        } else {
-            self.role
-        };
-        let database_url = self.database_url.clone();
-        if database_url.is_none() {
-            errors.push(NO_DATABASE.to_owned());
-        }
-        if self.name_prefix.is_none() {
-            errors.push("NAME_PREFIX is not set: a short word that begins every id made, such as `akkeris`".to_owned());
-        }
-        let keys = read_keys(self.ledger_keys_file.as_deref())
-            .map_err(|error| errors.push(error))
-            .ok();
-        let osb_credentials = if role.serves_api() && !self.insecure_no_auth {
-            read_credentials(self.osb_credentials_file.as_deref())
-                .map_err(|error| errors.push(error))
-                .ok()
-                .map(Some)
-        } else {
-            Some(None)
-        };
-        if role.serves_api() && !self.insecure && (self.tls_cert_file.is_none() || self.tls_key_file.is_none()) {
-            errors.push(
-                "TLS_CERT_FILE and TLS_KEY_FILE are not both set: name PEM files, or pass --insecure to serve plain HTTP"
-                    .to_owned(),
-            );
-        }
-        let watch_namespaces = if self.watch_namespaces.iter().any(|name| name == "*") {
-            Namespaces::All
-        } else {
-            Namespaces::Named(
-                self.watch_namespaces
-                    .iter()
-                    .filter(|name| !name.is_empty())
-                    .cloned()
-                    .collect(),
-            )
-        };
-        for (variable, namespace) in [
-            ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
-            ("REDIS_NAMESPACE", &self.redis_namespace),
-        ] {
-            if !watch_namespaces.contains(namespace) {
-                errors.push(format!(
-                    "{variable} is {namespace}, which WATCH_NAMESPACES does not have: nothing ordered there would be made; add it"
-                ));
-            }
-        }
-        match (database_url, self.name_prefix.clone(), keys, osb_credentials) {
-            (Some(database_url), Some(name_prefix), Some(keys), Some(osb_credentials)) if errors.is_empty() => {
-                Ok(Checked {
-                    role,
-                    database_url,
-                    keys,
-                    name_prefix,
-                    osb_credentials,
-                    watch_namespaces,
-                    settings: self,
-                })
-            }
-            _ => Err(SettingsError(errors)),
-        }
-    }
-
-    /// Checks what is needed to reach the database.
-    ///
-    /// # Errors
-    /// When `DATABASE_URL` or `LEDGER_KEYS_FILE` is missing or malformed.
-    pub fn check_database(self) -> Result<(DatabaseUrl, KeyRing), SettingsError> {
-        let mut errors = Vec::new();
-        if self.database_url.is_none() {
-            errors.push(NO_DATABASE.to_owned());
-        }
-        let keys = read_keys(self.ledger_keys_file.as_deref())
-            .map_err(|error| errors.push(error))
-            .ok();
-        self.database_url.zip(keys).ok_or(SettingsError(errors))
-    }
-
     /// How often ElastiCache is asked while something is in flight there.
     pub fn elasticache_poll(&self) -> Duration {
         Duration::from_millis(self.elasticache_poll_ms)
@@ -448,51 +318,6 @@ fn parse_name_prefix(text: &str) -> Result<String, String> {
     } else {
         Ok(text.to_ascii_lowercase())
     }
-}
-
-fn read_keys(path: Option<&std::path::Path>) -> Result<KeyRing, String> {
-    let Some(path) = path else {
-        return Err("LEDGER_KEYS_FILE is not set: make a key file with `echo \"k1:$(head -c 32 /dev/urandom | base64)\" > ledger.keys`".to_owned());
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("reading LEDGER_KEYS_FILE {}: {error}", path.display()))?;
-    KeyRing::parse(&text.into()).map_err(|error| format!("LEDGER_KEYS_FILE {}: {error}", path.display()))
-}
-
-fn read_credentials(path: Option<&std::path::Path>) -> Result<Vec<(String, SecretString)>, String> {
-    let Some(path) = path else {
-        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or pass --insecure-no-auth to serve anybody".to_owned());
-    };
-    let text = SecretString::from(
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("reading OSB_CREDENTIALS_FILE {}: {error}", path.display()))?,
-    );
-    let mut credentials = Vec::new();
-    for (index, line) in text.expose_secret().lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        match line.split_once(':') {
-            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
-                credentials.push((user.to_owned(), SecretString::from(password.to_owned())));
-            }
-            _ => {
-                return Err(format!(
-                    "OSB_CREDENTIALS_FILE {}: line {} is not USER:PASSWORD",
-                    path.display(),
-                    index + 1
-                ));
-            }
-        }
-    }
-    if credentials.is_empty() {
-        return Err(format!(
-            "OSB_CREDENTIALS_FILE {} has no line USER:PASSWORD",
-            path.display()
-        ));
-    }
-    Ok(credentials)
 }
 
 #[cfg(test)]
@@ -528,37 +353,5 @@ mod tests {
             assert!(parse_name_prefix(prefix).is_err(), "{prefix:?}");
         }
         assert_eq!(parse_name_prefix("Akkeris-1").unwrap(), "akkeris-1");
-    }
-
-    #[test]
-    fn names_everything_that_is_missing_at_once() {
-        let SettingsError(errors) = read(&[]).unwrap().settings.check().unwrap_err();
-        for variable in [
-            "DATABASE_URL",
-            "NAME_PREFIX",
-            "LEDGER_KEYS_FILE",
-            "OSB_CREDENTIALS_FILE",
-            "TLS_CERT_FILE",
-        ] {
-            assert!(
-                errors.iter().any(|error| error.starts_with(variable)),
-                "{variable}: {errors:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn refuses_a_namespace_for_orders_that_is_not_watched() {
-        let SettingsError(errors) = read(&["--redis-namespace=elsewhere"])
-            .unwrap()
-            .settings
-            .check()
-            .unwrap_err();
-        assert!(
-            errors
-                .iter()
-                .any(|error| error.starts_with("REDIS_NAMESPACE is elsewhere")),
-            "{errors:?}"
-        );
     }
 }

@@ -1,0 +1,230 @@
+//! Settings checked against each other, and the files they name.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Role, Settings};
+use crate::ledger::{DatabaseUrl, KeyRing};
+
+const NO_DATABASE: &str = "DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+
+/// Why the settings do not make a broker that could start. One message for each thing to mend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsError(pub Vec<String>);
+
+/// Settings that were checked against each other, with the files they name read.
+#[derive(Debug)]
+pub struct Checked {
+    /// The settings as given.
+    pub settings: Settings,
+    /// Which parts to run.
+    pub role: Role,
+    /// The database.
+    pub database_url: DatabaseUrl,
+    /// The keys that seal secrets in the ledger.
+    pub keys: KeyRing,
+    /// Begins every id made in ElastiCache.
+    pub name_prefix: String,
+    /// User and password pairs of OSB platforms; `None` serves anybody.
+    pub osb_credentials: Option<Vec<(String, SecretString)>>,
+    /// Namespaces whose instances are reconciled.
+    pub watch_namespaces: Namespaces,
+}
+
+/// A set of namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Every one.
+    All,
+    /// Those.
+    Named(BTreeSet<String>),
+}
+
+impl Namespaces {
+    /// Whether a namespace belongs to them.
+    pub fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(namespace),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks the settings against each other and reads the files they name.
+    ///
+    /// # Errors
+    /// When something that is needed is missing or malformed: one message for each, saying how to mend it.
+    pub fn check(self) -> Result<Checked, SettingsError> {
+        let mut errors = Vec::new();
+        let role = if self.background_tasks {
+            Role::Operator
+        } else {
+            self.role
+        };
+        let database_url = self.database_url.clone();
+        if database_url.is_none() {
+            errors.push(NO_DATABASE.to_owned());
+        }
+        if self.name_prefix.is_none() {
+            errors.push("NAME_PREFIX is not set: a short word that begins every id made, such as `akkeris`".to_owned());
+        }
+        let keys = read_keys(self.ledger_keys_file.as_deref())
+            .map_err(|error| errors.push(error))
+            .ok();
+        let osb_credentials = if role.serves_api() && !self.insecure_no_auth {
+            read_credentials(self.osb_credentials_file.as_deref())
+                .map_err(|error| errors.push(error))
+                .ok()
+                .map(Some)
+        } else {
+            Some(None)
+        };
+        if role.serves_api() && !self.insecure && (self.tls_cert_file.is_none() || self.tls_key_file.is_none()) {
+            errors.push(
+                "TLS_CERT_FILE and TLS_KEY_FILE are not both set: name PEM files, or pass --insecure to serve plain HTTP"
+                    .to_owned(),
+            );
+        }
+        let watch_namespaces = if self.watch_namespaces.iter().any(|name| name == "*") {
+            Namespaces::All
+        } else {
+            Namespaces::Named(
+                self.watch_namespaces
+                    .iter()
+                    .filter(|name| !name.is_empty())
+                    .cloned()
+                    .collect(),
+            )
+        };
+        for (variable, namespace) in [
+            ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
+            ("REDIS_NAMESPACE", &self.redis_namespace),
+        ] {
+            if !watch_namespaces.contains(namespace) {
+                errors.push(format!(
+                    "{variable} is {namespace}, which WATCH_NAMESPACES does not have: nothing ordered there would be made; add it"
+                ));
+            }
+        }
+        match (database_url, self.name_prefix.clone(), keys, osb_credentials) {
+            (Some(database_url), Some(name_prefix), Some(keys), Some(osb_credentials)) if errors.is_empty() => {
+                Ok(Checked {
+                    role,
+                    database_url,
+                    keys,
+                    name_prefix,
+                    osb_credentials,
+                    watch_namespaces,
+                    settings: self,
+                })
+            }
+            _ => Err(SettingsError(errors)),
+        }
+    }
+
+    /// Checks what is needed to reach the database.
+    ///
+    /// # Errors
+    /// When `DATABASE_URL` or `LEDGER_KEYS_FILE` is missing or malformed.
+    pub fn check_database(self) -> Result<(DatabaseUrl, KeyRing), SettingsError> {
+        let mut errors = Vec::new();
+        if self.database_url.is_none() {
+            errors.push(NO_DATABASE.to_owned());
+        }
+        let keys = read_keys(self.ledger_keys_file.as_deref())
+            .map_err(|error| errors.push(error))
+            .ok();
+        self.database_url.zip(keys).ok_or(SettingsError(errors))
+    }
+}
+
+fn read_keys(path: Option<&Path>) -> Result<KeyRing, String> {
+    let Some(path) = path else {
+        return Err("LEDGER_KEYS_FILE is not set: make a key file with `echo \"k1:$(head -c 32 /dev/urandom | base64)\" > ledger.keys`".to_owned());
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("reading LEDGER_KEYS_FILE {}: {error}", path.display()))?;
+    KeyRing::parse(&text.into()).map_err(|error| format!("LEDGER_KEYS_FILE {}: {error}", path.display()))
+}
+
+fn read_credentials(path: Option<&Path>) -> Result<Vec<(String, SecretString)>, String> {
+    let Some(path) = path else {
+        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or pass --insecure-no-auth to serve anybody".to_owned());
+    };
+    let text = SecretString::from(
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("reading OSB_CREDENTIALS_FILE {}: {error}", path.display()))?,
+    );
+    let mut credentials = Vec::new();
+    for (index, line) in text.expose_secret().lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.split_once(':') {
+            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+                credentials.push((user.to_owned(), SecretString::from(password.to_owned())));
+            }
+            _ => {
+                return Err(format!(
+                    "OSB_CREDENTIALS_FILE {}: line {} is not USER:PASSWORD",
+                    path.display(),
+                    index + 1
+                ));
+            }
+        }
+    }
+    if credentials.is_empty() {
+        return Err(format!(
+            "OSB_CREDENTIALS_FILE {} has no line USER:PASSWORD",
+            path.display()
+        ));
+    }
+    Ok(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::CommandLine;
+
+    fn check(arguments: &[&str]) -> Vec<String> {
+        let arguments = std::iter::once("cache-broker")
+            .chain(arguments.iter().copied())
+            .map(OsString::from);
+        CommandLine::read(arguments).unwrap().settings.check().unwrap_err().0
+    }
+
+    #[test]
+    fn names_everything_that_is_missing_at_once() {
+        let errors = check(&[]);
+        for variable in [
+            "DATABASE_URL",
+            "NAME_PREFIX",
+            "LEDGER_KEYS_FILE",
+            "OSB_CREDENTIALS_FILE",
+            "TLS_CERT_FILE",
+        ] {
+            assert!(
+                errors.iter().any(|error| error.starts_with(variable)),
+                "{variable}: {errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_namespace_for_orders_that_is_not_watched() {
+        let errors = check(&["--redis-namespace=elsewhere"]);
+        assert!(
+            errors
+                .iter()
+                .any(|error| error.starts_with("REDIS_NAMESPACE is elsewhere")),
+            "{errors:?}"
+        );
+    }
+}
