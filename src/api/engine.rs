@@ -55,3 +55,34 @@ pub struct Engine {
     #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub version: String,
 }
+
+impl Engine {
+    /// The user that the one password of a cache belongs to: `default` since redis 6. It stands in URIs because
+    /// redis-cli takes an empty user at its word, and is refused.
+    pub fn default_user(&self) -> Option<&'static str> {
+        let digits = self.version.split(|c: char| !c.is_ascii_digit()).next();
+        let before_users = digits
+            .and_then(|major| major.parse::<u32>().ok())
+            .is_some_and(|major| major < 6);
+        (self.type_.is_redis_like() && !before_users).then_some("default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_belongs_to_a_user_where_there_are_users() {
+        let user = |type_, version: &str| {
+            let version = version.to_owned();
+            Engine { type_, version }.default_user()
+        };
+        for version in ["6.2", "7.1", "8.10.2", "8-alpine", "latest", "10"] {
+            assert_eq!(user(EngineType::Redis, version), Some("default"), "{version}");
+        }
+        assert_eq!(user(EngineType::Valkey, "8.0"), Some("default"));
+        assert_eq!(user(EngineType::Redis, "5.0.6"), None);
+        assert_eq!(user(EngineType::Memcached, "1.6.45"), None);
+    }
+}

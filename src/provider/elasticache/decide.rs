@@ -139,7 +139,10 @@ fn present(
                 host: endpoint.host.clone(),
                 port: endpoint.port,
                 tls: endpoint.tls,
-                username: None,
+                username: authentication
+                    .then(|| desired.plan.engine.default_user())
+                    .flatten()
+                    .map(str::to_owned),
                 password: password.filter(|_| authentication),
                 nodes: live
                     .nodes

@@ -99,7 +99,7 @@ fn present(desired: &Desired, spec: &KubernetesSpec, placement: &Placement, obse
         host: first.host.clone(),
         port: first.port,
         tls: false,
-        username: None,
+        username: desired.plan.engine.default_user().map(str::to_owned),
         password,
         nodes: endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
     };
