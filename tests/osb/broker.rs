@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
-pub use crate::database::{KEYS, empty_database, ledger, own_postgres};
+pub use crate::database::{empty_database, ledger, own_postgres};
 
 pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
 pub const PATIENCE: Duration = Duration::from_secs(30);
