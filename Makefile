@@ -46,7 +46,7 @@ crds: ## Generate crds/ from src/api
 
 .PHONY: deny
 deny: $(DENY)/bin/cargo-deny ## Check dependencies: duplicates, licences, sources
-	@$(DENY)/bin/cargo-deny --offline --locked check --hide-inclusion-graph bans licenses sources
+	@$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 $(DENY)/bin/cargo-deny:
 	@scripts/step 'cargo-deny $(DENY_VERSION), once; it takes some minutes' \
