@@ -31,6 +31,23 @@ pub enum SecretStep {
     CreateAuth,
     /// Writes the connection Secret.
     ApplyConnection(BTreeMap<String, ByteString>),
+    /// Deletes those of these names.
+    Delete(Vec<String>),
+    /// Takes our owner references off those of these names, so that they outlive the instance.
+    Disown(Vec<String>),
+}
+
+/// The names of those of the Secrets that belong to the instance and are not being deleted.
+pub fn owned(desired: &Desired, secrets: &BTreeMap<String, Arc<Secret>>) -> Vec<String> {
+    let ours = |secret: &Secret| {
+        let owners = secret.metadata.owner_references.iter().flatten();
+        owners.into_iter().any(|owner| owner.uid == desired.uid)
+    };
+    secrets
+        .iter()
+        .filter(|(_, secret)| secret.metadata.deletion_timestamp.is_none() && ours(secret))
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// The step that makes the connection Secret say this; `None` if it does.
@@ -63,6 +80,18 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
                 "data": data,
             });
             objects::apply::<Secret>(client, desired, name, &body).await
+        }
+        SecretStep::Delete(names) => {
+            for name in names {
+                objects::delete::<Secret>(client, desired, name).await?;
+            }
+            Ok(())
+        }
+        SecretStep::Disown(names) => {
+            for name in names {
+                objects::disown::<Secret>(client, desired, name).await?;
+            }
+            Ok(())
         }
     }
 }

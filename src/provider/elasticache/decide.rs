@@ -189,8 +189,16 @@ fn present(
 fn absent(desired: &Desired, record: Record, policy: DeletionPolicy, observed: &Observed) -> Decision<Step> {
     let id = record.provider_id.clone().unwrap_or_default();
     let deleting = |message: String| Report::new(Progress::Reconciling, Reason::Deleting, message, record.clone());
+    let secrets = secrets::owned(desired, &observed.secrets);
     let Some(live) = &observed.live else {
-        return Decision::release(deleting("nothing is left".to_owned()));
+        // Not left to the cluster's garbage collector: who is told that the cache is gone may count on its password
+        // being gone.
+        return if secrets.is_empty() {
+            Decision::release(deleting("nothing is left".to_owned()))
+        } else {
+            let message = format!("deleting the Secrets {}", secrets.join(", "));
+            Decision::act(Step::Secret(SecretStep::Delete(secrets)), deleting(message))
+        };
     };
     if record.provider_arn.is_none() && observed.ownership == Ownership::Foreign {
         return Decision::release(deleting(format!("{id} is somebody else's and stays")));
@@ -202,7 +210,13 @@ fn absent(desired: &Desired, record: Record, policy: DeletionPolicy, observed: &
         DeletionPolicy::Delete
     };
     if policy == DeletionPolicy::Retain {
-        return Decision::release(deleting(format!("{id} is left as it stands")));
+        // The only copy of its password is there.
+        return if secrets.is_empty() {
+            Decision::release(deleting(format!("{id} is left as it stands")))
+        } else {
+            let message = format!("letting go of the Secrets {}", secrets.join(", "));
+            Decision::act(Step::Secret(SecretStep::Disown(secrets)), deleting(message))
+        };
     }
     match &live.phase {
         Phase::Available | Phase::Failed(_) => {

@@ -314,6 +314,39 @@ fn the_deletion_policy_counts_for_what_was_ready_only() {
     );
 }
 
+#[test]
+fn its_secrets_go_with_a_cache_and_stay_with_one_that_stays() {
+    let mut desired = desired(redis());
+    desired.was_ready = true;
+    let owned = |uid: &str| -> Observed {
+        let mut observed = with_auth(observed(None));
+        let secret = Arc::make_mut(observed.secrets.get_mut("i-auth").unwrap());
+        secret.metadata.owner_references = Some(vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+            uid: uid.to_owned(),
+            ..Default::default()
+        }]);
+        observed
+    };
+    let names = vec!["i-auth".to_owned()];
+
+    desired.existence = Existence::Absent(DeletionPolicy::Delete);
+    let mut seen = owned(UID);
+    assert_eq!(
+        run(&desired, &seen).step,
+        Next::Act(Step::Secret(SecretStep::Delete(names.clone())))
+    );
+    seen.live = Some(live(Phase::Deleting));
+    assert_eq!(run(&desired, &seen).step, Next::Rest, "not before the cache");
+    assert_eq!(run(&desired, &owned("another")).step, Next::Release);
+
+    desired.existence = Existence::Absent(DeletionPolicy::Retain);
+    seen.live = Some(live(Phase::Available));
+    assert_eq!(
+        run(&desired, &seen).step,
+        Next::Act(Step::Secret(SecretStep::Disown(names)))
+    );
+}
+
 fn phases() -> impl Strategy<Value = Phase> {
     prop_oneof![
         Just(Phase::Creating),

@@ -1,0 +1,57 @@
+# `make demo` shows the broker at work, `make test` proves it; both install and build what they need first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+KEEP ?=
+DENY_VERSION := 0.20.2
+CACHE := $(or $(CACHE_BROKER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cache-broker)
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)
+
+.PHONY: help
+help: ## Say what can be made
+	@echo 'make TARGET, where TARGET is:'
+	sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	echo 'KEEP=1 leaves the demo running until Ctrl-C.'
+
+.PHONY: setup
+setup: ## Check and install what demo and test need; build the control plane, once
+	@scripts/setup
+
+.PHONY: demo
+demo: setup ## Order caches, use them and give them back, on a sandbox
+	@scripts/step 'the broker and the sandbox' cargo build --release --locked -p cache-broker -p sandbox
+	exec target/release/sandbox demo --broker target/release/cache-broker $(if $(filter-out 0 no false,$(KEEP)),--keep)
+
+.PHONY: test
+test: setup ## Run every check and every test
+	@scripts/test
+
+.PHONY: lint
+lint: ## Check format and clippy's opinion
+	@cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt --all
+
+.PHONY: crds
+crds: ## Generate crds/ from src/api
+	@cargo run --locked --quiet -- crds --out crds
+
+.PHONY: deny
+deny: $(DENY)/bin/cargo-deny ## Check dependencies: duplicates, licences, sources
+	@$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+
+$(DENY)/bin/cargo-deny:
+	@scripts/step 'cargo-deny $(DENY_VERSION), once; it takes some minutes' \
+	  cargo install --quiet --locked --version $(DENY_VERSION) --root $(DENY) cargo-deny
+
+.PHONY: clean
+clean: ## Remove what was built here
+	@cargo clean
