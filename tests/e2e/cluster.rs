@@ -6,7 +6,7 @@ use cache_broker::api::CacheInstance;
 use cache_broker::api::conditions::{self, READY};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::osb::Order;
@@ -137,6 +137,40 @@ impl World {
         input.write_all(object.to_string().as_bytes()).await.unwrap();
         drop(input);
         assert!(child.wait().await.unwrap().success(), "{object}");
+    }
+
+    /// A plan with a name and id of its own; returns the name.
+    pub async fn plan(&self, engine: Value, provider: &str, spec: Value) -> String {
+        let name = format!("e2e-{}", uuid::Uuid::new_v4().simple());
+        let service = if engine["type"] == "memcached" {
+            "akkeris-memcached"
+        } else {
+            "akkeris-redis"
+        };
+        let mut plan = json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CachePlan", "metadata": { "name": name },
+            "spec": { "service": service, "id": name, "description": "Of a test.", "engine": engine },
+        });
+        plan["spec"][provider] = spec;
+        self.apply(&plan).await;
+        name
+    }
+
+    /// An instance of a plan, with annotations, in the namespace of redis.
+    pub async fn order_by_yaml(&self, plan: &str, annotations: Value) -> Place {
+        let place = Place::new("redis-system", &format!("e2e-{}", uuid::Uuid::new_v4().simple()));
+        self.apply(&json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
+            "metadata": { "name": place.name, "namespace": place.namespace, "annotations": annotations },
+            "spec": { "planRef": { "name": plan } },
+        }))
+        .await;
+        place
+    }
+
+    pub async fn delete(&self, place: &Place) {
+        self.kubectl(&["delete", "cinst", "-n", &place.namespace, &place.name, "--wait=false"])
+            .await;
     }
 
     pub async fn count(&self, query: &str, order: &Order) -> i64 {

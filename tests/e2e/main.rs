@@ -7,10 +7,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod caches;
+mod cel;
+#[path = "../common/cel_cases.rs"]
+mod cel_cases;
 mod cluster;
 mod crash;
 mod osb;
+mod plans;
+mod provider;
+mod quiet;
 #[path = "../common/receiver.rs"]
 mod receiver;
+mod settings;
 mod stories;
 mod world;
+mod yaml;

@@ -237,8 +237,8 @@ fn shown_on_panic(log: PathBuf) {
                 .get()
                 .map(|logs| logs.lock().unwrap_or_else(PoisonError::into_inner).clone());
             for log in logs.unwrap_or_default() {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                let lines: Vec<_> = text.lines().collect();
+                let Ok(text) = fs::read_to_string(&log) else { continue };
+                let lines: Vec<_> = text.lines().filter(|line| !line.contains("last_operation")).collect();
                 eprintln!("--- the end of {}", log.display());
                 eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
             }
