@@ -447,7 +447,7 @@ mod tests {
             other("again", "twice", "2026-01-01T00:00:00Z"),
             named("astray", json!({ "spec": { "service": "nobodys" } })),
         ]);
-        assert_eq!(ids(&catalog), ["o", "twice"]);
+        assert_eq!(ids(&catalog), ["twice", "o"]);
         assert_eq!(catalog.problems().len(), 3, "{:?}", catalog.problems());
     }
 
