@@ -76,6 +76,7 @@ fn applied(desired: &Desired, observed: &Observed, step: &Step) -> Observed {
                     (desired.auth_secret(), [("password".to_owned(), password)].into())
                 }
                 SecretStep::ApplyConnection(data) => (desired.connection_secret.clone(), data.clone()),
+                SecretStep::Delete(_) | SecretStep::Disown(_) => panic!("{step:?} is for ElastiCache"),
             };
             let secret = k8s_openapi::api::core::v1::Secret {
                 data: Some(data),
