@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use sandbox::prerequisites::{self, Needs};
-use sandbox::{Error, Sandbox, control_plane, demo, shell};
+use sandbox::{Error, Sandbox, control_plane, demo, elasticache, node, shell};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +20,16 @@ struct Arguments {
     command: Subcommands,
 }
 
+/// What stands behind a pod or a cache node.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Made {
+    /// Real servers, each a process.
+    #[default]
+    Processes,
+    /// Nothing: states change with time alone, for tests of scale.
+    Simulated,
+}
+
 #[derive(Subcommand)]
 enum Subcommands {
     /// Starts everything, prints the variables to export, and runs until Ctrl-C.
@@ -27,6 +37,12 @@ enum Subcommands {
         /// Use this existing cluster instead of a control plane of the sandbox's own.
         #[arg(long, value_name = "PATH")]
         kubeconfig: Option<PathBuf>,
+        /// What pods are.
+        #[arg(long, value_enum, default_value_t)]
+        pods: Made,
+        /// What the nodes of ElastiCache clusters are.
+        #[arg(long, value_enum, default_value_t)]
+        clusters: Made,
     },
     /// Plays every user of the broker on a sandbox of its own, and says what is left in the end.
     Demo {
@@ -48,7 +64,11 @@ async fn main() -> ExitCode {
         .with_writer(io::stderr)
         .init();
     let done = match Arguments::parse().command {
-        Subcommands::Up { kubeconfig } => up(kubeconfig).await,
+        Subcommands::Up {
+            kubeconfig,
+            pods,
+            clusters,
+        } => up(kubeconfig, pods, clusters).await,
         Subcommands::Demo { broker, keep } => {
             return match demonstrate(demo::Options { broker, keep }).await {
                 Ok(()) => ExitCode::SUCCESS,
@@ -98,9 +118,27 @@ fn asked_to_end() -> Result<impl Future<Output = ()>, Error> {
     })
 }
 
-async fn up(kubeconfig: Option<PathBuf>) -> Result<(), Error> {
+async fn up(kubeconfig: Option<PathBuf>, pods: Made, clusters: Made) -> Result<(), Error> {
     let mut asked_to_end = pin!(asked_to_end()?);
     let mut builder = Sandbox::builder();
+    if let Made::Simulated = pods {
+        let options = node::Options {
+            pods: node::Pods::simulated(),
+            capacity: node::Capacity {
+                pods: 20_000,
+                ..node::Capacity::default()
+            },
+            ..node::Options::default()
+        };
+        builder = builder.node(options);
+    }
+    if let Made::Simulated = clusters {
+        let options = elasticache::Options {
+            nodes: elasticache::Nodes::Simulated,
+            ..elasticache::Options::default()
+        };
+        builder = builder.elasticache(options);
+    }
     if let Some(kubeconfig) = kubeconfig {
         builder = builder.existing_cluster(kubeconfig);
     }

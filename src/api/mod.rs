@@ -3,6 +3,8 @@
 //!
 //! This room holds types, their validation rules and the words that users read in conditions. It calls nobody.
 
+#[cfg(test)]
+mod cel_tests;
 pub mod conditions;
 mod connection;
 mod crds;

@@ -53,22 +53,25 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn claim_outbox(&self, limit: i64, lease: Duration) -> Result<Vec<OutboxItem>, LedgerError> {
-        let rows = self
-            .client()
-            .await?
-            .query(
-                "update instances set outbox_attempts = outbox_attempts + 1,
+        self.within("claiming rows of the outbox", async {
+            let rows = self
+                .client()
+                .await?
+                .query(
+                    "update instances set outbox_attempts = outbox_attempts + 1,
                         outbox_due_at = now() + make_interval(secs => $2)
                   where id in (select id from instances
                                 where applied_revision < desired_revision and outbox_due_at <= now()
                                 order by outbox_due_at limit $1 for update skip locked)
                  returning id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
                            namespace, name, desired, desired_revision, outbox_attempts",
-                &[&limit, &lease.as_secs_f64()],
-            )
-            .await
-            .map_err(LedgerError::statement("claiming rows of the outbox"))?;
-        rows.iter().map(|row| self.outbox_item(row)).collect()
+                    &[&limit, &lease.as_secs_f64()],
+                )
+                .await
+                .map_err(LedgerError::statement("claiming rows of the outbox"))?;
+            rows.iter().map(|row| self.outbox_item(row)).collect()
+        })
+        .await
     }
 
     fn outbox_item(&self, row: &Row) -> Result<OutboxItem, LedgerError> {
@@ -114,20 +117,23 @@ impl Ledger {
         revision: i64,
         uid: Option<&str>,
     ) -> Result<(), LedgerError> {
-        self.client()
-            .await?
-            .execute(
-                "update instances set applied_revision = $2, uid = coalesce($3, uid), outbox_attempts = 0,
+        self.within("noting that an instance was applied", async {
+            self.client()
+                .await?
+                .execute(
+                    "update instances set applied_revision = $2, uid = coalesce($3, uid), outbox_attempts = 0,
                         outbox_error = null, updated_at = now(),
                         outbox_due_at = case when desired_revision > $2 then now() else outbox_due_at end
                   where id = $1 and applied_revision < $2 and desired_revision >= $2",
-                &[&instance.as_str(), &revision, &uid],
-            )
-            .await
-            .map_err(LedgerError::statement(format!(
-                "noting that instance {instance} was applied"
-            )))?;
-        Ok(())
+                    &[&instance.as_str(), &revision, &uid],
+                )
+                .await
+                .map_err(LedgerError::statement(format!(
+                    "noting that instance {instance} was applied"
+                )))?;
+            Ok(())
+        })
+        .await
     }
 
     /// Notes why the resource could not be written, and when to try again.
@@ -135,17 +141,20 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn mark_unapplied(&self, instance: &InstanceId, error: &str, again: Duration) -> Result<(), LedgerError> {
-        self.client()
-            .await?
-            .execute(
-                "update instances set outbox_error = $2, outbox_due_at = now() + make_interval(secs => $3)
+        self.within("noting that an instance was not applied", async {
+            self.client()
+                .await?
+                .execute(
+                    "update instances set outbox_error = $2, outbox_due_at = now() + make_interval(secs => $3)
                   where id = $1 and applied_revision < desired_revision",
-                &[&instance.as_str(), &error, &again.as_secs_f64()],
-            )
-            .await
-            .map_err(LedgerError::statement(format!(
-                "noting that instance {instance} was not applied"
-            )))?;
-        Ok(())
+                    &[&instance.as_str(), &error, &again.as_secs_f64()],
+                )
+                .await
+                .map_err(LedgerError::statement(format!(
+                    "noting that instance {instance} was not applied"
+                )))?;
+            Ok(())
+        })
+        .await
     }
 }

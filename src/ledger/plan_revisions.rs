@@ -15,42 +15,45 @@ impl Ledger {
         digest: &[u8],
         kept: Option<(i64, Vec<u8>)>,
     ) -> Result<i64, LedgerError> {
-        let refused = || LedgerError::statement(format!("counting the revision of plan {plan}"));
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(refused())?;
-        // Two operators may see an edit at one time; the second waits and finds the first one's row.
-        transaction
-            .execute(
-                "select pg_advisory_xact_lock(hashtextextended($1, 0))",
-                &[&plan.as_str()],
-            )
-            .await
-            .map_err(refused())?;
-        let newest = transaction
-            .query_opt(
-                "select revision, digest from plan_revisions where plan_id = $1 order by revision desc limit 1",
-                &[&plan.as_str()],
-            )
-            .await
-            .map_err(refused())?
-            .map(|row| (row.get::<_, i64>(0), row.get::<_, Vec<u8>>(1)));
-        let in_ledger = newest.as_ref().map(|(revision, _)| *revision);
-        let revision = match newest.into_iter().chain(kept).max_by_key(|(revision, _)| *revision) {
-            Some((revision, known)) if known == digest => revision,
-            Some((revision, _)) => revision + 1,
-            None => 1,
-        };
-        if in_ledger == Some(revision) {
-            return Ok(revision);
-        }
-        transaction
-            .execute(
-                "insert into plan_revisions (plan_id, revision, digest) values ($1, $2, $3)",
-                &[&plan.as_str(), &revision, &digest],
-            )
-            .await
-            .map_err(refused())?;
-        transaction.commit().await.map_err(refused())?;
-        Ok(revision)
+        self.within("counting the revision of a plan", async {
+            let refused = || LedgerError::statement(format!("counting the revision of plan {plan}"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            // Two operators may see an edit at one time; the second waits and finds the first one's row.
+            transaction
+                .execute(
+                    "select pg_advisory_xact_lock(hashtextextended($1, 0))",
+                    &[&plan.as_str()],
+                )
+                .await
+                .map_err(refused())?;
+            let newest = transaction
+                .query_opt(
+                    "select revision, digest from plan_revisions where plan_id = $1 order by revision desc limit 1",
+                    &[&plan.as_str()],
+                )
+                .await
+                .map_err(refused())?
+                .map(|row| (row.get::<_, i64>(0), row.get::<_, Vec<u8>>(1)));
+            let in_ledger = newest.as_ref().map(|(revision, _)| *revision);
+            let revision = match newest.into_iter().chain(kept).max_by_key(|(revision, _)| *revision) {
+                Some((revision, known)) if known == digest => revision,
+                Some((revision, _)) => revision + 1,
+                None => 1,
+            };
+            if in_ledger == Some(revision) {
+                return Ok(revision);
+            }
+            transaction
+                .execute(
+                    "insert into plan_revisions (plan_id, revision, digest) values ($1, $2, $3)",
+                    &[&plan.as_str(), &revision, &digest],
+                )
+                .await
+                .map_err(refused())?;
+            transaction.commit().await.map_err(refused())?;
+            Ok(revision)
+        })
+        .await
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use uuid::Uuid;
-
+use super::acceptance;
 use super::instances::connection_place;
-use super::operations::{self, Outcome};
+use super::operations::{self, Operation, OperationKind, Outcome};
 use super::{Connection, InstanceId, Ledger, LedgerError};
 
 /// A leader's number. Writes of an earlier leader are refused.
@@ -78,13 +77,16 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn next_epoch(&self) -> Result<Epoch, LedgerError> {
-        let row = self
-            .client()
-            .await?
-            .query_one("update leader set epoch = epoch + 1 returning epoch", &[])
-            .await
-            .map_err(LedgerError::statement("taking the next epoch"))?;
-        Ok(Epoch(row.get(0)))
+        self.within("taking the next epoch", async {
+            let row = self
+                .client()
+                .await?
+                .query_one("update leader set epoch = epoch + 1 returning epoch", &[])
+                .await
+                .map_err(LedgerError::statement("taking the next epoch"))?;
+            Ok(Epoch(row.get(0)))
+        })
+        .await
     }
 
     /// The live rows whose present revision was applied, by namespace and name of their resource.
@@ -92,31 +94,34 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn applied_rows(&self) -> Result<HashMap<(String, String), AppliedRow>, LedgerError> {
-        let rows = self
-            .client()
-            .await?
-            .query(
-                "select id, namespace, name, uid, observed_version from instances
+        self.within("listing the instances that were applied", async {
+            let rows = self
+                .client()
+                .await?
+                .query(
+                    "select id, namespace, name, uid, observed_version from instances
                   where deleted_at is null and applied_revision = desired_revision",
-                &[],
-            )
-            .await
-            .map_err(LedgerError::statement("listing the instances that were applied"))?;
-        rows.iter()
-            .map(|row| {
-                let id: String = row.get("id");
-                let instance = id.parse().map_err(|error| LedgerError::Row {
-                    place: format!("instances/{id}"),
-                    reason: format!("id {error}"),
-                })?;
-                let row_of = AppliedRow {
-                    instance,
-                    uid: row.get("uid"),
-                    resource_version: row.get("observed_version"),
-                };
-                Ok(((row.get("namespace"), row.get("name")), row_of))
-            })
-            .collect()
+                    &[],
+                )
+                .await
+                .map_err(LedgerError::statement("listing the instances that were applied"))?;
+            rows.iter()
+                .map(|row| {
+                    let id: String = row.get("id");
+                    let instance = id.parse().map_err(|error| LedgerError::Row {
+                        place: format!("instances/{id}"),
+                        reason: format!("id {error}"),
+                    })?;
+                    let row_of = AppliedRow {
+                        instance,
+                        uid: row.get("uid"),
+                        resource_version: row.get("observed_version"),
+                    };
+                    Ok(((row.get("namespace"), row.get("name")), row_of))
+                })
+                .collect()
+        })
+        .await
     }
 
     /// Writes an observation, and ends the operation that waited for it.
@@ -124,91 +129,95 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses, or a later leader has begun.
     pub async fn project(&self, epoch: Epoch, observation: &Observation) -> Result<Projected, LedgerError> {
-        let id = observation.instance.as_str();
-        let refused = || LedgerError::statement(format!("projecting instance {id}"));
-        let connection = observation
-            .connection
-            .as_ref()
-            .map(|connection| self.seal_json(&connection_place(&observation.instance), connection))
-            .transpose()?;
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(refused())?;
-        guard(&transaction, epoch).await?;
-        let Some(row) = transaction
-            .query_opt(
-                "select i.deleted_at is not null as tombstone, i.desired, i.desired_revision, i.uid, i.observed_epoch,
-                        i.observed_version, o.id as operation, o.kind, o.desired_revision as waits_for
-                   from instances i left join operations o on o.instance_id = i.id and o.state = 'in_progress'
-                  where i.id = $1 for update of i",
-                &[&id],
-            )
-            .await
-            .map_err(refused())?
-        else {
-            return Ok(Projected::Unknown);
-        };
-        if row.get("tombstone") {
-            if observation.deleting {
-                return Ok(Projected::Stale);
-            }
-            transaction
-                .execute(
-                    "update instances set desired = 'absent', desired_revision = desired_revision + 1,
-                            outbox_due_at = now(), uid = $2, updated_at = now() where id = $1",
-                    &[&id, &observation.uid],
+        self.within("projecting an instance", async {
+            let id = observation.instance.as_str();
+            let refused = || LedgerError::statement(format!("projecting instance {id}"));
+            let connection = observation
+                .connection
+                .as_ref()
+                .map(|connection| self.seal_json(&connection_place(&observation.instance), connection))
+                .transpose()?;
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            guard(&transaction, epoch).await?;
+            let lock = transaction
+                .prepare_cached(
+                    "select deleted_at is not null as tombstone, uid, observed_epoch, observed_version
+                   from instances where id = $1 for update",
                 )
                 .await
                 .map_err(refused())?;
-            transaction.commit().await.map_err(refused())?;
-            self.outbox_wakeup().notify_one();
-            return Ok(Projected::Tombstone);
-        }
-        let seen = (row.get::<_, i64>("observed_epoch") == epoch.0
-            && row.get::<_, Option<String>>("uid").as_deref() == Some(&observation.uid))
-        .then(|| row.get::<_, Option<String>>("observed_version"))
-        .flatten();
-        if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
-            return Ok(Projected::Stale);
-        }
-        transaction
-            .execute(
+            let Some(row) = transaction.query_opt(&lock, &[&id]).await.map_err(refused())? else {
+                return Ok(Projected::Unknown);
+            };
+            if row.get("tombstone") {
+                if observation.deleting {
+                    return Ok(Projected::Stale);
+                }
+                transaction
+                    .execute(
+                        "update instances set desired = 'absent', desired_revision = desired_revision + 1,
+                            outbox_due_at = now(), uid = $2, updated_at = now() where id = $1",
+                        &[&id, &observation.uid],
+                    )
+                    .await
+                    .map_err(refused())?;
+                transaction.commit().await.map_err(refused())?;
+                self.outbox_wakeup().notify_one();
+                return Ok(Projected::Tombstone);
+            }
+            let seen = (row.get::<_, i64>("observed_epoch") == epoch.0
+                && row.get::<_, Option<String>>("uid").as_deref() == Some(&observation.uid))
+            .then(|| row.get::<_, Option<String>>("observed_version"))
+            .flatten();
+            if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
+                return Ok(Projected::Stale);
+            }
+            let update = transaction
+            .prepare_cached(
                 "update instances set uid = $2, observed_epoch = $3, observed_version = $4, ready = $5, reason = $6,
                         message = $7, connection = coalesce($8, connection), updated_at = now(),
                         provisioned_at = case when $5 then coalesce(provisioned_at, now()) else provisioned_at end
                   where id = $1",
-                &[
-                    &id,
-                    &observation.uid,
-                    &epoch.0,
-                    &observation.resource_version,
-                    &observation.ready,
-                    &observation.reason,
-                    &observation.message,
-                    &connection,
-                ],
             )
             .await
             .map_err(refused())?;
-        let operation: Option<Uuid> = row.get("operation");
-        let waits_for: Option<i64> = row.get("waits_for");
-        let kind: Option<String> = row.get("kind");
-        if let (Some(operation), Some(waits_for)) = (operation, waits_for)
-            && observation.ledger_revision >= waits_for
-            && kind.as_deref() != Some("deprovision")
-        {
-            let outcome = match &observation.verdict {
-                Verdict::No => None,
-                Verdict::Ready => Some(Outcome::Succeeded),
-                Verdict::Failed(why) => Some(Outcome::Failed {
-                    description: why.clone(),
-                }),
-            };
-            if let Some(outcome) = outcome {
-                operations::end(&transaction, operation, &outcome).await?;
+            transaction
+                .execute(
+                    &update,
+                    &[
+                        &id,
+                        &observation.uid,
+                        &epoch.0,
+                        &observation.resource_version,
+                        &observation.ready,
+                        &observation.reason,
+                        &observation.message,
+                        &connection,
+                    ],
+                )
+                .await
+                .map_err(refused())?;
+            let running = acceptance::latest_operation(&transaction, &observation.instance).await?;
+            if let Some(running) = running.filter(Operation::is_running)
+                && observation.ledger_revision >= running.desired_revision
+                && running.kind != OperationKind::Deprovision
+            {
+                let outcome = match &observation.verdict {
+                    Verdict::No => None,
+                    Verdict::Ready => Some(Outcome::Succeeded),
+                    Verdict::Failed(why) => Some(Outcome::Failed {
+                        description: why.clone(),
+                    }),
+                };
+                if let Some(outcome) = outcome {
+                    operations::end(&transaction, running.id, &outcome).await?;
+                }
             }
-        }
-        transaction.commit().await.map_err(refused())?;
-        Ok(Projected::Written)
+            transaction.commit().await.map_err(refused())?;
+            Ok(Projected::Written)
+        })
+        .await
     }
 
     /// Notes that an instance's resource is gone. An instance that is to be gone becomes a tombstone and its
@@ -222,13 +231,16 @@ impl Ledger {
         instance: &InstanceId,
         uid: Option<&str>,
     ) -> Result<(), LedgerError> {
-        let id = instance.as_str();
-        let refused = || LedgerError::statement(format!("projecting the absence of instance {id}"));
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(refused())?;
-        guard(&transaction, epoch).await?;
-        absent(&transaction, id, uid).await?;
-        transaction.commit().await.map_err(refused())
+        self.within("projecting the absence of an instance", async {
+            let id = instance.as_str();
+            let refused = || LedgerError::statement(format!("projecting the absence of instance {id}"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            guard(&transaction, epoch).await?;
+            absent(&transaction, instance, uid).await?;
+            transaction.commit().await.map_err(refused())
+        })
+        .await
     }
 
     /// Ends an absence that the outbox itself found: there was nothing to delete.
@@ -236,13 +248,16 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn applied_absence(&self, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
-        self.mark_applied(instance, revision, None).await?;
-        let id = instance.as_str();
-        let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(refused())?;
-        absent(&transaction, id, None).await?;
-        transaction.commit().await.map_err(refused())
+        self.within("noting that an instance is gone", async {
+            self.mark_applied(instance, revision, None).await?;
+            let id = instance.as_str();
+            let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            absent(&transaction, instance, None).await?;
+            transaction.commit().await.map_err(refused())
+        })
+        .await
     }
 
     /// Fails every operation that has outlived its deadline. Returns how many.
@@ -250,31 +265,34 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn expire_operations(&self) -> Result<usize, LedgerError> {
-        let refused = || LedgerError::statement("ending operations past their deadline");
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(refused())?;
-        let due = transaction
-            .query(
-                "select o.id, o.kind, i.message from operations o join instances i on i.id = o.instance_id
+        self.within("ending operations past their deadline", async {
+            let refused = || LedgerError::statement("ending operations past their deadline");
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            let due = transaction
+                .query(
+                    "select o.id, o.kind, i.message from operations o join instances i on i.id = o.instance_id
                   where o.state = 'in_progress' and o.deadline_at <= now()
                   order by o.deadline_at limit 100 for update of o skip locked",
-                &[],
-            )
-            .await
-            .map_err(refused())?;
-        let mut ended = 0;
-        for row in &due {
-            let (kind, last): (String, Option<String>) = (row.get("kind"), row.get("message"));
-            let last = last
-                .filter(|message| !message.is_empty())
-                .map_or_else(String::new, |last| format!("; last seen: {last}"));
-            let outcome = Outcome::Failed {
-                description: format!("{kind} took longer than the plan allows{last}"),
-            };
-            ended += usize::from(operations::end(&transaction, row.get("id"), &outcome).await?);
-        }
-        transaction.commit().await.map_err(refused())?;
-        Ok(ended)
+                    &[],
+                )
+                .await
+                .map_err(refused())?;
+            let mut ended = 0;
+            for row in &due {
+                let (kind, last): (String, Option<String>) = (row.get("kind"), row.get("message"));
+                let last = last
+                    .filter(|message| !message.is_empty())
+                    .map_or_else(String::new, |last| format!("; last seen: {last}"));
+                let outcome = Outcome::Failed {
+                    description: format!("{kind} took longer than the plan allows{last}"),
+                };
+                ended += usize::from(operations::end(&transaction, row.get("id"), &outcome).await?);
+            }
+            transaction.commit().await.map_err(refused())?;
+            Ok(ended)
+        })
+        .await
     }
 }
 
@@ -293,15 +311,15 @@ async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoch: Epoch) -
 
 async fn absent(
     transaction: &deadpool_postgres::Transaction<'_>,
-    id: &str,
+    instance: &InstanceId,
     uid: Option<&str>,
 ) -> Result<(), LedgerError> {
+    let id = instance.as_str();
     let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
     let Some(row) = transaction
         .query_opt(
-            "select i.desired, i.applied_revision = i.desired_revision as applied, i.uid, o.id as operation
-               from instances i left join operations o on o.instance_id = i.id and o.state = 'in_progress'
-              where i.id = $1 and i.deleted_at is null for update of i",
+            "select desired, applied_revision = desired_revision as applied, uid
+               from instances where id = $1 and deleted_at is null for update",
             &[&id],
         )
         .await
@@ -316,7 +334,10 @@ async fn absent(
     if another_came_after || !(wanted_gone || row.get::<_, bool>("applied")) {
         return Ok(());
     }
-    let operation: Option<Uuid> = row.get("operation");
+    // Read after the lock: one that was accepted while the lock was waited for is the one that ends.
+    let running = acceptance::latest_operation(transaction, instance)
+        .await?
+        .filter(Operation::is_running);
     let outcome = if wanted_gone {
         transaction
             .execute(
@@ -328,7 +349,7 @@ async fn absent(
             .map_err(refused())?;
         transaction
             .execute(
-                "update bindings set deleted_at = now() where instance_id = $1 and deleted_at is null",
+                "update bindings set deleted_at = now(), credentials = '' where instance_id = $1 and deleted_at is null",
                 &[&id],
             )
             .await
@@ -348,8 +369,8 @@ async fn absent(
             description: message.to_owned(),
         }
     };
-    if let Some(operation) = operation {
-        operations::end(transaction, operation, &outcome).await?;
+    if let Some(running) = running {
+        operations::end(transaction, running.id, &outcome).await?;
     }
     Ok(())
 }

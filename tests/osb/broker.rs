@@ -1,7 +1,7 @@
 //! A facade on a database of its own, and a client of it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cache_broker::api::{CachePlan, Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{Epoch, Observation, Verdict};
-use cache_broker::ledger::{InstanceId, KeyRing, Ledger};
+use cache_broker::ledger::{InstanceId, Ledger};
 use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Services, server};
 use cache_broker::webhooks::Policy;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -17,52 +17,14 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use sandbox::Sandbox;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+pub use crate::database::{empty_database, ledger, own_postgres};
+
 pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
-pub const KEYS: &str = "k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A Postgres for all tests of this program; it ends with the process.
-fn shared() -> &'static Sandbox {
-    static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
-    SANDBOX.get_or_init(|| {
-        let (send, receive) = std::sync::mpsc::channel();
-        // Its tasks need a runtime that outlives the test that came first.
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                send.send(own_postgres().await).unwrap();
-                std::future::pending::<()>().await;
-            });
-        });
-        receive.recv().unwrap()
-    })
-}
-
-pub async fn own_postgres() -> Sandbox {
-    Sandbox::builder().without_control_plane().start().await.unwrap()
-}
-
-/// The URL of an empty database.
-pub async fn empty_database() -> String {
-    let sandbox = tokio::task::spawn_blocking(shared).await.unwrap();
-    let name = format!("t{}", uuid::Uuid::new_v4().simple());
-    sandbox.postgres().create_database(&name).await.unwrap();
-    sandbox.postgres().database_url(&name)
-}
-
-pub fn ledger(url: &str) -> Ledger {
-    Ledger::new(
-        url.parse().unwrap(),
-        KeyRing::parse(&KEYS.to_owned().into()).unwrap(),
-        8,
-    )
-    .unwrap()
-}
 
 pub fn plan() -> CachePlan {
     serde_json::from_value(json!({

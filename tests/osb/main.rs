@@ -6,9 +6,12 @@
 
 mod broker;
 mod concurrency;
+#[path = "../common/database.rs"]
+mod database;
 mod http_rules;
 mod instance_life;
 mod outage;
+#[path = "../common/receiver.rs"]
 mod receiver;
 mod secrets;
 mod serving;

@@ -1,0 +1,24 @@
+//! The broker as it is run, on a real control plane, a real Postgres, real caches and the sandbox's ElastiCache.
+//!
+//! Most tests share one sandbox and one broker, and each keeps to what it ordered itself. Tests that take something away
+//! have a sandbox of their own.
+
+// The settings for tests do not reach the functions that tests share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod caches;
+mod cel;
+#[path = "../common/cel_cases.rs"]
+mod cel_cases;
+mod cluster;
+mod crash;
+mod osb;
+mod plans;
+mod provider;
+mod quiet;
+#[path = "../common/receiver.rs"]
+mod receiver;
+mod settings;
+mod stories;
+mod world;
+mod yaml;

@@ -1,0 +1,229 @@
+//! What ElastiCache refuses, does late, or does without saying so; and what the conditions make of it.
+
+use aws_sdk_elasticache::Client;
+use aws_sdk_elasticache::config::{BehaviorVersion, Credentials, Region};
+use cache_broker::provider::elasticache::{OWNER_TAG, provider_id as derived_id};
+use sandbox::elasticache::{Fault, FaultKind};
+use serde_json::{Value, json};
+
+use crate::cluster::{Place, provider_id, ready};
+use crate::world::{World, eventually, shared};
+
+const CREATE: &str = "CreateReplicationGroup";
+
+/// ElastiCache, as somebody else uses it.
+fn elasticache(world: &World) -> Client {
+    let config = aws_sdk_elasticache::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-west-2"))
+        .endpoint_url(world.sandbox.elasticache().unwrap().url())
+        .credentials_provider(Credentials::new("AKIASANDBOXSANDBOX00", "sandbox", None, None, "test"))
+        .build();
+    Client::from_conf(config)
+}
+
+async fn redis_plan(world: &World, members: Value) -> String {
+    let mut spec = json!({ "nodeType": "cache.t4g.micro" });
+    spec.as_object_mut()
+        .unwrap()
+        .extend(members.as_object().unwrap().clone());
+    world
+        .plan(json!({ "type": "redis", "version": "7.1" }), "elasticache", spec)
+        .await
+}
+
+/// An instance that waits for [`resume`], and the id that it will have.
+async fn paused(world: &World, plan: &str) -> (Place, String) {
+    let place = world
+        .order_by_yaml(plan, json!({ "cache.akkeris.io/paused": "true" }))
+        .await;
+    let instance = world.until_reason(&place, "Paused").await;
+    let id = derived_id("sandbox", instance.metadata.uid.as_deref().unwrap(), 0);
+    assert!(!world.exists_in_elasticache(&id));
+    (place, id)
+}
+
+async fn resume(world: &World, place: &Place) {
+    let annotation = "cache.akkeris.io/paused-";
+    world
+        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
+        .await;
+}
+
+fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
+    world
+        .sandbox
+        .elasticache()
+        .unwrap()
+        .faults()
+        .add(fault.on(operation).of(id));
+}
+
+async fn gone(world: &World, place: &Place, id: &str) {
+    world.delete(place).await;
+    world.until_nothing_is_left(place, Some(id)).await;
+}
+
+/// The outcomes of the calls that asked for a group to be made.
+fn creations(world: &World, id: &str) -> Vec<String> {
+    world.calls(CREATE, id).into_iter().map(|call| call.outcome).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_type_that_does_not_exist_is_refused_for_good() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({ "nodeType": "cache.t9.huge" })).await;
+    let place = world.order_by_yaml(&plan, json!({})).await;
+    let instance = world.until_reason(&place, "ProviderRefused").await;
+    let condition = ready(&instance).unwrap();
+    assert!(
+        condition.message.contains("creating replication group"),
+        "{condition:?}"
+    );
+    let stalled = &instance.status.as_ref().unwrap().conditions;
+    assert!(
+        stalled
+            .iter()
+            .any(|condition| condition.type_ == "Stalled" && condition.status == "True")
+    );
+    gone(world, &place, &provider_id(&instance)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_group_that_is_missing_is_waited_for() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({ "subnetGroup": "late-subnets" })).await;
+    let place = world.order_by_yaml(&plan, json!({})).await;
+    let instance = world.until_reason(&place, "ProviderUnavailable").await;
+    let message = ready(&instance).unwrap().message;
+    assert!(message.to_lowercase().contains("subnet"), "{message}");
+    elasticache(world)
+        .create_cache_subnet_group()
+        .cache_subnet_group_name("late-subnets")
+        .cache_subnet_group_description("late")
+        .subnet_ids("subnet-00000000000000001")
+        .send()
+        .await
+        .unwrap();
+    let instance = world.until_ready(&place).await;
+    gone(world, &place, &provider_id(&instance)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_and_errors_of_the_service_pass() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({})).await;
+    let (place, id) = paused(world, &plan).await;
+    for kind in [
+        FaultKind::Throttle,
+        FaultKind::ServerError,
+        FaultKind::Unavailable,
+        FaultKind::Capacity,
+    ] {
+        strike(world, Fault::new(kind).times(3), CREATE, &id);
+    }
+    resume(world, &place).await;
+    world.until_reason(&place, "ProviderUnavailable").await;
+    world.until_ready(&place).await;
+    assert_eq!(
+        creations(world, &id).iter().filter(|outcome| *outcome == "ok").count(),
+        1
+    );
+    gone(world, &place, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_makes_no_second_group() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({})).await;
+    let (place, id) = paused(world, &plan).await;
+    strike(world, Fault::new(FaultKind::LostAnswer).times(1), CREATE, &id);
+    resume(world, &place).await;
+    let instance = world.until_ready(&place).await;
+    assert_eq!(provider_id(&instance), id);
+    let outcomes = creations(world, &id);
+    assert_eq!(outcomes[0], "(answer lost)");
+    assert!(!outcomes.contains(&"ok".to_owned()), "{outcomes:?}");
+    gone(world, &place, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_fails_later_says_why() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({})).await;
+    let (place, id) = paused(world, &plan).await;
+    let fault = FaultKind::CreateFailed {
+        status: None,
+        message: Some("The moon stood in the way.".to_owned()),
+    };
+    strike(world, Fault::new(fault).times(1), CREATE, &id);
+    resume(world, &place).await;
+    let instance = world.until_reason(&place, "Failed").await;
+    let condition = ready(&instance).unwrap();
+    assert!(
+        condition.message.contains("The moon stood in the way."),
+        "{condition:?}"
+    );
+    gone(world, &place, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_somebody_else_is_left_alone() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({})).await;
+    let (place, id) = paused(world, &plan).await;
+    let elasticache = elasticache(world);
+    elasticache
+        .create_replication_group()
+        .replication_group_id(&id)
+        .replication_group_description("somebody else's")
+        .engine("redis")
+        .cache_node_type("cache.t4g.micro")
+        .num_cache_clusters(1)
+        .tags(
+            aws_sdk_elasticache::types::Tag::builder()
+                .key(OWNER_TAG)
+                .value("of-another")
+                .build(),
+        )
+        .send()
+        .await
+        .unwrap();
+    resume(world, &place).await;
+    let instance = world.until_reason(&place, "NameConflict").await;
+    assert!(ready(&instance).unwrap().message.contains(&id));
+    world.delete(&place).await;
+    world.until_nothing_is_left(&place, None).await;
+    assert!(world.exists_in_elasticache(&id), "somebody else's group was deleted");
+    let delete = || elasticache.delete_replication_group().replication_group_id(&id).send();
+    eventually("the end of the other group", async || {
+        let _ = delete().await;
+        (!world.exists_in_elasticache(&id)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_is_in_a_secret_before_elasticache_is_asked() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({ "transitEncryption": true, "authentication": "token" })).await;
+    let (place, id) = paused(world, &plan).await;
+    strike(world, Fault::new(FaultKind::AccessDenied).times(3), CREATE, &id);
+    resume(world, &place).await;
+    world.until_reason(&place, "ProviderUnavailable").await;
+    let jsonpath = "jsonpath={.data.password}";
+    let secret = format!("{}-auth", place.name);
+    let password = world
+        .kubectl(&["get", "secret", "-n", &place.namespace, &secret, "-o", jsonpath])
+        .await;
+    let password = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, password).unwrap();
+    let password = String::from_utf8(password).unwrap();
+    world.until_ready(&place).await;
+    let calls = world.calls(CREATE, &id);
+    assert!(calls.len() > 1, "{}", calls.len());
+    assert!(
+        calls.iter().all(|call| call.parameters["AuthToken"] == password),
+        "one password for all tries"
+    );
+    gone(world, &place, &id).await;
+}

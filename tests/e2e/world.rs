@@ -1,0 +1,249 @@
+//! A sandbox with the custom resources and default plans in it, and a broker as a process of its own.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use sandbox::Sandbox;
+use sandbox::supervisor::{Process, Program};
+use tokio::process::Command;
+
+use crate::osb::{self, Osb};
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const BROKER: &str = env!("CARGO_BIN_EXE_cache-broker");
+/// The folder of the project.
+pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A sandbox and the broker in it.
+pub struct World {
+    pub sandbox: Sandbox,
+    pub broker: Broker,
+}
+
+/// A broker process, and how to start it again.
+pub struct Broker {
+    program: Program,
+    process: Option<Process>,
+    url: String,
+    health: String,
+    authorization: String,
+    log: PathBuf,
+}
+
+/// The world of all tests that take nothing away. It ends with the process.
+pub async fn shared() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    let world = || {
+        let (send, receive) = std::sync::mpsc::channel();
+        // Its tasks need a runtime that outlives the test that came first.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                send.send(World::start(&[]).await).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        receive.recv().unwrap()
+    };
+    tokio::task::spawn_blocking(move || WORLD.get_or_init(world))
+        .await
+        .unwrap()
+}
+
+impl World {
+    /// A world of a test's own, its broker started with some variables more.
+    pub async fn start(variables: &[(&str, &str)]) -> Self {
+        let sandbox = Sandbox::start().await.unwrap();
+        let project = Path::new(PROJECT);
+        let apply = async |options: &[&str], path: &str| {
+            let path = project.join(path);
+            kubectl(
+                &sandbox,
+                &[&["apply", "--server-side"], options, &[path.to_str().unwrap()]].concat(),
+            )
+            .await;
+        };
+        tokio::join!(apply(&["-k"], "crds"), apply(&["-f"], "deploy/base/namespaces.yaml"));
+        kubectl(
+            &sandbox,
+            &["wait", "--for=condition=Established", "crd", "--all", "--timeout=90s"],
+        )
+        .await;
+        tokio::join!(
+            apply(&["-k"], "deploy/plans"),
+            apply(&["-f"], "deploy/base/plan-in-use.yaml")
+        );
+        let mut broker = Broker::new(&sandbox, "broker", 8443, variables);
+        broker.start(&sandbox).await;
+        let plans = kubectl(&sandbox, &["get", "cplan", "-o", "name"]).await.lines().count();
+        let osb = broker.osb();
+        eventually("a catalog with every plan", async || {
+            let catalog = osb.get("/v2/catalog").await;
+            let services = catalog.body["services"].as_array().unwrap();
+            let offered = services
+                .iter()
+                .map(|service| service["plans"].as_array().unwrap().len());
+            (offered.sum::<usize>() == plans).then_some(())
+        })
+        .await;
+        Self { sandbox, broker }
+    }
+
+    pub fn osb(&self) -> Osb {
+        self.broker.osb()
+    }
+
+    /// A connection to the ledger.
+    pub async fn sql(&self) -> tokio_postgres::Client {
+        let client = self.sandbox.postgres().connect("cache_broker").await.unwrap();
+        client.batch_execute("set search_path = cache_broker").await.unwrap();
+        client
+    }
+
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&self.sandbox, arguments).await
+    }
+
+    pub async fn kill_broker(&mut self) {
+        self.broker.kill().await;
+    }
+
+    pub async fn start_broker(&mut self) {
+        self.broker.start(&self.sandbox).await;
+    }
+}
+
+impl Broker {
+    /// A broker to be, on two ports of the sandbox's guest address: `port` for the API, the next one for health.
+    pub fn new(sandbox: &Sandbox, name: &str, port: u16, variables: &[(&str, &str)]) -> Self {
+        let guest: Ipv4Addr = sandbox.addresses().guest();
+        let mut program = Program::new(name, BROKER)
+            .env("PORT", port.to_string())
+            .env("HEALTH_PORT", (port + 1).to_string())
+            .env("RUST_LOG", "info,cache_broker=debug");
+        let environment = sandbox.environment();
+        let credentials = &environment
+            .iter()
+            .find(|(name, _)| name == "OSB_CREDENTIALS_FILE")
+            .unwrap()
+            .1;
+        let authorization = osb::basic(fs::read_to_string(credentials).unwrap().trim());
+        program.env.extend(
+            environment
+                .into_iter()
+                .map(|(name, value)| (OsString::from(name), value.into())),
+        );
+        program
+            .env
+            .extend(variables.iter().map(|(name, value)| (name.into(), value.into())));
+        let log = sandbox.supervisor().log_of(name);
+        shown_on_panic(log.clone());
+        Self {
+            program,
+            process: None,
+            url: format!("http://{guest}:{port}"),
+            health: format!("http://{guest}:{}", port + 1),
+            authorization,
+            log,
+        }
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub async fn start(&mut self, sandbox: &Sandbox) {
+        self.launch(sandbox);
+        let health = self.health();
+        eventually("readiness of the broker", async || {
+            let reply = health.try_get("/readyz").await?;
+            (reply.status == StatusCode::OK).then_some(())
+        })
+        .await;
+    }
+
+    pub fn launch(&mut self, sandbox: &Sandbox) {
+        self.process = Some(sandbox.supervisor().spawn(&self.program).unwrap());
+    }
+
+    /// Kills it as a crash would.
+    pub async fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.signal(rustix::process::Signal::KILL).unwrap();
+        process.wait().await.unwrap();
+    }
+
+    /// Asks it to end, and waits for that.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        process.signal(rustix::process::Signal::TERM).unwrap();
+        tokio::time::timeout(PATIENCE, process.wait()).await.unwrap().unwrap()
+    }
+
+    pub fn osb(&self) -> Osb {
+        Osb::new(&self.url, &self.authorization)
+    }
+
+    /// A client of `/livez` and `/readyz`.
+    pub fn health(&self) -> Osb {
+        Osb::new(&self.health, "")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+pub async fn kubectl(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let output = kubectl_command(sandbox).args(arguments).output().await.unwrap();
+    assert!(
+        output.status.success(),
+        "kubectl {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn kubectl_command(sandbox: &Sandbox) -> Command {
+    let mut command = Command::new("kubectl");
+    command.env("KUBECONFIG", sandbox.kubeconfig()).kill_on_drop(true);
+    command
+}
+
+/// Waits until a condition holds, and returns what it found.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// When a test fails, the end of every broker's log is printed: the files go with their sandbox.
+fn shown_on_panic(log: PathBuf) {
+    static LOGS: OnceLock<Mutex<Vec<PathBuf>>> = OnceLock::new();
+    let logs = LOGS.get_or_init(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            let logs = LOGS
+                .get()
+                .map(|logs| logs.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            for log in logs.unwrap_or_default() {
+                let Ok(text) = fs::read_to_string(&log) else { continue };
+                let lines: Vec<_> = text.lines().filter(|line| !line.contains("last_operation")).collect();
+                eprintln!("--- the end of {}", log.display());
+                eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            }
+        }));
+        Mutex::default()
+    });
+    logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+}
