@@ -2,7 +2,7 @@
 //!
 //! It is built once for a change and version, and served as bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -68,7 +68,7 @@ pub enum Unknown {
 
 impl Catalog {
     /// The catalog of those services and plans. A plan is offered once the operator gave it a revision and holds it
-    /// ready, if its provider is enabled and no other plan claims its id.
+    /// ready, if its provider is enabled and no older plan has its id.
     pub fn new<'a>(
         services: &Services,
         plans: impl IntoIterator<Item = &'a CachePlan>,
@@ -77,14 +77,12 @@ impl Catalog {
         let mut problems = Vec::new();
         let mut candidates: Vec<&CachePlan> = plans.into_iter().collect();
         candidates.sort_by_key(|plan| age_and_name(plan));
-        let mut claims: HashMap<&str, usize> = HashMap::new();
-        for plan in &candidates {
-            *claims.entry(plan.spec.id.as_str()).or_default() += 1;
-        }
+        let mut claimed = HashSet::new();
         let mut names = Vec::new();
         let mut offered: Vec<(&CachePlan, OfferedPlan)> = Vec::new();
         for plan in candidates {
             let resource = plan.metadata.name.clone().unwrap_or_default();
+            let first = claimed.insert(plan.spec.id.as_str());
             let Some(service) = services
                 .services
                 .iter()
@@ -96,9 +94,9 @@ impl Catalog {
                 ));
                 continue;
             };
-            if claims.get(plan.spec.id.as_str()).is_some_and(|claims| *claims > 1) {
+            if !first {
                 problems.push(format!(
-                    "CachePlan {resource} is not offered: another CachePlan has its id {} too; give one of them an id of its own",
+                    "CachePlan {resource} is not offered: an older CachePlan has its id {} too; give this one an id of its own",
                     plan.spec.id
                 ));
                 continue;
@@ -449,8 +447,8 @@ mod tests {
             other("again", "twice", "2026-01-01T00:00:00Z"),
             named("astray", json!({ "spec": { "service": "nobodys" } })),
         ]);
-        assert_eq!(ids(&catalog), ["o"]);
-        assert_eq!(catalog.problems().len(), 4, "{:?}", catalog.problems());
+        assert_eq!(ids(&catalog), ["o", "twice"]);
+        assert_eq!(catalog.problems().len(), 3, "{:?}", catalog.problems());
     }
 
     /// OSB 2.17, "Service Offering Object": a service has a plan.

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::ledger::DatabaseUrl;
@@ -249,8 +250,18 @@ impl CommandLine {
     /// # Errors
     /// When it cannot be understood; the error prints itself as clap's do.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalized(arguments))
+        Self::try_parse_from(normalized(arguments)).map_err(without_secrets)
     }
+}
+
+/// An error about the database's URL does not repeat it: it has the password in it.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let about = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if about.is_some_and(|about| about.contains("--database-url")) {
+        let hidden = ContextValue::String("(not shown)".to_owned());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 /// The old broker took glog's flags with one hyphen and `-background-tasks`, `-insecure`.
@@ -345,6 +356,17 @@ mod tests {
         assert!(line.settings.insecure && line.settings.background_tasks);
         let line = read(&["-insecure=false", "-logtostderr", "-v=4"]).unwrap();
         assert!(!line.settings.insecure && !line.settings.background_tasks);
+    }
+
+    #[test]
+    fn a_malformed_database_url_is_not_repeated() {
+        let error = read(&["--database-url=mysql://u:hunter2@h/d"]).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(
+            text.contains("--database-url") && text.contains("postgres://"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
