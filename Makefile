@@ -49,8 +49,9 @@ deny: $(DENY)/bin/cargo-deny ## Check dependencies: duplicates, licences, source
 	@$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 $(DENY)/bin/cargo-deny:
-	@scripts/step 'cargo-deny $(DENY_VERSION), once; it takes some minutes' \
-	  cargo install --quiet --locked --version $(DENY_VERSION) --root $(DENY) cargo-deny
+	@mkdir -p '$(CACHE)'
+	scripts/step 'cargo-deny $(DENY_VERSION), once; it takes some minutes' flock '$(DENY).lock' \
+	  cargo install --quiet --locked --version $(DENY_VERSION) --root '$(DENY)' cargo-deny
 
 .PHONY: clean
 clean: ## Remove what was built here

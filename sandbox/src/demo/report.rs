@@ -75,7 +75,7 @@ impl Report {
     /// Says something that a program printed.
     pub(super) fn quote(&self, text: &str) {
         for line in text.trim_end().lines() {
-            self.say(&format!("      {}", line.trim_end()));
+            self.say(format!("      {line}").trim_end());
         }
     }
 

@@ -189,7 +189,7 @@ fn an_available_cache_gets_its_connection_secret_and_is_ready_with_it() {
     let Next::Act(Step::Secret(SecretStep::ApplyConnection(data))) = decision.step else {
         panic!()
     };
-    assert_eq!(data["uri"].0, b"rediss://:hunter2hunter2hunter2@h:6379");
+    assert_eq!(data["uri"].0, b"rediss://default:hunter2hunter2hunter2@h:6379");
     assert_eq!(decision.report.record.provider_arn.as_deref(), Some("arn:g"));
     observed.secrets.extend([secret("i-connection", data)]);
     let decision = run(&desired, &observed);
