@@ -117,7 +117,8 @@ impl Ledger {
         Ok(settled)
     }
 
-    /// One statement is one transaction. `None` if the id was taken meanwhile.
+    /// One statement is one transaction. `None` if the id was taken meanwhile. Conflicts of every unique index count: two
+    /// inserts that both found the id free may meet first in the index of resource names.
     async fn insert_instance(&self, id: &InstanceId, new: &NewInstance) -> Result<Option<Uuid>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
         let (operation, event) = (Uuid::new_v4(), Uuid::new_v4());
@@ -136,7 +137,7 @@ impl Ledger {
                     insert into instances (id, service_id, plan_id, plan_name, plan_revision, organization_guid,
                         space_guid, context, parameters, webhook, namespace, name)
                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                    on conflict (id) do nothing
+                    on conflict do nothing
                     returning id, desired_revision
                 ), operation as (
                     insert into operations

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
-    Desired, Epoch, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance, Observation, Projected,
-    Settled, Verdict,
+    Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance, Observation,
+    Projected, Settled, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -37,25 +37,21 @@ impl World {
         Self { ledger, epoch, sql }
     }
 
+    /// Orders an instance unless it was; returns whether this was the order that was accepted.
+    async fn raced(&self, id: &str) -> bool {
+        let judge = |held: Option<&Held<_>>| match held {
+            None => Judgement::Accept(order(HOUR)),
+            Some(_) => Judgement::Answer(()),
+        };
+        let settled = self.ledger.provision(&id.parse().unwrap(), judge).await.unwrap();
+        matches!(settled, Settled::Accepted(_))
+    }
+
     async fn ordered(&self, id: &str, deadline: Duration) -> (InstanceId, Uuid) {
         let id: InstanceId = id.parse().unwrap();
-        let new = || NewInstance {
-            service_id: "s".parse().unwrap(),
-            plan_id: "p".parse().unwrap(),
-            plan_name: "small".to_owned(),
-            plan_revision: 1,
-            organization_guid: "o".to_owned(),
-            space_guid: "g".to_owned(),
-            context: Map::new(),
-            parameters: Map::new(),
-            namespace: "n".to_owned(),
-            webhook: None,
-            deadline,
-            request_identity: None,
-        };
         let settled = self
             .ledger
-            .provision(&id, |_| Judgement::<(), _>::Accept(new()))
+            .provision(&id, |_| Judgement::<(), _>::Accept(order(deadline)))
             .await
             .unwrap();
         let Settled::Accepted(operation) = settled else {
@@ -98,6 +94,23 @@ impl World {
             .await;
         let row = row.unwrap();
         (row.get(0), row.get(1))
+    }
+}
+
+fn order(deadline: Duration) -> NewInstance {
+    NewInstance {
+        service_id: "s".parse().unwrap(),
+        plan_id: "p".parse().unwrap(),
+        plan_name: "small".to_owned(),
+        plan_revision: 1,
+        organization_guid: "o".to_owned(),
+        space_guid: "g".to_owned(),
+        context: Map::new(),
+        parameters: Map::new(),
+        namespace: "n".to_owned(),
+        webhook: None,
+        deadline,
+        request_identity: None,
     }
 }
 
@@ -151,6 +164,17 @@ async fn an_operation_ends_once_as_what_was_seen_says() {
             );
         }
         assert_eq!(world.state(operation).await.0, state);
+    }
+}
+
+/// Two inserts that both found the id free meet in the index of resource names as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_race_for_one_id_are_one_order() {
+    let world = World::new().await;
+    for round in 0..60 {
+        let id = format!("i{round}");
+        let orders = futures::future::join_all((0..8).map(|_| world.raced(&id))).await;
+        assert_eq!(orders.iter().filter(|order| **order).count(), 1, "{id}");
     }
 }
 
