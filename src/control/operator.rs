@@ -93,6 +93,7 @@ impl Operator {
             ledger: self.ledger.clone(),
             epoch,
             stores: self.providers.stores.clone(),
+            client: self.client.clone(),
             plans: plan_nudge,
         };
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Error, deadline};
@@ -97,10 +97,12 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
         }
         (Desired::Present, Some(existing)) => {
             if written_from(&existing).is_none_or(|revision| revision < item.revision) {
-                let mut resource = resource(item);
-                resource.metadata.resource_version = existing.resource_version();
-                let how = PatchParams::apply(FIELD_MANAGER).force();
-                deadline(api.patch(&item.name, &how, &Patch::Apply(&resource))).await?;
+                let how = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                let change = Patch::Merge(change(&existing, item)?);
+                deadline(api.patch(&item.name, &how, &change)).await?;
             }
             Ok(ledger
                 .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
@@ -135,6 +137,35 @@ async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<()
 
 fn written_from(resource: &CacheInstance) -> Option<i64> {
     resource.annotation(annotations::LEDGER_REVISION)?.parse().ok()
+}
+
+/// What makes a resource say what the row says, on condition that it is still as it was read. A merge patch (RFC 7396)
+/// leaves alone what somebody else has set; what is not wanted any more is taken away by name.
+fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
+    let unwritable = |error: serde_json::Error| Error::Resource(format!("the resource of an order: {error}"));
+    let wanted = resource(item);
+    let before = serde_json::to_value(&existing.spec).map_err(unwritable)?;
+    let mut spec = serde_json::to_value(&wanted.spec).map_err(unwritable)?;
+    for name in ["parameters", "owner"] {
+        let absent: Vec<String> = before
+            .get(name)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(|members| members.keys())
+            .filter(|member| spec.get(name).and_then(|members| members.get(member)).is_none())
+            .cloned()
+            .collect();
+        for member in absent {
+            spec[name][member] = Value::Null;
+        }
+    }
+    Ok(json!({
+        "metadata": {
+            "resourceVersion": existing.resource_version(),
+            "annotations": wanted.metadata.annotations,
+        },
+        "spec": spec,
+    }))
 }
 
 /// The resource of an accepted instance.
@@ -183,6 +214,62 @@ fn resource(item: &OutboxItem) -> CacheInstance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn item(parameters: Value) -> OutboxItem {
+        OutboxItem {
+            instance: "i".parse().unwrap(),
+            plan: "p".parse().unwrap(),
+            plan_name: "large".to_owned(),
+            plan_revision: 2,
+            organization: "o".to_owned(),
+            space: "s".to_owned(),
+            context: json!({}),
+            parameters: parameters.as_object().unwrap().clone(),
+            namespace: "n".to_owned(),
+            name: "osb-1".to_owned(),
+            desired: Desired::Present,
+            revision: 7,
+            attempts: 1,
+        }
+    }
+
+    #[test]
+    fn a_change_takes_away_what_is_not_wanted_and_leaves_alone_what_is_not_ours() {
+        let existing: CacheInstance = serde_json::from_value(json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
+            "metadata": { "name": "osb-1", "namespace": "n", "resourceVersion": "41" },
+            "spec": {
+                "planRef": { "name": "small", "revision": 1 },
+                "parameters": { "connectionLimit": 5, "maxItemSize": "2Mi" },
+                "owner": { "organization": "o", "space": "s", "instanceName": "old" },
+                "deletionPolicy": "Retain",
+            },
+        }))
+        .unwrap();
+        let change = change(&existing, &item(json!({ "connectionLimit": 9 }))).unwrap();
+        assert_eq!(
+            change,
+            json!({
+                "metadata": {
+                    "resourceVersion": "41",
+                    "annotations": {
+                        "cache.akkeris.io/instance-id": "i", "cache.akkeris.io/ledger-revision": "7",
+                    },
+                },
+                "spec": {
+                    "planRef": { "name": "large", "revision": 2 },
+                    "parameters": { "connectionLimit": 9, "maxItemSize": null },
+                    "owner": { "organization": "o", "space": "s", "instanceName": null },
+                },
+            })
+        );
+        // The last of the parameters, too.
+        let none = super::change(&existing, &item(json!({}))).unwrap();
+        assert_eq!(
+            none["spec"]["parameters"],
+            json!({ "connectionLimit": null, "maxItemSize": null })
+        );
+    }
 
     #[test]
     fn retries_come_later_and_later_up_to_a_minute() {

@@ -127,7 +127,7 @@ impl Plans {
             let data = kept.data.as_ref().map(|data| data.0.to_string()).unwrap_or_default();
             (kept.revision, digest(&SHA256, data.as_bytes()).as_ref().to_vec())
         });
-        let revision = self.ledger.plan_revision(&id, known.as_ref(), kept).await?;
+        let revision = self.ledger.plan_revision(&id, &data, known.as_ref(), kept).await?;
         let reference = ObjectRef::new(&revision_name(&name, revision)).within(&self.namespace);
         if self.revisions.get(&reference).is_none() {
             let kept = ControllerRevision {

@@ -5,15 +5,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::Error;
+use super::{Error, deadline};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
-use crate::api::{CacheInstance, CachePlan, Connection, annotations};
+use crate::api::{CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
 use crate::ledger::{AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Projected, Verdict};
 use crate::provider::kubernetes::{Scope, Stores};
 
@@ -30,6 +31,8 @@ pub struct Projector {
     pub epoch: Epoch,
     /// Where connection Secrets are found.
     pub stores: Stores,
+    /// The API server.
+    pub client: Client,
     /// Hears of every plan whose instances changed.
     pub plans: mpsc::Sender<ObjectRef<CachePlan>>,
 }
@@ -109,7 +112,7 @@ impl Projector {
 
     async fn seen(&self, instance: &CacheInstance) -> Result<(), Error> {
         self.nudge_plan(instance).await;
-        let Some(observation) = observation(instance, self.connection(instance)) else {
+        let Some(observation) = observation(instance, self.connection(instance).await) else {
             return Ok(());
         };
         let projected = self
@@ -121,10 +124,26 @@ impl Projector {
         Ok(())
     }
 
-    fn connection(&self, instance: &CacheInstance) -> Option<Connection> {
-        let binding = instance.status.as_ref()?.binding.as_ref()?;
-        let secrets = self.stores.secrets_of(&instance.namespace()?, &instance.name_any());
-        Connection::from_secret_data(secrets.get(&binding.name)?.data.as_ref()?)
+    /// The connection that the status speaks of. The watch of Secrets may be behind the one of instances, and would
+    /// tell of the address before a change.
+    async fn connection(&self, instance: &CacheInstance) -> Option<Connection> {
+        let status = instance.status.as_ref()?;
+        let name = &status.binding.as_ref()?.name;
+        let namespace = instance.namespace()?;
+        let secrets = self.stores.secrets_of(&namespace, &instance.name_any());
+        let watched = secrets.get(name).and_then(|secret| connection_of(secret));
+        if watched
+            .as_ref()
+            .is_some_and(|watched| leads_to(watched, status) && has_nodes(watched, status))
+        {
+            return watched;
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        let read = deadline(api.get_opt(name)).await;
+        let secret = read
+            .inspect_err(|error| tracing::warn!(%namespace, secret = %name, %error, "reading a connection"))
+            .ok()??;
+        connection_of(&secret).filter(|connection| leads_to(connection, status))
     }
 
     async fn nudge_plan(&self, instance: &CacheInstance) {
@@ -152,6 +171,24 @@ impl Projector {
             }
         }
     }
+}
+
+fn connection_of(secret: &Secret) -> Option<Connection> {
+    Connection::from_secret_data(secret.data.as_ref()?)
+}
+
+/// Whether a connection is to the status' endpoint, if that has one.
+fn leads_to(connection: &Connection, status: &CacheInstanceStatus) -> bool {
+    status.endpoint.as_ref().is_none_or(|endpoint| {
+        connection.host == endpoint.host && connection.port == endpoint.port && connection.tls == endpoint.tls
+    })
+}
+
+/// Whether a connection names the nodes that the status names.
+fn has_nodes(connection: &Connection, status: &CacheInstanceStatus) -> bool {
+    let nodes = status.nodes.iter();
+    let addresses = nodes.filter_map(|node| Some(format!("{}:{}", node.host.as_ref()?, node.port?)));
+    addresses.eq(connection.nodes.iter().cloned())
 }
 
 fn instance_id(instance: &CacheInstance) -> Option<InstanceId> {
@@ -192,4 +229,94 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
         verdict,
         connection,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::conditions::{Progress, Reason};
+
+    fn instance(progress: Progress, generation: i64) -> CacheInstance {
+        let conditions: Vec<Condition> = conditions::standard(
+            &[],
+            progress,
+            Reason::Updating,
+            "said",
+            generation,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        serde_json::from_value(json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
+            "metadata": {
+                "name": "osb-1", "namespace": "n", "generation": 2, "uid": "u", "resourceVersion": "9",
+                "annotations": { "cache.akkeris.io/instance-id": "i", "cache.akkeris.io/ledger-revision": "7" },
+            },
+            "spec": { "planRef": { "name": "p" } },
+            "status": {
+                "conditions": conditions,
+                "endpoint": { "host": "h", "port": 1, "tls": false, "address": "h:1" },
+                "nodes": [{ "id": "a", "host": "h", "port": 1 }],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn connection(host: &str) -> Connection {
+        Connection {
+            engine: crate::api::EngineType::Redis,
+            provider: crate::api::ProviderKind::Kubernetes,
+            host: host.to_owned(),
+            port: 1,
+            tls: false,
+            username: None,
+            password: None,
+            nodes: vec![format!("{host}:1")],
+        }
+    }
+
+    #[test]
+    fn an_operation_ends_when_the_cache_is_as_it_was_asked_for_and_not_before() {
+        let verdict = |progress, generation, connection| {
+            let observation = observation(&instance(progress, generation), connection).unwrap();
+            assert_eq!(observation.ledger_revision, 7);
+            observation.verdict
+        };
+        let known = || Some(connection("h"));
+        assert_eq!(verdict(Progress::Ready, 2, known()), Verdict::Ready);
+        assert_eq!(
+            verdict(Progress::Stalled, 2, known()),
+            Verdict::Failed("said".to_owned())
+        );
+        for (progress, generation, connection) in [
+            // It serves, as it was.
+            (Progress::ReadyAndReconciling, 2, known()),
+            (Progress::Reconciling, 2, known()),
+            (Progress::Paused, 2, known()),
+            // The status speaks of the spec before.
+            (Progress::Ready, 1, known()),
+            (Progress::Stalled, 1, known()),
+            (Progress::Ready, 2, None),
+        ] {
+            assert_eq!(
+                verdict(progress, generation, connection),
+                Verdict::No,
+                "{progress:?} {generation}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_connection_of_before_a_change_is_known_by_its_address_and_nodes() {
+        let status = instance(Progress::Ready, 2).status.unwrap();
+        assert!(leads_to(&connection("h"), &status) && has_nodes(&connection("h"), &status));
+        assert!(!leads_to(&connection("old"), &status));
+        let more = Connection {
+            nodes: vec!["h:1".to_owned(), "gone:1".to_owned()],
+            ..connection("h")
+        };
+        assert!(leads_to(&more, &status) && !has_nodes(&more, &status));
+    }
 }

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::instances::{self, COLUMNS};
 use super::{
-    Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, ServiceId, WebhookTarget, listen,
-    operations, webhooks,
+    Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, ServiceId,
+    WebhookTarget, listen, operations, webhooks,
 };
 
 /// How often an acceptance is judged again because another request was faster.
@@ -204,6 +204,10 @@ impl Ledger {
             if let Some(running) = held.as_ref().and_then(Held::running) {
                 let outcome = Outcome::Failed {
                     description: "superseded by deprovision".to_owned(),
+                    remains: Remains {
+                        usable: false,
+                        repeatable: false,
+                    },
                 };
                 operations::end(&tx, running.id, &outcome).await?;
             }
@@ -238,29 +242,13 @@ impl Ledger {
         let row = tx.query_one(&statement, &[&id.as_str()]).await.map_err(refused)?;
         let revision: i64 = row.try_get(0).map_err(refused)?;
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
-        let statement = tx
-            .prepare_cached(
-                "insert into operations
-                    (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
-                 values ($1, $2, $3, $4, $5, clock_timestamp(),
-                    clock_timestamp() + make_interval(secs => $6::double precision))",
-            )
-            .await
-            .map_err(refused)?;
-        let operation = Uuid::new_v4();
-        tx.execute(
-            &statement,
-            &[
-                &operation,
-                &id.as_str(),
-                &OperationKind::Deprovision.as_str(),
-                &revision,
-                &new.request_identity,
-                &new.deadline.as_secs_f64(),
-            ],
-        )
-        .await
-        .map_err(refused)?;
+        let begun = operations::Begun {
+            kind: OperationKind::Deprovision,
+            desired_revision: revision,
+            request_identity: new.request_identity.as_deref(),
+            deadline: new.deadline,
+        };
+        let operation = operations::begin(tx, id, &begun).await?;
         if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
             webhooks::arm(self, tx, id, operation, &target).await?;
         }
@@ -269,7 +257,7 @@ impl Ledger {
     }
 
     /// Where an event goes: where the request says, else where the instance's events go.
-    fn target_for(
+    pub(super) fn target_for(
         &self,
         id: &InstanceId,
         requested: Option<&WebhookTarget>,

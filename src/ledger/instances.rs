@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Connection, InstanceId, Ledger, LedgerError, Operation, OperationKind, OperationState};
+use super::{Connection, InstanceId, Ledger, LedgerError, Operation, OperationKind, OperationState, Remains};
 
 /// An instance, without what is sealed.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +65,6 @@ impl<S> Held<S> {
 pub struct Polled {
     /// Whether the instance is gone.
     pub deleted: bool,
-    /// Whether it answers.
-    pub ready: bool,
     /// The sentence on its state.
     pub message: Option<String>,
     /// The operation asked for, or the latest; `None` if the one asked for is not of this instance.
@@ -84,6 +82,8 @@ pub struct PolledOperation {
     pub description: Option<String>,
     /// When it was accepted.
     pub created_at: Timestamp,
+    /// What a failed update left.
+    pub remains: Option<Remains>,
 }
 
 /// The columns that [`instance`] reads, in its order, of a table or alias `instances`.
@@ -180,11 +180,11 @@ impl Ledger {
     }
 
     async fn read_poll(&self, id: &InstanceId, operation: Option<Uuid>) -> Result<Option<Polled>, LedgerError> {
-        const NAMED: &str = "select deleted_at is not null, ready, message, kind, state, description, \
-             operations.created_at from instances \
+        const NAMED: &str = "select deleted_at is not null, message, kind, state, description, \
+             operations.created_at, instance_usable, update_repeatable from instances \
              left join operations on operations.id = $2 and instance_id = instances.id where instances.id = $1";
-        const LATEST: &str = "select deleted_at is not null, ready, message, kind, state, description, \
-             operations.created_at from instances left join lateral \
+        const LATEST: &str = "select deleted_at is not null, message, kind, state, description, \
+             operations.created_at, instance_usable, update_repeatable from instances left join lateral \
              (select * from operations where instance_id = instances.id order by created_at desc, id limit 1) \
              operations on true where instances.id = $1";
         let refused = |error| LedgerError::statement(format!("reading the state of instance {id}"))(error);
@@ -206,22 +206,26 @@ impl Ledger {
         let Some(row) = row.map_err(refused)? else {
             return Ok(None);
         };
-        let kind: Option<&str> = row.try_get(3).map_err(refused)?;
-        let state: Option<&str> = row.try_get(4).map_err(refused)?;
+        let kind: Option<&str> = row.try_get(2).map_err(refused)?;
+        let state: Option<&str> = row.try_get(3).map_err(refused)?;
+        let usable: Option<bool> = row.try_get(6).map_err(refused)?;
+        let repeatable: Option<bool> = row.try_get(7).map_err(refused)?;
         let operation = match kind.zip(state) {
             None => None,
             Some((kind, state)) => Some(PolledOperation {
                 kind: OperationKind::parse(kind).ok_or_else(|| unreadable(format!("kind {kind:?} is not known")))?,
                 state: OperationState::parse(state)
                     .ok_or_else(|| unreadable(format!("state {state:?} is not known")))?,
-                description: row.try_get(5).map_err(refused)?,
-                created_at: row.try_get(6).map_err(refused)?,
+                description: row.try_get(4).map_err(refused)?,
+                created_at: row.try_get(5).map_err(refused)?,
+                remains: usable
+                    .zip(repeatable)
+                    .map(|(usable, repeatable)| Remains { usable, repeatable }),
             }),
         };
         Ok(Some(Polled {
             deleted: row.try_get(0).map_err(refused)?,
-            ready: row.try_get(1).map_err(refused)?,
-            message: row.try_get(2).map_err(refused)?,
+            message: row.try_get(1).map_err(refused)?,
             operation,
         }))
     }

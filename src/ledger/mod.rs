@@ -18,6 +18,7 @@ mod plan_revisions;
 mod projection;
 mod readers;
 pub mod seal;
+mod updates;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -35,10 +36,11 @@ pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
 pub use instances::{Held, Instance, Polled, PolledOperation};
-pub use operations::{Operation, OperationKind, OperationState, Outcome};
+pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
 pub use outbox::{Desired, OutboxItem};
 pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};
+pub use updates::{Change, Changeable, NewUpdate};
 pub use webhooks::WebhookTarget;
 
 /// How long a caller waits for a connection.

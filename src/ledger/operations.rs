@@ -1,5 +1,7 @@
 //! Operations: what a platform was told is going on. An instance has at most one in progress.
 
+use std::time::Duration;
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -136,7 +138,18 @@ pub enum Outcome {
     Failed {
         /// Why, for people.
         description: String,
+        /// What is left of the instance, and whether trying again may help.
+        remains: Remains,
     },
+}
+
+/// What a failure leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Whether the instance can still be used, as it was before.
+    pub usable: bool,
+    /// Whether the same update may succeed when it is tried again.
+    pub repeatable: bool,
 }
 
 impl Outcome {
@@ -149,7 +162,7 @@ impl Outcome {
 
     /// The reason of a failure; `None` stands for the words of a success, which depend on the operation.
     fn reason(&self) -> Option<String> {
-        let Self::Failed { description } = self else {
+        let Self::Failed { description, .. } = self else {
             return None;
         };
         let description = description.trim();
@@ -158,10 +171,59 @@ impl Outcome {
         }
         Some(description.chars().take(MAX_DESCRIPTION).collect())
     }
+
+    fn remains(&self) -> Option<Remains> {
+        match self {
+            Self::Succeeded => None,
+            Self::Failed { remains, .. } => Some(*remains),
+        }
+    }
+}
+
+/// An operation to be.
+pub(super) struct Begun<'a> {
+    /// What it does.
+    pub kind: OperationKind,
+    /// The instance's desired revision that it brings about.
+    pub desired_revision: i64,
+    /// The platform's id of the request.
+    pub request_identity: Option<&'a str>,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// Begins an operation in the caller's transaction, and returns its id.
+pub(super) async fn begin(tx: &Transaction<'_>, instance: &InstanceId, begun: &Begun<'_>) -> Result<Uuid, LedgerError> {
+    let refused = || LedgerError::statement(format!("beginning an operation of instance {instance}"));
+    let statement = tx
+        .prepare_cached(
+            "insert into operations
+                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+             values ($1, $2, $3, $4, $5, clock_timestamp(),
+                clock_timestamp() + make_interval(secs => $6::double precision))",
+        )
+        .await
+        .map_err(refused())?;
+    let operation = Uuid::new_v4();
+    tx.execute(
+        &statement,
+        &[
+            &operation,
+            &instance.as_str(),
+            &begun.kind.as_str(),
+            &begun.desired_revision,
+            &begun.request_identity,
+            &begun.deadline.as_secs_f64(),
+        ],
+    )
+    .await
+    .map_err(refused())?;
+    Ok(operation)
 }
 
 /// Ends an operation that is in progress and makes its webhook due, in the caller's transaction. `false` if it was not
-/// in progress, and then nothing was changed.
+/// in progress, and then nothing was changed. The row of an instance whose update failed has its old plan, revision and
+/// parameters again; its resource has them once the row is [written anew](super::updates::rewrite).
 pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome) -> Result<bool, LedgerError> {
     let refused = || LedgerError::statement(format!("ending operation {operation}"));
     let statement = tx
@@ -171,9 +233,18 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 set state = $2, ended_at = now(), description = coalesce($3, case kind
                     when 'provision' then 'the instance is ready'
                     when 'update' then 'the instance was updated'
-                    else 'the instance was deleted' end)
+                    else 'the instance was deleted' end),
+                    instance_usable = case when kind = 'update' then $4::boolean end,
+                    update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at
+                returning id, instance_id, kind, state, description, ended_at,
+                    previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
+            ), put_back as (
+                update instances
+                set plan_id = previous_plan_id, plan_name = previous_plan_name,
+                    plan_revision = previous_plan_revision, parameters = previous_parameters
+                from ended
+                where instances.id = ended.instance_id and ended.state = 'failed' and previous_plan_id is not null
             ), due as (
                 update webhooks
                 set state = 'due', due_at = now(), body = jsonb_build_object(
@@ -192,8 +263,18 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
         )
         .await
         .map_err(refused())?;
+    let remains = outcome.remains();
     let row = tx
-        .query_one(&statement, &[&operation, &outcome.state().as_str(), &outcome.reason()])
+        .query_one(
+            &statement,
+            &[
+                &operation,
+                &outcome.state().as_str(),
+                &outcome.reason(),
+                &remains.map(|remains| remains.usable),
+                &remains.map(|remains| remains.repeatable),
+            ],
+        )
         .await
         .map_err(refused())?;
     let ended: i64 = row.try_get(0).map_err(refused())?;
@@ -213,6 +294,10 @@ mod tests {
         let reason = |description: &str| {
             Outcome::Failed {
                 description: description.to_owned(),
+                remains: Remains {
+                    usable: true,
+                    repeatable: true,
+                },
             }
             .reason()
             .unwrap()

@@ -1,7 +1,10 @@
+use serde_json::Value;
+
 use super::{Ledger, LedgerError, PlanId};
 
 impl Ledger {
-    /// The revision of a plan's spec, known by its digest: the newest one if that is the same spec, else the next.
+    /// The revision of a plan's spec, known by its digest: the newest one if that is the same spec, else the next. The
+    /// spec is kept, for requests about instances that run from an older one.
     ///
     /// A spec that comes back after another one counts anew, so revisions follow edits and never go back.
     /// `kept` is the newest revision that the cluster keeps, which the ledger may not know if it was restored from an
@@ -12,6 +15,7 @@ impl Ledger {
     pub async fn plan_revision(
         &self,
         plan: &PlanId,
+        spec: &Value,
         digest: &[u8],
         kept: Option<(i64, Vec<u8>)>,
     ) -> Result<i64, LedgerError> {
@@ -29,13 +33,15 @@ impl Ledger {
                 .map_err(refused())?;
             let newest = transaction
                 .query_opt(
-                    "select revision, digest from plan_revisions where plan_id = $1 order by revision desc limit 1",
+                    "select revision, digest, spec is not null from plan_revisions
+                     where plan_id = $1 order by revision desc limit 1",
                     &[&plan.as_str()],
                 )
                 .await
                 .map_err(refused())?
-                .map(|row| (row.get::<_, i64>(0), row.get::<_, Vec<u8>>(1)));
-            let in_ledger = newest.as_ref().map(|(revision, _)| *revision);
+                .map(|row| (row.get::<_, i64>(0), row.get::<_, Vec<u8>>(1), row.get::<_, bool>(2)));
+            let in_ledger = newest.as_ref().filter(|newest| newest.2).map(|newest| newest.0);
+            let newest = newest.map(|(revision, digest, _)| (revision, digest));
             let revision = match newest.into_iter().chain(kept).max_by_key(|(revision, _)| *revision) {
                 Some((revision, known)) if known == digest => revision,
                 Some((revision, _)) => revision + 1,
@@ -46,8 +52,9 @@ impl Ledger {
             }
             transaction
                 .execute(
-                    "insert into plan_revisions (plan_id, revision, digest) values ($1, $2, $3)",
-                    &[&plan.as_str(), &revision, &digest],
+                    "insert into plan_revisions (plan_id, revision, digest, spec) values ($1, $2, $3, $4)
+                     on conflict (plan_id, revision) do update set spec = excluded.spec",
+                    &[&plan.as_str(), &revision, &digest, &spec],
                 )
                 .await
                 .map_err(refused())?;

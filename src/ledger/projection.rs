@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::acceptance;
 use super::instances::connection_place;
-use super::operations::{self, Operation, OperationKind, Outcome};
-use super::{Connection, InstanceId, Ledger, LedgerError};
+use super::operations::{self, Operation, OperationKind, Outcome, Remains};
+use super::{Connection, InstanceId, Ledger, LedgerError, updates};
 
 /// A leader's number. Writes of an earlier leader are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,12 +206,21 @@ impl Ledger {
                 let outcome = match &observation.verdict {
                     Verdict::No => None,
                     Verdict::Ready => Some(Outcome::Succeeded),
+                    // Stalled: nothing changes until somebody changes something.
                     Verdict::Failed(why) => Some(Outcome::Failed {
                         description: why.clone(),
+                        remains: Remains {
+                            usable: true,
+                            repeatable: false,
+                        },
                     }),
                 };
                 if let Some(outcome) = outcome {
                     operations::end(&transaction, running.id, &outcome).await?;
+                    if outcome != Outcome::Succeeded && running.kind == OperationKind::Update {
+                        updates::rewrite(&transaction, &observation.instance).await?;
+                        self.outbox_wakeup().notify_one();
+                    }
                 }
             }
             transaction.commit().await.map_err(refused())?;
@@ -271,9 +280,10 @@ impl Ledger {
             let transaction = client.transaction().await.map_err(refused())?;
             let due = transaction
                 .query(
-                    "select o.id, o.kind, i.message from operations o join instances i on i.id = o.instance_id
+                    "select o.id, o.kind, o.instance_id, i.message
+                   from operations o join instances i on i.id = o.instance_id
                   where o.state = 'in_progress' and o.deadline_at <= now()
-                  order by o.deadline_at limit 100 for update of o skip locked",
+                  order by o.deadline_at limit 100 for update of o, i skip locked",
                     &[],
                 )
                 .await
@@ -286,10 +296,23 @@ impl Ledger {
                     .map_or_else(String::new, |last| format!("; last seen: {last}"));
                 let outcome = Outcome::Failed {
                     description: format!("{kind} took longer than the plan allows{last}"),
+                    remains: Remains {
+                        usable: true,
+                        repeatable: true,
+                    },
                 };
                 ended += usize::from(operations::end(&transaction, row.get("id"), &outcome).await?);
+                if kind == OperationKind::Update.as_str() {
+                    let id: String = row.get("instance_id");
+                    let instance = id.parse().map_err(|error| LedgerError::Row {
+                        place: format!("instances/{id}"),
+                        reason: format!("id {error}"),
+                    })?;
+                    updates::rewrite(&transaction, &instance).await?;
+                }
             }
             transaction.commit().await.map_err(refused())?;
+            self.outbox_wakeup().notify_one();
             Ok(ended)
         })
         .await
@@ -367,6 +390,10 @@ async fn absent(
             .map_err(refused())?;
         Outcome::Failed {
             description: message.to_owned(),
+            remains: Remains {
+                usable: false,
+                repeatable: false,
+            },
         }
     };
     if let Some(running) = running {

@@ -11,6 +11,8 @@ use http::HeaderValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::decide::moves::{self, Move};
+use super::request::ALLOW_REPLACE;
 use super::services::{Service, Services};
 use super::version::Version;
 use crate::api::{CachePlan, CachePlanSpec, ProviderKind, ProviderSpec, conditions};
@@ -204,10 +206,19 @@ fn document(services: &Services, offered: &[(&CachePlan, OfferedPlan)], version:
             let plans: Vec<Value> = offered
                 .iter()
                 .filter(|(_, plan)| plan.service_id == service.id)
-                .map(|(resource, plan)| plan_entry(service, resource, plan, version))
+                .map(|(resource, plan)| {
+                    let mut entry = plan_entry(service, resource, plan, version);
+                    if version >= Version::V15 {
+                        insert(&mut entry, "plan_updateable", json!(is_updatable(plan, offered)));
+                    }
+                    entry
+                })
                 .collect();
+            let updatable = offered
+                .iter()
+                .any(|(_, plan)| plan.service_id == service.id && is_updatable(plan, offered));
             // A service must have a plan.
-            (!plans.is_empty()).then(|| service_entry(service, plans, version))
+            (!plans.is_empty()).then(|| service_entry(service, plans, updatable, version))
         })
         .collect();
     let body = json!({ "services": services }).to_string();
@@ -223,7 +234,17 @@ fn document(services: &Services, offered: &[(&CachePlan, OfferedPlan)], version:
     }
 }
 
-fn service_entry(service: &Service, plans: Vec<Value>, version: Version) -> Value {
+/// Whether instances of a plan may move to another that is offered.
+fn is_updatable(plan: &OfferedPlan, offered: &[(&CachePlan, OfferedPlan)]) -> bool {
+    offered.iter().any(|(_, to)| {
+        to.id != plan.id
+            && to.service_id == plan.service_id
+            && moves::is_listed(&plan.spec, &to.resource)
+            && !matches!(moves::judge(&plan.spec, &to.spec), Move::Never(_))
+    })
+}
+
+fn service_entry(service: &Service, plans: Vec<Value>, updatable: bool, version: Version) -> Value {
     let mut metadata = Map::new();
     for (key, value) in [
         ("displayName", &service.display_name),
@@ -243,7 +264,7 @@ fn service_entry(service: &Service, plans: Vec<Value>, version: Version) -> Valu
         "name": service.name,
         "description": service.description,
         "bindable": true,
-        "plan_updateable": false,
+        "plan_updateable": updatable,
         "tags": service.tags,
         "metadata": metadata,
         "plans": plans,
@@ -251,6 +272,9 @@ fn service_entry(service: &Service, plans: Vec<Value>, version: Version) -> Valu
     if version >= Version::V14 {
         insert(&mut entry, "instances_retrievable", json!(true));
         insert(&mut entry, "bindings_retrievable", json!(true));
+    }
+    if version >= Version::V15 {
+        insert(&mut entry, "allow_context_updates", json!(true));
     }
     entry
 }
@@ -264,10 +288,14 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
         "free": spec.price.as_ref().is_none_or(|price| price.cents == 0),
         "metadata": plan_metadata(service, resource, spec),
     });
-    if let Some(schema) = &spec.parameters {
-        let schemas = json!({ "service_instance": { "create": { "parameters": schema.document() } } });
-        insert(&mut entry, "schemas", schemas);
-    }
+    let schema = spec.parameters.clone().unwrap_or_default().document();
+    let schemas = json!({
+        "service_instance": {
+            "create": { "parameters": schema },
+            "update": { "parameters": update_schema(schema.clone()) },
+        },
+    });
+    insert(&mut entry, "schemas", schemas);
     if version >= Version::V15 {
         let maintenance = json!({
             "version": maintenance_version(plan.revision),
@@ -278,6 +306,30 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
         insert(&mut entry, "maximum_polling_duration", json!(polling));
     }
     entry
+}
+
+/// What an update may set: what an order may, each of it or none; `null` takes a parameter away.
+fn update_schema(mut schema: Value) -> Value {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.remove("required");
+    }
+    for parameter in schema
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flat_map(|properties| properties.values_mut())
+    {
+        let choice = std::mem::take(parameter);
+        *parameter = json!({ "anyOf": [choice, { "type": "null" }] });
+    }
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        let replace = json!({
+            "type": "boolean",
+            "description": "Whether a new cache, at another address, may take the place of this one.",
+        });
+        properties.insert(ALLOW_REPLACE.to_owned(), replace);
+    }
+    schema
 }
 
 /// The keys of the broker this one replaces, which Akkeris reads, and those of the OSB profile, which others show.
@@ -449,6 +501,63 @@ mod tests {
         ]);
         assert_eq!(ids(&catalog), ["twice", "o"]);
         assert_eq!(catalog.problems().len(), 3, "{:?}", catalog.problems());
+    }
+
+    /// OSB 2.17, "Updating a Service Instance": platforms offer a plan change only where this says so.
+    #[test]
+    fn a_plan_is_updatable_if_it_leads_somewhere() {
+        let updatable = |plans: &[CachePlan]| -> (bool, Vec<bool>) {
+            let body = body(&catalog(plans), Version::V17);
+            let service = &body["services"][0];
+            let plans = service["plans"].as_array().unwrap();
+            (
+                service["plan_updateable"].as_bool().unwrap(),
+                plans
+                    .iter()
+                    .map(|plan| plan["plan_updateable"].as_bool().unwrap())
+                    .collect(),
+            )
+        };
+        let to = |id: &str, names: Value| named(id, json!({ "spec": { "updatableTo": names } }));
+        assert_eq!(updatable(&[named("a", json!({}))]), (false, vec![false]));
+        assert_eq!(
+            updatable(&[named("a", json!({})), named("b", json!({}))]),
+            (true, vec![true, true])
+        );
+        assert_eq!(
+            updatable(&[to("a", json!(["plan-b", "plan-a"])), to("b", json!([]))]),
+            (true, vec![true, false])
+        );
+        let newer = json!({ "spec": { "engine": { "version": "1.7" } } });
+        assert_eq!(
+            updatable(&[named("a", newer), named("b", json!({}))]),
+            (true, vec![false, true])
+        );
+    }
+
+    #[test]
+    fn an_update_may_leave_out_and_take_away_parameters() {
+        let plan = plan(json!({ "spec": { "parameters": { "required": ["connectionLimit"] } } }));
+        let body = body(&catalog(&[plan]), Version::V17);
+        let schemas = &body["services"][0]["plans"][0]["schemas"]["service_instance"];
+        let fits = |which: &str, values: Value| {
+            let schema = jsonschema::draft7::new(&schemas[which]["parameters"]).unwrap();
+            schema.is_valid(&values)
+        };
+        for (values, create, update) in [
+            (json!({ "connectionLimit": 5 }), true, true),
+            (json!({}), false, true),
+            (json!({ "connectionLimit": null }), false, true),
+            (json!({ "connectionLimit": 5, "allow_replace": true }), false, true),
+            (json!({ "connectionLimit": "x" }), false, false),
+            (json!({ "colour": 1 }), false, false),
+        ] {
+            assert_eq!(
+                (fits("create", values.clone()), fits("update", values.clone())),
+                (create, update),
+                "{values}"
+            );
+        }
     }
 
     /// OSB 2.17, "Service Offering Object": a service has a plan.

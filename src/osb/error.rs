@@ -147,6 +147,15 @@ impl OsbError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, description)
     }
 
+    /// The same, of an update that was not begun: the instance is as it was; may the same request succeed later?
+    pub fn of_update(self, repeatable: bool) -> Self {
+        Self {
+            instance_usable: Some(true),
+            update_repeatable: Some(repeatable),
+            ..self
+        }
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -41,7 +41,7 @@ use crate::webhooks::Policy;
 use catalog::Document;
 use decide::Answer;
 use error::OsbError;
-use request::{BindRequest, DeprovisionRequest, ProvisionRequest, Query};
+use request::{BindRequest, DeprovisionRequest, ProvisionRequest, Query, UpdateRequest};
 use routes::Call;
 
 /// The header by which platforms find a request in our log (OSB 2.17, "Request Identity").
@@ -174,6 +174,10 @@ impl Facade {
                 let body = read(&head.headers, body).await?;
                 self.bind(id, binding, version, &body).await
             }
+            Call::Update(id) => {
+                let body = read(&head.headers, body).await?;
+                self.update(id, head, version, &body).await
+            }
             Call::Fetch(id) => decide::fetch::instance(self.ledger.instance(id).await?.as_ref(), version),
             Call::Deprovision(id) => self.deprovision(id, head).await,
             Call::LastOperation(id) => self.last_operation(id, head, version).await,
@@ -221,6 +225,23 @@ impl Facade {
         match settled {
             Settled::Answered(reply) => reply,
             Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
+        }
+    }
+
+    async fn update(&self, id: &InstanceId, head: &Head, version: Version, body: &[u8]) -> decide::Reply {
+        let query = Query::parse(&head.query);
+        let identity = identity(&head.headers);
+        let request = UpdateRequest::parse(body, &query, version, self.webhook_policy, identity)?;
+        decide::update::admit(&request)?;
+        let catalog = self.current_catalog()?;
+        let settled = self
+            .ledger
+            .update(id, |held| decide::update::judge(&request, &catalog, held))
+            .await?;
+        match settled {
+            Settled::Answered(reply) => reply,
+            Settled::Accepted(Some(operation)) => Ok(Answer::accepted(operation)),
+            Settled::Accepted(None) => Ok(Answer::done()),
         }
     }
 

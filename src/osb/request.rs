@@ -1,7 +1,7 @@
 //! Requests, read leniently: unknown members are passed over, `null` is absent, a missing content type is JSON. What is
 //! wrong is refused by name, with what to send instead (OSB 2.17, "Content Type", "Vendor Extension Fields").
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::OsbError;
 use super::version::Version;
@@ -253,6 +253,87 @@ impl ProvisionRequest {
     }
 }
 
+/// The parameter that allows an update to replace the cache. It is the request's, and none of the plan's.
+pub const ALLOW_REPLACE: &str = "allow_replace";
+
+/// OSB 2.17, "Updating a Service Instance". `previous_values` is what the platform believes; the ledger knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdateRequest {
+    /// `service_id`
+    pub service_id: ServiceId,
+    /// `plan_id`
+    pub plan_id: Option<PlanId>,
+    /// `context`
+    pub context: Option<Map<String, Value>>,
+    /// `parameters` without [`ALLOW_REPLACE`]; absent if nothing is left.
+    pub parameters: Option<Map<String, Value>>,
+    /// [`ALLOW_REPLACE`]
+    pub allow_replace: bool,
+    /// `maintenance_info.version`
+    pub maintenance_version: Option<String>,
+    /// `?accepts_incomplete=true`
+    pub accepts_incomplete: bool,
+    /// `?webhook=&secret=`
+    pub webhook: Option<WebhookTarget>,
+    /// The platform's id of the request.
+    pub identity: Option<String>,
+}
+
+impl UpdateRequest {
+    pub(super) fn parse(
+        body: &[u8],
+        query: &Query,
+        version: Version,
+        policy: Policy,
+        identity: Option<String>,
+    ) -> Result<Self, OsbError> {
+        let body = Body::parse(body)?;
+        let service_id = body.id("service_id")?;
+        let plan_id = match body.text("plan_id")? {
+            Some(plan) => Some(id("plan_id", plan)?),
+            None => None,
+        };
+        body.object("previous_values")?;
+        let mut parameters = body.object("parameters")?;
+        let allow_replace = match parameters.remove(ALLOW_REPLACE) {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(allowed)) => allowed,
+            Some(_) => {
+                return Err(OsbError::bad_request(
+                    "the parameter allow_replace is neither true nor false: send one of them or leave it out",
+                ));
+            }
+        };
+        Ok(Self {
+            service_id,
+            plan_id,
+            context: body.member("context").map(|_| body.context()).transpose()?,
+            parameters: Some(parameters).filter(|parameters| !parameters.is_empty()),
+            allow_replace,
+            maintenance_version: body.maintenance_version(version)?,
+            accepts_incomplete: query.accepts_incomplete(),
+            webhook: query.webhook(policy)?,
+            identity,
+        })
+    }
+
+    /// Whether it asks for nothing of the cache.
+    pub fn is_context_only(&self) -> bool {
+        self.plan_id.is_none() && self.parameters.is_none() && self.maintenance_version.is_none()
+    }
+
+    /// What makes it the same request when it is sent again.
+    pub fn asked(&self) -> Value {
+        json!({
+            "plan_id": self.plan_id,
+            "context": self.context,
+            "parameters": self.parameters,
+            "allow_replace": self.allow_replace,
+            "maintenance_version": self.maintenance_version,
+        })
+    }
+}
+
 /// OSB 2.17, "Deprovisioning".
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeprovisionRequest {
@@ -319,7 +400,6 @@ pub(super) fn check_unbind(query: &Query) -> Result<(), OsbError> {
 mod tests {
     use http::StatusCode;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
@@ -421,6 +501,40 @@ mod tests {
     }
 
     #[test]
+    fn an_update_needs_its_service_only() {
+        let parse = |body: Value| {
+            UpdateRequest::parse(
+                body.to_string().as_bytes(),
+                &Query::default(),
+                Version::V17,
+                Policy::Public,
+                None,
+            )
+        };
+        let least = parse(json!({ "service_id": "s", "plan_id": null, "parameters": {}, "context": null })).unwrap();
+        assert!(least.is_context_only());
+        assert_eq!((least.context, least.parameters), (None, None));
+        let replacing = parse(json!({ "service_id": "s", "parameters": { "allow_replace": true } })).unwrap();
+        assert!(replacing.allow_replace && replacing.parameters.is_none());
+        for (body, part) in [
+            (json!({}), "service_id is missing"),
+            (json!({ "service_id": "s", "plan_id": 1 }), "plan_id is not a string"),
+            (
+                json!({ "service_id": "s", "previous_values": [] }),
+                "previous_values is not an object",
+            ),
+            (
+                json!({ "service_id": "s", "parameters": { "allow_replace": "yes" } }),
+                "allow_replace is neither",
+            ),
+        ] {
+            let error = parse(body).unwrap_err();
+            assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+            assert!(error.description().contains(part), "{}", error.description());
+        }
+    }
+
+    #[test]
     fn an_application_is_named_in_either_place() {
         let bind = |body: Value| BindRequest::parse(body.to_string().as_bytes()).unwrap().app_guid;
         assert_eq!(bind(json!({ "service_id": "s", "plan_id": "p" })), None);
@@ -456,6 +570,7 @@ mod tests {
                 prop_assert_eq!(error.status(), StatusCode::BAD_REQUEST);
             }
             let _ = BindRequest::parse(&bytes);
+            let _ = UpdateRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public, None);
         }
 
         #[test]

@@ -11,6 +11,7 @@ use crate::ledger::{BindingId, InstanceId};
 pub(super) enum Call {
     Catalog,
     Provision(InstanceId),
+    Update(InstanceId),
     Fetch(InstanceId),
     Deprovision(InstanceId),
     LastOperation(InstanceId),
@@ -40,9 +41,10 @@ impl Call {
                 let id = instance_id(segment(id)?)?;
                 match *method {
                     Method::PUT => Ok(Self::Provision(id)),
+                    Method::PATCH => Ok(Self::Update(id)),
                     Method::GET => Ok(Self::Fetch(id)),
                     Method::DELETE => Ok(Self::Deprovision(id)),
-                    _ => Err(OsbError::method_not_allowed("GET, PUT, DELETE")),
+                    _ => Err(OsbError::method_not_allowed("GET, PUT, PATCH, DELETE")),
                 }
             }
             (Some("service_instances"), Some(id), Some("last_operation"), None) => {
@@ -70,6 +72,7 @@ impl Call {
         match self {
             Self::Catalog => ("catalog", None, None),
             Self::Provision(id) => ("provision", Some(id), None),
+            Self::Update(id) => ("update", Some(id), None),
             Self::Fetch(id) => ("fetch", Some(id), None),
             Self::Deprovision(id) => ("deprovision", Some(id), None),
             Self::LastOperation(id) => ("last_operation", Some(id), None),
@@ -83,7 +86,7 @@ impl Call {
     pub(super) fn changes(&self) -> bool {
         matches!(
             self,
-            Self::Provision(_) | Self::Deprovision(_) | Self::Bind(..) | Self::Unbind(..)
+            Self::Provision(_) | Self::Update(_) | Self::Deprovision(_) | Self::Bind(..) | Self::Unbind(..)
         )
     }
 }
@@ -117,6 +120,7 @@ mod tests {
         for (method, path, call) in [
             (Method::GET, "/v2/catalog", Call::Catalog),
             (Method::PUT, "/v2/service_instances/i", Call::Provision(instance("i"))),
+            (Method::PATCH, "/v2/service_instances/i", Call::Update(instance("i"))),
             (Method::GET, "/v2/service_instances/i", Call::Fetch(instance("i"))),
             (
                 Method::DELETE,

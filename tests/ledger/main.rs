@@ -365,7 +365,8 @@ async fn a_row_of_the_outbox_is_taken_by_one_process_and_due_again_when_that_one
 async fn revisions_of_a_plan_count_edits_and_never_go_back() {
     let world = World::new().await;
     let plan = "p".parse().unwrap();
-    let count = async |digest: &[u8], kept| world.ledger.plan_revision(&plan, digest, kept).await.unwrap();
+    let spec = serde_json::json!({ "memory": "64Mi" });
+    let count = async |digest: &[u8], kept| world.ledger.plan_revision(&plan, &spec, digest, kept).await.unwrap();
     assert_eq!(count(b"one", None).await, 1);
     assert_eq!(count(b"one", None).await, 1);
     assert_eq!(count(b"two", None).await, 2);

@@ -154,6 +154,12 @@ impl Broker {
             .await
     }
 
+    pub async fn patch(&self, id: &str, body: &Value) -> Reply {
+        let path = format!("/v2/service_instances/{id}?accepts_incomplete=true");
+        let body = Full::new(Bytes::from(body.to_string()));
+        self.send(Self::request(Method::PATCH, &path).body(body).unwrap()).await
+    }
+
     pub async fn put(&self, path: &str, body: &Value) -> Reply {
         let body = Full::new(Bytes::from(body.to_string()));
         self.send(Self::request(Method::PUT, path).body(body).unwrap()).await
@@ -197,13 +203,18 @@ impl Broker {
 
     /// Tells the ledger that an instance was seen in the cluster.
     pub async fn seen(&self, id: &str, verdict: Verdict, version: u32) {
+        self.seen_from(id, verdict, version, 1).await;
+    }
+
+    /// The same, of a resource that was written from a later revision of the row.
+    pub async fn seen_from(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64) {
         let instance: InstanceId = id.parse().unwrap();
         let ready = verdict == Verdict::Ready;
         let observation = Observation {
             instance,
             uid: format!("uid-{id}"),
             resource_version: version.to_string(),
-            ledger_revision: 1,
+            ledger_revision,
             deleting: false,
             verdict,
             ready,
@@ -218,6 +229,12 @@ impl Broker {
     pub async fn gone(&self, id: &str) {
         let instance = id.parse().unwrap();
         self.ledger.project_absent(self.epoch, &instance, None).await.unwrap();
+    }
+
+    /// Offers those plans instead.
+    pub fn offer(&self, plans: &[CachePlan]) {
+        let catalog = Catalog::new(&Services::read(None).unwrap(), plans, &|_| true);
+        self.catalog.send_replace(Some(Arc::new(catalog)));
     }
 
     pub async fn count(&self, query: &str) -> i64 {

@@ -61,7 +61,7 @@ async fn every_refusal_is_json() {
         (405, &"GET".parse().unwrap())
     );
     assert_eq!(
-        send(Method::PATCH, "/v2/service_instances/i", Vec::new()).await.status,
+        send(Method::POST, "/v2/service_instances/i", Vec::new()).await.status,
         405
     );
     for (body, part) in [

@@ -15,4 +15,5 @@ mod outage;
 mod receiver;
 mod secrets;
 mod serving;
+mod updates;
 mod webhooks;

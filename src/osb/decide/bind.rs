@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Reply};
-use crate::ledger::{Binding, Connection, Credentials, Held, Judgement, NewBinding};
+use crate::ledger::{Binding, Connection, Credentials, Held, Judgement, NewBinding, OperationKind};
 use crate::osb::credentials;
 use crate::osb::error::OsbError;
 use crate::osb::request::BindRequest;
@@ -46,7 +46,11 @@ fn decide(
         }
         return Ok(Judgement::Answer(bound(StatusCode::OK, &existing.credentials, version)));
     }
-    if instance.service_id != request.service_id.as_str() || instance.plan_id != request.plan_id.as_str() {
+    // While it moves, a platform knows the plan it comes from.
+    let moves = held
+        .running()
+        .is_some_and(|running| running.kind == OperationKind::Update);
+    if !moves && (instance.service_id != request.service_id.as_str() || instance.plan_id != request.plan_id.as_str()) {
         return Err(OsbError::bad_request(format!(
             "the instance is of service {} and plan {}: send those as service_id and plan_id",
             instance.service_id, instance.plan_id
@@ -210,7 +214,9 @@ mod tests {
             refusal(&other_plan, &row, Some(&existing())).status(),
             StatusCode::CONFLICT
         );
-        assert_eq!(refusal(&other_plan, &row, None).status(), StatusCode::BAD_REQUEST);
+        assert_eq!(refusal(&other_plan, &row, None).code(), Some(Code::Concurrency));
+        let resting = Some(held(Some(connection())));
+        assert_eq!(refusal(&other_plan, &resting, None).status(), StatusCode::BAD_REQUEST);
         for request in [
             BindRequest {
                 app_guid: None,

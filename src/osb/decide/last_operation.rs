@@ -63,8 +63,10 @@ pub fn judge(polled: Option<&Polled>, named: bool, version: Version, now: Timest
         match operation.kind {
             OperationKind::Provision => {}
             OperationKind::Update => {
-                body.insert("instance_usable".to_owned(), json!(polled.ready));
-                body.insert("update_repeatable".to_owned(), json!(true));
+                let remains = operation.remains;
+                let (usable, repeatable) = remains.map_or((true, true), |it| (it.usable, it.repeatable));
+                body.insert("instance_usable".to_owned(), json!(usable));
+                body.insert("update_repeatable".to_owned(), json!(repeatable));
             }
             // Deleting goes on; who knows what is left of it.
             OperationKind::Deprovision => {
@@ -90,18 +92,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::PolledOperation;
+    use crate::ledger::{PolledOperation, Remains};
 
     fn polled(kind: OperationKind, state: OperationState) -> Polled {
         Polled {
             deleted: false,
-            ready: true,
             message: Some("being made".to_owned()),
             operation: Some(PolledOperation {
                 kind,
                 state,
                 description: Some("ended so".to_owned()),
                 created_at: Timestamp::UNIX_EPOCH,
+                remains: (kind == OperationKind::Update).then_some(Remains {
+                    usable: true,
+                    repeatable: false,
+                }),
             }),
         }
     }
@@ -154,7 +159,7 @@ mod tests {
         let update = failed(OperationKind::Update, Version::V16);
         assert_eq!(
             (&update["instance_usable"], &update["update_repeatable"]),
-            (&json!(true), &json!(true))
+            (&json!(true), &json!(false))
         );
     }
 
@@ -216,13 +221,12 @@ mod tests {
                 OperationState::InProgress, OperationState::Succeeded, OperationState::Failed,
             ]),
             version in prop::sample::select(Version::ALL.to_vec()),
-            (deleted, ready, named) in any::<(bool, bool, bool)>(),
+            (deleted, named) in any::<(bool, bool)>(),
             message in prop::option::of(prop::sample::select(vec!["", "being made"])),
             second in 0..200_000_i64,
         ) {
             let polled = Polled {
                 deleted,
-                ready,
                 message: message.map(str::to_owned),
                 ..polled(kind, state)
             };

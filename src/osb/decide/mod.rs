@@ -4,7 +4,9 @@ pub mod bind;
 pub mod deprovision;
 pub mod fetch;
 pub mod last_operation;
+pub mod moves;
 pub mod provision;
+pub mod update;
 
 use std::time::Duration;
 
