@@ -20,5 +20,6 @@ mod quiet;
 mod receiver;
 mod settings;
 mod stories;
+mod updates;
 mod world;
 mod yaml;

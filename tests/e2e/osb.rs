@@ -131,6 +131,11 @@ impl Osb {
         self.call(Method::PUT, path, body.to_string()).await.unwrap()
     }
 
+    pub async fn patch(&self, order: &Order, body: &Value) -> Reply {
+        let path = format!("/v2/service_instances/{}?accepts_incomplete=true", order.id);
+        self.call(Method::PATCH, &path, body.to_string()).await.unwrap()
+    }
+
     pub async fn delete(&self, path: &str) -> Reply {
         self.call(Method::DELETE, path, String::new()).await.unwrap()
     }

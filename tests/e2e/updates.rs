@@ -1,0 +1,47 @@
+//! Changes of an ordered instance, from the request to the cache.
+
+use serde_json::json;
+
+use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order};
+use crate::world::shared;
+
+/// `memcached-standard-0` of deploy/plans.
+const STANDARD_0: &str = "36120f94-2cd2-3133-8196-c2ef98deffb6";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memcached_in_the_cluster_moves_to_a_larger_plan_and_keeps_its_address() {
+    let world = shared().await;
+    let osb = world.osb();
+    let mut order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let mut body = order.body();
+    body["parameters"] = json!({ "maxItemSize": "2Mi" });
+    let path = format!("/v2/service_instances/{}?accepts_incomplete=true", order.id);
+    let operation = osb.put(&path, &body).await.operation();
+    assert_eq!(osb.ended(&order, &operation).await.0, "succeeded");
+    let place = world.place(&order).await;
+    let before = world.instance(&place).await.unwrap();
+    assert_eq!(before.spec.parameters["maxItemSize"], json!("2Mi"));
+
+    let change = json!({
+        "service_id": MEMCACHED, "plan_id": STANDARD_0, "parameters": { "maxItemSize": null },
+        "context": { "platform": "e2e", "instance_name": "renamed" },
+    });
+    let operation = osb.patch(&order, &change).await.operation();
+    let (state, description) = osb.ended(&order, &operation).await;
+    assert_eq!(state, "succeeded", "{description}");
+    let after = world.instance(&place).await.unwrap();
+    assert_eq!(after.spec.plan_ref.name, "memcached-standard-0");
+    assert!(after.spec.parameters.is_empty(), "{:?}", after.spec.parameters);
+    assert_eq!(
+        after.spec.owner.as_ref().unwrap().instance_name.as_deref(),
+        Some("renamed")
+    );
+    let (before, after) = (before.status.unwrap(), after.status.unwrap());
+    assert_eq!(after.plan.unwrap().name, "memcached-standard-0");
+    assert_eq!(after.endpoint, before.endpoint);
+
+    order.plan = STANDARD_0.to_owned();
+    let bound = osb.bind(&order, "b").await;
+    assert_eq!(bound.status, 201, "{bound:?}");
+    osb.give_back(&order).await;
+}
