@@ -147,16 +147,14 @@ fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
     let before = serde_json::to_value(&existing.spec).map_err(unwritable)?;
     let mut spec = serde_json::to_value(&wanted.spec).map_err(unwritable)?;
     for name in ["parameters", "owner"] {
-        let absent: Vec<String> = before
-            .get(name)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flat_map(|members| members.keys())
-            .filter(|member| spec.get(name).and_then(|members| members.get(member)).is_none())
-            .cloned()
-            .collect();
-        for member in absent {
-            spec[name][member] = Value::Null;
+        let (Some(before), Some(spec)) = (before.get(name).and_then(Value::as_object), spec.as_object_mut()) else {
+            continue;
+        };
+        let wanted = spec.entry(name).or_insert_with(|| json!({}));
+        for member in before.keys() {
+            if let Some(wanted) = wanted.as_object_mut() {
+                wanted.entry(member).or_insert(Value::Null);
+            }
         }
     }
     Ok(json!({
