@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::status as status_of;
 use super::*;
+use crate::provider::Record;
 
 fn instance(spec: &Value, metadata: &Value, status: &Value) -> CacheInstance {
     let mut object = json!({
