@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DeletionPolicy, EngineType, ProviderKind, schema};
+use super::{DeletionPolicy, EngineType, ProviderKind, Topology, schema};
 
 /// One cache.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,9 +181,27 @@ pub struct CacheInstanceStatus {
     /// How many times it was replaced by a new one in the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_generation: Option<u32>,
-    /// Provider ids that were replaced and are not deleted yet.
+    /// Who runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderKind>,
+    /// How it is built on ElastiCache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+    /// The cache that is being made to take its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
+    /// Caches whose place was taken and which are not deleted yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub superseded: Vec<String>,
+    pub superseded: Vec<Superseded>,
+    /// The restart that is going on, node by node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartStatus>,
+    /// The last `spec.restartAt` that was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarted_at: Option<Time>,
+    /// The `CacheBackup` that the cache was filled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<String>,
     /// Where it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
@@ -202,6 +220,54 @@ pub struct CacheInstanceStatus {
     /// The latest backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+}
+
+/// A cache that is being made to take another's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// Who makes it.
+    pub provider: ProviderKind,
+    /// Its id in the provider.
+    pub provider_id: String,
+    /// The provider's own name for it, noted once it was proven ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_arn: Option<String>,
+    /// How it is built on ElastiCache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+    /// How many the instance had before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+}
+
+/// A cache whose place another one took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Superseded {
+    /// The cache.
+    #[serde(flatten)]
+    pub cache: Replacement,
+    /// Since when the other one serves.
+    pub since: Time,
+    /// When it is deleted at the latest.
+    pub until: Time,
+}
+
+/// A restart that goes from node to node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartStatus {
+    /// The `spec.restartAt` that asked for it.
+    pub requested: Time,
+    /// Nodes that answered again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<String>,
+    /// The node that is being restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether the provider was seen to restart it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<bool>,
 }
 
 /// The plan an instance runs from.

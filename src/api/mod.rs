@@ -20,7 +20,7 @@ pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
-    PlanStatus, Restore, User,
+    PlanStatus, Replacement, RestartStatus, Restore, Superseded, User,
 };
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
@@ -40,6 +40,10 @@ pub const FINALIZER: &str = "cache.akkeris.io/finalizer";
 pub mod annotations {
     /// `"true"` stops all changes to an instance.
     pub const PAUSED: &str = "cache.akkeris.io/paused";
+    /// Moves an instance to a revision of its plan.
+    pub const UPDATE_TO_REVISION: &str = "cache.akkeris.io/update-to-revision";
+    /// Allows changes that lose data at any time: `"true"`, or the generation of the one spec it is meant for.
+    pub const APPROVE_DISRUPTION: &str = "cache.akkeris.io/approve-disruption";
     /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.

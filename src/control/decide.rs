@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::status_record::{record, recorded};
 use crate::api::conditions::{self, Progress, Reason};
 use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, FINALIZER, LocalRef, PlanState, PlanStatus,
     annotations, effective,
 };
-use crate::provider::{Desired, Existence, Record, Report};
+use crate::provider::{Consent, Desired, Existence, Report};
 
 /// A revision of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,13 +51,30 @@ pub enum Opening {
     Proceed(Box<Desired>),
 }
 
-/// The revision of its plan that an instance is pinned to: by its spec, else by what it ran from before.
+/// The revision of its plan that an instance is pinned to: by its spec, else by the annotation that moves it, else by
+/// what it ran from before.
 pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
-    instance
-        .spec
-        .plan_ref
-        .revision
-        .or_else(|| Some(instance.status.as_ref()?.plan.as_ref()?.revision))
+    let moved = || instance.annotation(annotations::UPDATE_TO_REVISION)?.parse().ok();
+    let before = || {
+        let plan = instance.status.as_ref()?.plan.as_ref()?;
+        (plan.name == instance.spec.plan_ref.name).then_some(plan.revision)
+    };
+    instance.spec.plan_ref.revision.or_else(moved).or_else(before)
+}
+
+/// Whether changes that lose data may be made whenever they are due.
+fn consent(instance: &CacheInstance) -> Consent {
+    let generation = instance.metadata.generation.unwrap_or_default().to_string();
+    let approved = instance
+        .annotation(annotations::APPROVE_DISRUPTION)
+        .is_some_and(|approval| approval == "true" || approval == generation);
+    // Over OSB asking is consent: what must not be done without more was refused there.
+    let ordered = instance.annotation(annotations::INSTANCE_ID).is_some();
+    if approved || ordered {
+        Consent::Given
+    } else {
+        Consent::Withheld
+    }
 }
 
 /// What an instance asks for.
@@ -91,7 +109,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
     let revision = match plan {
         PlanLookup::Found(revision) => revision,
         // Nothing is made before a plan is found, and what is made keeps the revision in its status.
-        _ if deleting && record.provider_id.is_none() => return Opening::LetGo,
+        _ if deleting && record.serving.is_none() => return Opening::LetGo,
         PlanLookup::NoPlan => {
             let message = format!(
                 "there is no CachePlan {0} yet: create it, or see `kubectl describe cacheplan {0}` if it exists; this goes on by itself then",
@@ -155,6 +173,8 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         owner: instance.spec.owner.clone().unwrap_or_default(),
         connection_secret: instance.connection_secret_name(),
         was_ready,
+        consent: consent(instance),
+        restart_at: instance.spec.restart_at.as_ref().map(|time| time.0),
         record,
     }))
 }
@@ -206,15 +226,6 @@ fn unsupported(instance: &CacheInstance) -> Option<String> {
     })
 }
 
-fn record(instance: &CacheInstance) -> Record {
-    instance.status.as_ref().map_or_else(Record::default, |status| Record {
-        provider_id: status.provider_id.clone(),
-        provider_arn: status.provider_arn.clone(),
-        generation: status.provider_generation.unwrap_or(0),
-        superseded: status.superseded.clone(),
-    })
-}
-
 /// A report that looked at nothing keeps the addresses that were known.
 fn carried(instance: &CacheInstance, report: Report) -> Report {
     let Some(status) = &instance.status else { return report };
@@ -261,10 +272,6 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
             now,
         ),
         plan: running.or(before.plan),
-        provider_id: report.record.provider_id.clone(),
-        provider_arn: report.record.provider_arn.clone(),
-        provider_generation: Some(report.record.generation),
-        superseded: report.record.superseded.clone(),
         endpoint: report.endpoint.clone(),
         reader_endpoint: report.reader_endpoint.clone(),
         nodes: report.nodes.clone(),
@@ -273,6 +280,7 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
         }),
         first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
         last_backup: before.last_backup,
+        ..recorded(instance, &report.record)
     }
 }
 

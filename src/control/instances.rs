@@ -106,7 +106,7 @@ impl Run<'_> {
             Ok(observed) => observed,
             Err(fault) => return self.faulted(desired, None, fault).await,
         };
-        let decision = providers.decide(desired, &observed);
+        let decision = providers.decide(desired, &observed, Timestamp::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {
             Next::Rest => {

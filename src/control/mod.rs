@@ -8,6 +8,7 @@ pub mod outbox;
 pub mod plans;
 mod projector;
 mod retries;
+mod status_record;
 
 use std::time::Duration;
 

@@ -6,13 +6,19 @@ pub mod elasticache;
 pub mod kubernetes;
 mod objects;
 mod providers;
+mod record;
 pub mod secrets;
+mod window;
 
 pub use providers::{ElastiCache, Observed, Providers};
+pub use record::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
+pub use window::{Consent, Leave, Window};
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CachePlanSpec, DeletionPolicy, Endpoint, Node, Owner};
@@ -38,6 +44,10 @@ pub struct Desired {
     pub connection_secret: String,
     /// Whether it ever answered.
     pub was_ready: bool,
+    /// Whether changes that lose data may be made whenever they are due.
+    pub consent: Consent,
+    /// When its nodes are to be restarted, if that was ever asked for.
+    pub restart_at: Option<Timestamp>,
     /// What was recorded of it in the provider.
     pub record: Record,
 }
@@ -49,19 +59,8 @@ pub enum Existence {
     Present,
     /// It is to go, in this way.
     Absent(DeletionPolicy),
-}
-
-/// What is kept in an instance's status about the provider. It is written before the call that makes it true.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    /// Its id in the provider.
-    pub provider_id: Option<String>,
-    /// The provider's own name for it, once it was proven ours.
-    pub provider_arn: Option<String>,
-    /// How many times it was replaced.
-    pub generation: u32,
-    /// Replaced ids that are not deleted yet.
-    pub superseded: Vec<String>,
+    /// It is to go since another cache of the instance took its place: what the two share, the Secrets, stays.
+    Superseded,
 }
 
 /// What to do next, what to say, and when to look again.

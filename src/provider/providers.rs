@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
 use super::{Decision, Desired, Existence, Fault, Next, Report, Step, elasticache, kubernetes};
@@ -75,10 +76,10 @@ impl Providers {
     }
 
     /// What to do next. Pure: it does no I/O.
-    pub fn decide(&self, desired: &Desired, observed: &Observed) -> Decision<Step> {
+    pub fn decide(&self, desired: &Desired, observed: &Observed, now: Timestamp) -> Decision<Step> {
         match (observed, desired.plan.provider()) {
             (Observed::Kubernetes(observed), Some(ProviderSpec::Kubernetes(spec))) => match &self.kubernetes {
-                Some(placement) => kubernetes::decide(desired, spec, placement, observed).map(Step::Kubernetes),
+                Some(placement) => kubernetes::decide(desired, spec, placement, observed, now).map(Step::Kubernetes),
                 None => disabled(desired, ProviderKind::Kubernetes),
             },
             (Observed::ElastiCache(_, observed), Some(ProviderSpec::ElastiCache(spec))) => match &self.elasticache {
@@ -138,7 +139,7 @@ fn disabled(desired: &Desired, kind: ProviderKind) -> Decision<Step> {
     };
     let what = match desired.existence {
         Existence::Present => "made",
-        Existence::Absent(_) => "deleted",
+        Existence::Absent(_) | Existence::Superseded => "deleted",
     };
     let message = format!(
         "the plan is made by {}, which the operator's settings switch off: nothing is {what} until {variable} is set",

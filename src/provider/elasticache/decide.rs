@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::{Decision, Desired, Existence, Record, Report};
-use super::{Create, Defaults, Live, OWNER_TAG, Observed, Ownership, Phase, Step, provider_id};
+use super::super::{Cluster, Decision, Desired, Existence, Place, Record, Report};
+use super::{Create, Defaults, Live, OWNER_TAG, Observed, Ownership, Phase, Step, Target, provider_id};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{
     Authentication, Connection, DeletionPolicy, ElastiCacheSpec, EngineType, Owner, ProviderKind, Topology,
@@ -10,14 +10,11 @@ use crate::provider::secrets::{self, SecretStep};
 
 /// What to do next for an instance on ElastiCache.
 pub fn decide(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, observed: &Observed) -> Decision<Step> {
-    let id = provider_id(&defaults.name_prefix, &desired.uid, desired.record.generation);
-    let record = Record {
-        provider_id: Some(id),
-        ..desired.record.clone()
-    };
+    let cluster = place(desired, defaults);
     match desired.existence {
-        Existence::Absent(policy) => absent(desired, record, policy, observed),
-        Existence::Present => present(desired, spec, defaults, record, observed),
+        Existence::Absent(policy) => absent(desired, cluster, policy, observed),
+        Existence::Superseded => absent(desired, cluster, DeletionPolicy::Delete, observed),
+        Existence::Present => present(desired, spec, defaults, cluster, observed),
     }
 }
 
@@ -25,17 +22,17 @@ fn present(
     desired: &Desired,
     spec: &ElastiCacheSpec,
     defaults: &Defaults,
-    mut record: Record,
+    mut cluster: Cluster,
     observed: &Observed,
 ) -> Decision<Step> {
-    let id = record.provider_id.clone().unwrap_or_default();
+    let id = cluster.target.id.clone();
     let authentication = spec.authentication == Some(Authentication::Token);
     let password = observed
         .secrets
         .get(&desired.auth_secret())
         .and_then(|secret| secrets::password(secret));
     let Some(live) = &observed.live else {
-        if record.provider_arn.is_some() {
+        if cluster.arn.is_some() {
             let message = format!(
                 "{id} is gone from ElastiCache although nobody asked for that here: delete this instance, and make a new one if the cache is still wanted"
             );
@@ -43,10 +40,17 @@ fn present(
                 Progress::Stalled,
                 Reason::ProviderResourceMissing,
                 message,
-                record,
+                recorded(desired, &cluster),
             ));
         }
-        let working = |message: &str| Report::new(Progress::Reconciling, Reason::Creating, message, record.clone());
+        let working = |message: &str| {
+            Report::new(
+                Progress::Reconciling,
+                Reason::Creating,
+                message,
+                recorded(desired, &cluster),
+            )
+        };
         if authentication && password.is_none() {
             return Decision::act(Step::Secret(SecretStep::CreateAuth), working("making the password"));
         }
@@ -57,8 +61,8 @@ fn present(
         );
     };
 
-    let say = |record: &Record, progress: Progress, reason: Reason, message: String| {
-        let mut report = Report::new(progress, reason, message, record.clone());
+    let say = |cluster: &Cluster, progress: Progress, reason: Reason, message: String| {
+        let mut report = Report::new(progress, reason, message, recorded(desired, cluster));
         report.endpoint.clone_from(&live.endpoint);
         report.reader_endpoint.clone_from(&live.reader_endpoint);
         report.nodes.clone_from(&live.nodes);
@@ -70,49 +74,54 @@ fn present(
     } else {
         Reason::Creating
     };
-    if record.provider_arn.is_none() {
+    if cluster.arn.is_none() {
         match observed.ownership {
             Ownership::Foreign => {
                 let message = format!(
                     "{id} exists in ElastiCache and carries another owner's tags: find out whose it is; change NAME_PREFIX if two brokers share the account"
                 );
-                return Decision::rest(Report::new(Progress::Stalled, Reason::NameConflict, message, record));
+                return Decision::rest(Report::new(
+                    Progress::Stalled,
+                    Reason::NameConflict,
+                    message,
+                    recorded(desired, &cluster),
+                ));
             }
-            Ownership::Ours => record.provider_arn.clone_from(&live.arn),
+            Ownership::Ours => cluster.arn.clone_from(&live.arn),
             // The id follows from this instance's uid: proof enough until the tags can be read.
             Ownership::Unreadable => {}
         }
     }
     match &live.phase {
         Phase::Creating => Decision::rest(say(
-            &record,
+            &cluster,
             Progress::Reconciling,
             Reason::Creating,
             format!("{id} is being created"),
         )),
         Phase::Deleting => {
             let message = format!("{id} is being deleted in ElastiCache although nobody asked for that here");
-            Decision::rest(say(&record, Progress::Reconciling, Reason::Unavailable, message))
+            Decision::rest(say(&cluster, Progress::Reconciling, Reason::Unavailable, message))
         }
         Phase::Failed(status) => {
             let cause = observed.failure.as_deref().unwrap_or("its events say no more");
             let message = format!(
                 "{id} is {status} in ElastiCache: {cause}; delete this instance, and order again once that is mended"
             );
-            Decision::rest(say(&record, Progress::Stalled, Reason::Failed, message))
+            Decision::rest(say(&cluster, Progress::Stalled, Reason::Failed, message))
         }
         Phase::Unknown(status) => {
             let message =
                 format!("{id} has the status {status:?} in ElastiCache, which is not known; waiting for another");
             Decision::rest(say(
-                &record,
+                &cluster,
                 Progress::Reconciling,
                 Reason::ProviderStateUnknown,
                 message,
             ))
         }
         Phase::Rebooting => Decision::rest(say(
-            &record,
+            &cluster,
             Progress::Reconciling,
             Reason::Restarting,
             format!("{id} is rebooting"),
@@ -123,11 +132,11 @@ fn present(
                     "Secret {} with the password of {id} is gone: put it back from a backup, or delete this instance",
                     desired.auth_secret()
                 );
-                return Decision::rest(say(&record, Progress::Stalled, Reason::Failed, message));
+                return Decision::rest(say(&cluster, Progress::Stalled, Reason::Failed, message));
             }
             let Some(endpoint) = &live.endpoint else {
                 return Decision::rest(say(
-                    &record,
+                    &cluster,
                     Progress::Reconciling,
                     first,
                     format!("{id} has no endpoint yet"),
@@ -152,7 +161,7 @@ fn present(
             };
             if let Some(step) = secrets::connection_step(desired, &observed.secrets, &connection) {
                 let report = say(
-                    &record,
+                    &cluster,
                     Progress::Reconciling,
                     first,
                     "writing the connection Secret".to_owned(),
@@ -160,21 +169,21 @@ fn present(
                 return Decision::act(Step::Secret(step), report);
             }
             let mut report = match (difference(desired, spec, live), &live.phase) {
-                (Some(difference), _) => say(&record, Progress::Stalled, Reason::Unsupported, difference),
+                (Some(difference), _) => say(&cluster, Progress::Stalled, Reason::Unsupported, difference),
                 (None, Phase::Modifying) => say(
-                    &record,
+                    &cluster,
                     Progress::ReadyAndReconciling,
                     Reason::Updating,
                     format!("{id} is being modified"),
                 ),
                 (None, Phase::Snapshotting) => say(
-                    &record,
+                    &cluster,
                     Progress::Ready,
                     Reason::Snapshotting,
                     format!("{id} answers while a snapshot is taken"),
                 ),
                 (None, _) => say(
-                    &record,
+                    &cluster,
                     Progress::Ready,
                     Reason::Available,
                     format!("{} answers at {}", desired.plan.engine.type_, endpoint.address),
@@ -186,10 +195,39 @@ fn present(
     }
 }
 
-fn absent(desired: &Desired, record: Record, policy: DeletionPolicy, observed: &Observed) -> Decision<Step> {
-    let id = record.provider_id.clone().unwrap_or_default();
-    let deleting = |message: String| Report::new(Progress::Reconciling, Reason::Deleting, message, record.clone());
-    let secrets = secrets::owned(desired, &observed.secrets);
+/// Where the cache is, or is to be.
+pub fn place(desired: &Desired, defaults: &Defaults) -> Cluster {
+    desired.record.cluster().cloned().unwrap_or_else(|| Cluster {
+        target: Target {
+            topology: desired.plan.topology(),
+            id: provider_id(&defaults.name_prefix, &desired.uid, 0),
+        },
+        arn: None,
+        generation: 0,
+    })
+}
+
+fn recorded(desired: &Desired, cluster: &Cluster) -> Record {
+    Record {
+        serving: Some(Place::ElastiCache(cluster.clone())),
+        ..desired.record.clone()
+    }
+}
+
+fn absent(desired: &Desired, cluster: Cluster, policy: DeletionPolicy, observed: &Observed) -> Decision<Step> {
+    let id = cluster.target.id.clone();
+    let deleting = |message: String| {
+        Report::new(
+            Progress::Reconciling,
+            Reason::Deleting,
+            message,
+            recorded(desired, &cluster),
+        )
+    };
+    let secrets = match desired.existence {
+        Existence::Superseded => Vec::new(),
+        Existence::Present | Existence::Absent(_) => secrets::owned(desired, &observed.secrets),
+    };
     let Some(live) = &observed.live else {
         // Not left to the cluster's garbage collector: who is told that the cache is gone may count on its password
         // being gone.
@@ -200,7 +238,7 @@ fn absent(desired: &Desired, record: Record, policy: DeletionPolicy, observed: &
             Decision::act(Step::Secret(SecretStep::Delete(secrets)), deleting(message))
         };
     };
-    if record.provider_arn.is_none() && observed.ownership == Ownership::Foreign {
+    if cluster.arn.is_none() && observed.ownership == Ownership::Foreign {
         return Decision::release(deleting(format!("{id} is somebody else's and stays")));
     }
     // What never answered holds nobody's data.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{CachePlanSpec, Endpoint, Node};
-use crate::provider::Next;
+use crate::provider::{Consent, Next};
 
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -48,6 +48,8 @@ fn desired(plan: CachePlanSpec) -> Desired {
         },
         connection_secret: "i-connection".to_owned(),
         was_ready: false,
+        consent: Consent::Withheld,
+        restart_at: None,
         record: Record::default(),
     }
 }
@@ -67,6 +69,17 @@ fn live(phase: Phase) -> Live {
         }],
         node_type: Some("cache.t4g.micro".to_owned()),
         authentication: true,
+    }
+}
+
+fn proven() -> Cluster {
+    Cluster {
+        target: Target {
+            topology: Topology::ReplicationGroup,
+            id: provider_id("test", UID, 0),
+        },
+        arn: Some("arn:g".to_owned()),
+        generation: 0,
     }
 }
 
@@ -122,7 +135,7 @@ fn a_create_is_on_record_first_under_an_id_that_follows_from_the_uid() {
     let Next::Act(Step::Create(create)) = decision.step else {
         panic!()
     };
-    assert_eq!(decision.report.record.provider_id.as_deref(), Some(create.id.as_str()));
+    assert_eq!(decision.report.record.cluster().unwrap().target.id, create.id);
     assert_eq!(create.id, provider_id("test", UID, 0));
     assert_eq!(create.tags[OWNER_TAG], UID);
     assert_eq!(create.tags["cache.akkeris.io/organization"], "org- drop");
@@ -190,7 +203,7 @@ fn an_available_cache_gets_its_connection_secret_and_is_ready_with_it() {
         panic!()
     };
     assert_eq!(data["uri"].0, b"rediss://default:hunter2hunter2hunter2@h:6379");
-    assert_eq!(decision.report.record.provider_arn.as_deref(), Some("arn:g"));
+    assert_eq!(decision.report.record.cluster().unwrap().arn.as_deref(), Some("arn:g"));
     observed.secrets.extend([secret("i-connection", data)]);
     let decision = run(&desired, &observed);
     assert_eq!(decision.step, Next::Rest);
@@ -218,7 +231,7 @@ fn whose_tags_name_another_is_left_alone_also_when_deleting() {
 #[test]
 fn what_was_proven_and_is_gone_is_not_made_again() {
     let mut desired = desired(redis());
-    desired.record.provider_arn = Some("arn:g".to_owned());
+    desired.record.serving = Some(Place::ElastiCache(proven()));
     let decision = run(&desired, &with_auth(observed(None)));
     assert_eq!(
         (decision.step, decision.report.reason),
@@ -367,14 +380,14 @@ proptest! {
     fn never_does_what_would_lose_or_leak(
         phase in proptest::option::of(phases()),
         ownership in prop_oneof![Just(Ownership::Ours), Just(Ownership::Foreign), Just(Ownership::Unreadable)],
-        auth: bool, was_ready: bool, proven: bool,
+        auth: bool, was_ready: bool, known: bool,
         policy in proptest::option::of(prop_oneof![
             Just(DeletionPolicy::Delete), Just(DeletionPolicy::Retain), Just(DeletionPolicy::Snapshot)
         ]),
     ) {
         let mut desired = desired(redis());
         desired.was_ready = was_ready;
-        desired.record.provider_arn = proven.then(|| "arn:g".to_owned());
+        desired.record.serving = known.then(|| Place::ElastiCache(proven()));
         desired.existence = policy.map_or(Existence::Present, Existence::Absent);
         let mut seen = observed(phase.map(live));
         seen.ownership = ownership;
@@ -382,11 +395,11 @@ proptest! {
         let decision = run(&desired, &seen);
         match &decision.step {
             Next::Act(Step::Create(create)) => {
-                prop_assert!(policy.is_none() && seen.live.is_none() && !proven && auth);
-                prop_assert_eq!(decision.report.record.provider_id.as_ref(), Some(&create.id));
+                prop_assert!(policy.is_none() && seen.live.is_none() && !known && auth);
+                prop_assert_eq!(decision.report.record.cluster().map(|cluster| &cluster.target.id), Some(&create.id));
             }
             Next::Act(Step::Delete { .. }) => {
-                prop_assert!(policy.is_some() && (proven || ownership != Ownership::Foreign));
+                prop_assert!(policy.is_some() && (known || ownership != Ownership::Foreign));
                 prop_assert!(policy != Some(DeletionPolicy::Retain) || !was_ready);
             }
             Next::Act(Step::Secret(SecretStep::CreateAuth)) => prop_assert!(!auth && seen.live.is_none()),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::super::{Desired, Fault};
-use super::{Defaults, Observed, Ownership, Phase, Poller, Target, provider_id};
+use super::decide::place;
+use super::{Defaults, Observed, Ownership, Phase, Poller, Target};
 
 /// Gathers what there is of an instance on ElastiCache.
 ///
@@ -18,16 +19,14 @@ pub async fn observe(
     defaults: &Defaults,
     secrets: BTreeMap<String, Arc<Secret>>,
 ) -> Result<(Target, Observed), Fault> {
-    let target = Target {
-        topology: desired.plan.topology(),
-        id: provider_id(&defaults.name_prefix, &desired.uid, desired.record.generation),
-    };
+    let place = place(desired, defaults);
+    let target = place.target;
     let live = poller.look(&target).await?;
     let mut ownership = Ownership::Unreadable;
     let mut failure = None;
     if let Some(live) = &live {
         let readable = !matches!(live.phase, Phase::Creating | Phase::Deleting);
-        if let (None, Some(arn), true) = (&desired.record.provider_arn, &live.arn, readable) {
+        if let (None, Some(arn), true) = (&place.arn, &live.arn, readable) {
             ownership = poller.ownership(arn, &desired.uid).await;
         }
         if matches!(live.phase, Phase::Failed(_)) {

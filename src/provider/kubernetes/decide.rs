@@ -1,5 +1,6 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
@@ -9,24 +10,38 @@ use super::manifests::{self, Impossible};
 use super::{Kind, Manifest, Observed, Placement, Step};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{Connection, DeletionPolicy, Endpoint, KubernetesSpec, Node, ProviderKind};
+use crate::provider::Place;
 use crate::provider::secrets::{self, SecretStep};
 use crate::settings::ServiceHost;
 
 /// What to do next for an instance in the cluster.
-pub fn decide(desired: &Desired, spec: &KubernetesSpec, placement: &Placement, observed: &Observed) -> Decision<Step> {
+pub fn decide(
+    desired: &Desired,
+    spec: &KubernetesSpec,
+    placement: &Placement,
+    observed: &Observed,
+    now: Timestamp,
+) -> Decision<Step> {
     match desired.existence {
         Existence::Absent(policy) => absent(desired, policy, observed),
-        Existence::Present => present(desired, spec, placement, observed),
+        Existence::Superseded => absent(desired, DeletionPolicy::Delete, &without_secrets(observed)),
+        Existence::Present => present(desired, spec, placement, observed, now),
     }
 }
 
 fn report(desired: &Desired, progress: Progress, reason: Reason, message: impl Into<String>) -> Report {
     let mut record = desired.record.clone();
-    record.provider_id = Some(format!("{}/{}", desired.namespace, desired.name));
+    record.serving = Some(Place::Kubernetes);
     Report::new(progress, reason, message, record)
 }
 
-fn present(desired: &Desired, spec: &KubernetesSpec, placement: &Placement, observed: &Observed) -> Decision<Step> {
+fn present(
+    desired: &Desired,
+    spec: &KubernetesSpec,
+    placement: &Placement,
+    observed: &Observed,
+    _now: Timestamp,
+) -> Decision<Step> {
     let wanted = match manifests::manifests(desired, spec) {
         Ok(wanted) => wanted,
         Err(impossible) => return Decision::rest(stalled(desired, spec, placement, observed, &impossible)),
@@ -120,6 +135,13 @@ fn present(desired: &Desired, spec: &KubernetesSpec, placement: &Placement, obse
     );
     report.bound = true;
     Decision::rest(report)
+}
+
+fn without_secrets(observed: &Observed) -> Observed {
+    Observed {
+        secrets: BTreeMap::new(),
+        ..observed.clone()
+    }
 }
 
 fn absent(desired: &Desired, policy: DeletionPolicy, observed: &Observed) -> Decision<Step> {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::{CachePlanSpec, Owner};
-use crate::provider::{Next, Record};
+use crate::provider::{Consent, Next, Record};
 
 fn placement() -> Placement {
     Placement {
@@ -30,13 +30,15 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         owner: Owner::default(),
         connection_secret: "i-connection".to_owned(),
         was_ready: false,
+        consent: Consent::Withheld,
+        restart_at: None,
         record: Record::default(),
     }
 }
 
 fn run(desired: &Desired, observed: &Observed) -> Decision<Step> {
     let spec = desired.plan.kubernetes.clone().unwrap();
-    decide(desired, &spec, &placement(), observed)
+    decide(desired, &spec, &placement(), observed, Timestamp::UNIX_EPOCH)
 }
 
 /// What the API server would hold after the step, the Deployments rolled out.
@@ -224,7 +226,7 @@ fn deleting_waits_for_the_end_of_every_object() {
     let mut going = observed.clone();
     let mut deployment = (*going.deployments["i"]).clone();
     deployment.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-        jiff::Timestamp::UNIX_EPOCH,
+        Timestamp::UNIX_EPOCH,
     ));
     going = Observed {
         deployments: BTreeMap::from([("i".to_owned(), Arc::new(deployment))]),

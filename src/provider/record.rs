@@ -1,0 +1,109 @@
+//! What an instance's status keeps about its caches in the providers. It is written before the call that makes it true.
+
+use jiff::Timestamp;
+
+use super::elasticache::Target;
+use crate::api::ProviderKind;
+
+/// A cache in a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Objects in the cluster, named after their instance.
+    Kubernetes,
+    /// A replication group or cache cluster.
+    ElastiCache(Cluster),
+}
+
+/// A replication group or cache cluster of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Which of them, and its id.
+    pub target: Target,
+    /// The provider's own name for it, once it was proven ours.
+    pub arn: Option<String>,
+    /// How many the instance had before.
+    pub generation: u32,
+}
+
+/// A cache whose place another one took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// The cache.
+    pub place: Place,
+    /// Since when the other one serves.
+    pub since: Timestamp,
+    /// When it is deleted at the latest.
+    pub until: Timestamp,
+}
+
+/// A restart that goes from node to node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The `restartAt` that asked for it.
+    pub requested: Timestamp,
+    /// Nodes that answered again.
+    pub done: Vec<String>,
+    /// The node that is being restarted.
+    pub current: Option<RestartingNode>,
+}
+
+/// A node that is being restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartingNode {
+    /// Its id in the provider.
+    pub id: String,
+    /// Whether the provider was seen to restart it.
+    pub seen: bool,
+}
+
+/// What an instance's status keeps about its caches in the providers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The cache that serves, or is to serve first.
+    pub serving: Option<Place>,
+    /// The cache that is being made to take its place.
+    pub replacement: Option<Place>,
+    /// Caches whose place was taken and which are not deleted yet.
+    pub superseded: Vec<Superseded>,
+    /// The restart that is going on.
+    pub restart: Option<Restart>,
+    /// The last `restartAt` that was done.
+    pub restarted_at: Option<Timestamp>,
+    /// The name of the backup that the serving cache was filled from.
+    pub restored_from: Option<String>,
+}
+
+impl Place {
+    /// Whose it is.
+    pub fn provider(&self) -> ProviderKind {
+        match self {
+            Self::Kubernetes => ProviderKind::Kubernetes,
+            Self::ElastiCache(_) => ProviderKind::ElastiCache,
+        }
+    }
+
+    /// The replication group or cache cluster, if it is one.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Kubernetes => None,
+            Self::ElastiCache(cluster) => Some(cluster),
+        }
+    }
+}
+
+impl Record {
+    /// The replication group or cache cluster that serves.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.serving.as_ref()?.cluster()
+    }
+
+    /// The highest generation of a replication group or cache cluster that stands in it.
+    pub fn newest_generation(&self) -> Option<u32> {
+        self.serving
+            .iter()
+            .chain(&self.replacement)
+            .chain(self.superseded.iter().map(|superseded| &superseded.place))
+            .filter_map(|place| Some(place.cluster()?.generation))
+            .max()
+    }
+}
