@@ -1,6 +1,7 @@
 //! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::provider::{ElastiCache, Providers};
 use crate::settings::{Checked, Settings};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
+use crate::wire::Trust;
 
 /// How soon to look again for what a process waits for at its start.
 const WAIT: Duration = Duration::from_secs(1);
@@ -112,6 +114,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 redis: settings.redis_namespace.clone(),
             },
             webhook_policy: Policy::new(settings.webhook_allow_private),
+            trust: trust(settings.elasticache_ca_file.as_deref())?,
         });
         let stop = until(stopped.clone());
         tasks.spawn(async move {
@@ -208,6 +211,16 @@ async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, Stri
     TcpListener::bind(address).await.map_err(|error| {
         format!("listening on {address}: {error}; end what listens there, or set {variable} to another port")
     })
+}
+
+/// Whose certificates caches may have.
+fn trust(authority: Option<&Path>) -> Result<Trust, String> {
+    let authority = authority
+        .map(|path| {
+            std::fs::read(path).map_err(|error| format!("reading ELASTICACHE_CA_FILE {}: {error}", path.display()))
+        })
+        .transpose()?;
+    Trust::new(authority.as_deref()).map_err(|error| error.to_string())
 }
 
 async fn kube_client(settings: &Settings) -> Result<Client, String> {

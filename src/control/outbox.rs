@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -143,7 +144,9 @@ fn written_from(resource: &CacheInstance) -> Option<i64> {
 /// leaves alone what somebody else has set; what is not wanted any more is taken away by name.
 fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
     let unwritable = |error: serde_json::Error| Error::Resource(format!("the resource of an order: {error}"));
-    let wanted = resource(item);
+    let mut wanted = resource(item);
+    // A cache that is made anew has nothing to restart.
+    wanted.spec.restart_at = item.restart_at.map(Time);
     let before = serde_json::to_value(&existing.spec).map_err(unwritable)?;
     let mut spec = serde_json::to_value(&wanted.spec).map_err(unwritable)?;
     for name in ["parameters", "owner"] {
@@ -223,6 +226,7 @@ mod tests {
             space: "s".to_owned(),
             context: json!({}),
             parameters: parameters.as_object().unwrap().clone(),
+            restart_at: None,
             namespace: "n".to_owned(),
             name: "osb-1".to_owned(),
             desired: Desired::Present,
@@ -261,6 +265,15 @@ mod tests {
                 },
             })
         );
+        let restarting = OutboxItem {
+            restart_at: Some("2026-01-02T03:04:05Z".parse().unwrap()),
+            ..item(json!({}))
+        };
+        assert_eq!(
+            super::change(&existing, &restarting).unwrap()["spec"]["restartAt"],
+            json!("2026-01-02T03:04:05Z")
+        );
+        assert_eq!(resource(&restarting).spec.restart_at, None);
         // The last of the parameters, too.
         let none = super::change(&existing, &item(json!({}))).unwrap();
         assert_eq!(

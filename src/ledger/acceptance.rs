@@ -274,7 +274,7 @@ impl Ledger {
 }
 
 /// An instance with its latest operation, locked until the transaction ends.
-async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Held>, LedgerError> {
+pub(super) async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Held>, LedgerError> {
     let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
     let statement = tx
         .prepare_cached(&format!("select {COLUMNS} from instances where id = $1 for update"))

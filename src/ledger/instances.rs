@@ -121,6 +121,18 @@ pub(super) fn instance(row: &Row) -> Result<Instance, LedgerError> {
     })
 }
 
+/// Reads a row of [`Ledger::read_held`].
+fn held<S>(row: &Row, opened: S) -> Result<Held<S>, LedgerError> {
+    let operation: Option<Uuid> = row
+        .try_get(COLUMN_COUNT)
+        .map_err(LedgerError::statement("reading an operation"))?;
+    Ok(Held {
+        instance: instance(row)?,
+        latest: operation.map(|_| Operation::from_row(row, COLUMN_COUNT)).transpose()?,
+        opened,
+    })
+}
+
 /// Where an instance's parameters are sealed.
 pub(super) fn parameters_place(id: &InstanceId) -> String {
     format!("instances.parameters/{id}")
@@ -146,11 +158,21 @@ impl Ledger {
     }
 
     pub(super) async fn read_instance(&self, id: &InstanceId) -> Result<Option<Held<Map<String, Value>>>, LedgerError> {
+        let Some(row) = self.read_held(id, "instances.parameters").await? else {
+            return Ok(None);
+        };
+        let sealed = row.try_get(COLUMN_COUNT + Operation::COLUMN_COUNT);
+        let sealed = sealed.map_err(LedgerError::statement(format!("reading instance {id}")))?;
+        held(&row, self.open_json(&parameters_place(id), sealed)?).map(Some)
+    }
+
+    /// The row of an instance with its latest operation and one column more.
+    async fn read_held(&self, id: &InstanceId, more: &str) -> Result<Option<Row>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("reading instance {id}"))(error);
         let client = self.reader().await?;
         let statement = client
             .prepare_cached(&format!(
-                "select {COLUMNS}, {}, instances.parameters from instances
+                "select {COLUMNS}, {}, {more} from instances
                  left join lateral (
                      select * from operations where instance_id = instances.id order by created_at desc, id limit 1
                  ) operations on true
@@ -159,19 +181,27 @@ impl Ledger {
             ))
             .await
             .map_err(refused)?;
-        let Some(row) = client.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
-            return Ok(None);
-        };
-        let operation: Option<Uuid> = row.try_get(COLUMN_COUNT).map_err(refused)?;
-        let sealed: &[u8] = row.try_get(COLUMN_COUNT + Operation::COLUMN_COUNT).map_err(refused)?;
-        Ok(Some(Held {
-            instance: instance(&row)?,
-            latest: operation.map(|_| Operation::from_row(&row, COLUMN_COUNT)).transpose()?,
-            opened: self.open_json(&parameters_place(id), sealed)?,
-        }))
+        client.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)
     }
 
-    /// What polling needs of an instance and the operation named, or else its latest.
+    /// An instance with its latest operation and its connection.
+    ///
+    /// # Errors
+    /// When Postgres cannot be read, or the connection cannot be opened.
+    pub async fn reach(&self, id: &InstanceId) -> Result<Option<Held<Option<Connection>>>, LedgerError> {
+        let attempt = async {
+            let Some(row) = self.read_held(id, "instances.connection").await? else {
+                return Ok(None);
+            };
+            let sealed = row.try_get(COLUMN_COUNT + Operation::COLUMN_COUNT);
+            let sealed = sealed.map_err(LedgerError::statement(format!("reading instance {id}")))?;
+            held(&row, self.open_connection(id, sealed)?).map(Some)
+        };
+        self.within("reading an instance", attempt).await
+    }
+
+    /// What polling needs of an instance and the operation named, or else its latest of those that the specification
+    /// knows.
     ///
     /// # Errors
     /// When Postgres cannot be read.
@@ -185,8 +215,8 @@ impl Ledger {
              left join operations on operations.id = $2 and instance_id = instances.id where instances.id = $1";
         const LATEST: &str = "select deleted_at is not null, message, kind, state, description, \
              operations.created_at, instance_usable, update_repeatable from instances left join lateral \
-             (select * from operations where instance_id = instances.id order by created_at desc, id limit 1) \
-             operations on true where instances.id = $1";
+             (select * from operations where instance_id = instances.id and kind in ('provision', 'update', \
+             'deprovision') order by created_at desc, id limit 1) operations on true where instances.id = $1";
         let refused = |error| LedgerError::statement(format!("reading the state of instance {id}"))(error);
         let unreadable = |reason: String| LedgerError::Row {
             place: format!("the operation of instance {id}"),

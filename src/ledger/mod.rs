@@ -4,6 +4,7 @@
 //! another system. This room calls nobody; of `api` it knows one type, what it keeps sealed.
 
 mod acceptance;
+mod actions;
 mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
@@ -31,6 +32,7 @@ use tokio::sync::Notify;
 
 pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Settled};
+pub use actions::NewRestart;
 pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;

@@ -21,22 +21,26 @@ pub enum OperationKind {
     Update,
     /// Gives it back.
     Deprovision,
+    /// Restarts its nodes.
+    Restart,
 }
 
 impl OperationKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Provision, Self::Update, Self::Deprovision, Self::Restart];
+
     /// As it stands in the ledger and in webhook bodies.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Provision => "provision",
             Self::Update => "update",
             Self::Deprovision => "deprovision",
+            Self::Restart => "restart",
         }
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        [Self::Provision, Self::Update, Self::Deprovision]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -233,6 +237,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 set state = $2, ended_at = now(), description = coalesce($3, case kind
                     when 'provision' then 'the instance is ready'
                     when 'update' then 'the instance was updated'
+                    when 'restart' then 'the instance was restarted'
                     else 'the instance was deleted' end),
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
@@ -310,11 +315,7 @@ mod tests {
 
     #[test]
     fn words_are_read_as_they_are_written() {
-        for kind in [
-            OperationKind::Provision,
-            OperationKind::Update,
-            OperationKind::Deprovision,
-        ] {
+        for kind in OperationKind::ALL {
             assert_eq!(OperationKind::parse(kind.as_str()), Some(kind));
         }
         for state in [

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 
@@ -35,6 +36,8 @@ pub struct OutboxItem {
     pub context: Value,
     /// The tenant's parameters.
     pub parameters: Map<String, Value>,
+    /// The latest restart that was asked for.
+    pub restart_at: Option<Timestamp>,
     /// The resource's namespace.
     pub namespace: String,
     /// The resource's name.
@@ -64,7 +67,7 @@ impl Ledger {
                                 where applied_revision < desired_revision and outbox_due_at <= now()
                                 order by outbox_due_at limit $1 for update skip locked)
                  returning id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
-                           namespace, name, desired, desired_revision, outbox_attempts",
+                           restart_at, namespace, name, desired, desired_revision, outbox_attempts",
                     &[&limit, &lease.as_secs_f64()],
                 )
                 .await
@@ -95,6 +98,7 @@ impl Ledger {
             space: row.get("space_guid"),
             context: row.get("context"),
             parameters,
+            restart_at: row.get("restart_at"),
             namespace: row.get("namespace"),
             name: row.get("name"),
             desired: if desired == "absent" {

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::actions;
 use super::decide::moves::{self, Move};
 use super::request::ALLOW_REPLACE;
 use super::services::{Service, Services};
@@ -357,6 +358,7 @@ fn plan_metadata(service: &Service, resource: &CachePlan, spec: &CachePlanSpec) 
         "installable_outside_private_network": true,
         "displayName": display,
         "bullets": bullets(spec),
+        "actions": actions::metadata(),
         "costs": [{ "amount": { "usd": f64::from(cents) / 100.0 }, "unit": unit }],
     });
     if let Some(created) = &resource.metadata.creation_timestamp {

@@ -3,6 +3,7 @@
 //! A request is authenticated, its version checked, its path and body read, and then judged by a [pure function](decide)
 //! of what the ledger holds. It never waits for Kubernetes or a provider.
 
+pub mod actions;
 mod auth;
 pub mod catalog;
 mod credentials;
@@ -36,8 +37,10 @@ pub use services::Services;
 pub use version::Version;
 
 use crate::api::CachePlanSpec;
-use crate::ledger::{BindingId, InstanceId, Ledger, Settled};
+use crate::ledger::{BindingId, Held, InstanceId, Ledger, Settled};
 use crate::webhooks::Policy;
+use crate::wire::{self, Flush, Target, Trust};
+use actions::Action;
 use catalog::Document;
 use decide::Answer;
 use error::OsbError;
@@ -67,6 +70,8 @@ pub struct Facade {
     pub namespaces: Namespaces,
     /// Where webhooks may go.
     pub webhook_policy: Policy,
+    /// Whose certificates caches may have.
+    pub trust: Trust,
 }
 
 /// What is sent back.
@@ -125,8 +130,13 @@ impl Facade {
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Sent, OsbError> {
         self.authenticator.authenticate(&head.headers)?;
-        let version = version?;
-        let call = Call::of(&head.method, head.path.as_str())?;
+        let call = Call::of(&head.method, head.path.as_str());
+        // Clients of the actions know no API versions.
+        let version = match &call {
+            Ok(call) if !call.is_specified() && !head.headers.contains_key(version::HEADER) => Version::V17,
+            _ => version?,
+        };
+        let call = call?;
         let reply = match &call {
             Call::Catalog => self.catalog(&head.headers, version),
             // Boxed, so that the catalog, which needs no waiting, does not carry the room for it around.
@@ -185,6 +195,12 @@ impl Facade {
                 decide::bind::fetched(self.ledger.binding(id, binding).await?.as_ref(), version)
             }
             Call::Unbind(id, binding) => self.unbind(id, binding, head).await,
+            Call::Act(id, action) => self.act(id, *action, head).await,
+            Call::ActionSchema(id, action) => {
+                let held = self.ledger.instance(id).await?;
+                decide::fetch::exists(held.as_ref())?;
+                Ok(Answer::new(StatusCode::OK, action.document(id)))
+            }
         }
         .map(Sent::Answer)
     }
@@ -222,10 +238,11 @@ impl Facade {
                 decide::provision::judge(&request, plan, &self.namespaces, held)
             })
             .await?;
-        match settled {
+        let reply = match settled {
             Settled::Answered(reply) => reply,
             Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
-        }
+        };
+        reply.map(|answer| actions::listed(answer, id, version))
     }
 
     async fn update(&self, id: &InstanceId, head: &Head, version: Version, body: &[u8]) -> decide::Reply {
@@ -245,20 +262,50 @@ impl Facade {
         }
     }
 
+    async fn act(&self, id: &InstanceId, action: Action, head: &Head) -> decide::Reply {
+        match action {
+            Action::Restart => {
+                let webhook = Query::parse(&head.query).webhook(self.webhook_policy)?;
+                let identity = identity(&head.headers);
+                let settled = self
+                    .ledger
+                    .restart(id, |held| {
+                        decide::actions::restart(held, self.deadline(held), webhook, identity)
+                    })
+                    .await?;
+                match settled {
+                    Settled::Answered(reply) => reply,
+                    Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
+                }
+            }
+            Action::Flush => {
+                let held = self.ledger.reach(id).await?;
+                let target = Target::new(decide::actions::flush(held.as_ref())?, &self.trust);
+                decide::actions::flushed(&wire::flush(&target, Flush::All).await)
+            }
+            Action::Stats => {
+                let held = self.ledger.reach(id).await?;
+                let target = Target::new(decide::actions::look(held.as_ref())?, &self.trust);
+                decide::actions::counted(&wire::stats(&target).await)
+            }
+        }
+    }
+
+    /// How long an operation on an instance may take. It is known without a catalog, and without the plan.
+    fn deadline(&self, held: Option<&Held>) -> Duration {
+        let catalog = self.catalog.borrow().clone();
+        held.and_then(|held| Some(catalog?.plan_by_id(&held.instance.plan_id)?.spec.operation_deadline()))
+            .unwrap_or(CachePlanSpec::DEFAULT_OPERATION_DEADLINE)
+    }
+
     async fn deprovision(&self, id: &InstanceId, head: &Head) -> decide::Reply {
         let query = Query::parse(&head.query);
         let request = DeprovisionRequest::parse(&query, self.webhook_policy, identity(&head.headers))?;
         decide::deprovision::admit(&request)?;
-        // Deleting works without a catalog, and without the plan.
-        let catalog = self.catalog.borrow().clone();
         let settled = self
             .ledger
             .deprovision(id, |held| {
-                let plan = held.and_then(|held| catalog.as_ref()?.plan_by_id(&held.instance.plan_id));
-                let deadline = plan.map_or(CachePlanSpec::DEFAULT_OPERATION_DEADLINE, |plan| {
-                    plan.spec.operation_deadline()
-                });
-                decide::deprovision::judge(&request, held, deadline)
+                decide::deprovision::judge(&request, held, self.deadline(held))
             })
             .await?;
         match settled {

@@ -53,7 +53,7 @@ impl Query {
     }
 
     /// Where a platform wants to be told: `?webhook=<URL>&secret=<secret>`.
-    fn webhook(&self, policy: Policy) -> Result<Option<WebhookTarget>, OsbError> {
+    pub(super) fn webhook(&self, policy: Policy) -> Result<Option<WebhookTarget>, OsbError> {
         let Some(url) = self.get("webhook") else {
             return Ok(None);
         };

@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use super::actions::Action;
 use super::error::OsbError;
 use super::request::{binding_id, decoded, instance_id};
 use crate::ledger::{BindingId, InstanceId};
@@ -18,6 +19,8 @@ pub(super) enum Call {
     Bind(InstanceId, BindingId),
     FetchBinding(InstanceId, BindingId),
     Unbind(InstanceId, BindingId),
+    Act(InstanceId, Action),
+    ActionSchema(InstanceId, Action),
 }
 
 impl Call {
@@ -28,8 +31,14 @@ impl Call {
             return Err(unknown());
         }
         let (collection, id) = (segments.next(), segments.next());
-        let (below, below_id) = (segments.next(), segments.next());
+        let (below, below_id, deepest) = (segments.next(), segments.next(), segments.next());
         if segments.next().is_some() {
+            return Err(unknown());
+        }
+        if let (Some("service_instances"), Some(id), Some("actions"), Some(name)) = (collection, id, below, below_id) {
+            return Self::action(method, id, name, deepest);
+        }
+        if deepest.is_some() {
             return Err(unknown());
         }
         match (collection, id, below, below_id) {
@@ -67,6 +76,29 @@ impl Call {
         }
     }
 
+    fn action(method: &Method, id: &str, name: &str, below: Option<&str>) -> Result<Self, OsbError> {
+        let id = instance_id(segment(id)?)?;
+        let action = Action::named(name).ok_or_else(|| {
+            let names: Vec<_> = Action::ALL.into_iter().map(Action::name).collect();
+            OsbError::not_found(format!("there is no such action: there are {}", names.join(", ")))
+        })?;
+        match below {
+            None if action.methods().contains(method) => Ok(Self::Act(id, action)),
+            None => Err(OsbError::method_not_allowed(match action {
+                Action::Stats => "GET, POST",
+                Action::Flush | Action::Restart => "POST",
+            })),
+            Some("schema") if *method == Method::GET => Ok(Self::ActionSchema(id, action)),
+            Some("schema") => Err(OsbError::method_not_allowed("GET")),
+            Some(_) => Err(unknown()),
+        }
+    }
+
+    /// Whether it is part of the specification.
+    pub(super) fn is_specified(&self) -> bool {
+        !matches!(self, Self::Act(..) | Self::ActionSchema(..))
+    }
+
     /// Its name in logs, and the ids it is about.
     pub(super) fn log_fields(&self) -> (&'static str, Option<&InstanceId>, Option<&BindingId>) {
         match self {
@@ -79,6 +111,8 @@ impl Call {
             Self::Bind(id, binding) => ("bind", Some(id), Some(binding)),
             Self::FetchBinding(id, binding) => ("fetch_binding", Some(id), Some(binding)),
             Self::Unbind(id, binding) => ("unbind", Some(id), Some(binding)),
+            Self::Act(id, action) => (action.name(), Some(id), None),
+            Self::ActionSchema(id, _) => ("action_schema", Some(id), None),
         }
     }
 
@@ -86,7 +120,12 @@ impl Call {
     pub(super) fn changes(&self) -> bool {
         matches!(
             self,
-            Self::Provision(_) | Self::Update(_) | Self::Deprovision(_) | Self::Bind(..) | Self::Unbind(..)
+            Self::Provision(_)
+                | Self::Update(_)
+                | Self::Deprovision(_)
+                | Self::Bind(..)
+                | Self::Unbind(..)
+                | Self::Act(_, Action::Flush | Action::Restart)
         )
     }
 }
@@ -99,7 +138,7 @@ fn segment(text: &str) -> Result<String, OsbError> {
 
 fn unknown() -> OsbError {
     OsbError::not_found(
-        "this path is not part of the API: use /v2/catalog, /v2/service_instances/ID[/last_operation] or /v2/service_instances/ID/service_bindings/ID",
+        "this path is not part of the API: use /v2/catalog, /v2/service_instances/ID[/last_operation], /v2/service_instances/ID/service_bindings/ID or /v2/service_instances/ID/actions/NAME[/schema]",
     )
 }
 
@@ -147,6 +186,21 @@ mod tests {
                 "/v2/service_instances/i/service_bindings/b",
                 Call::Unbind(instance("i"), binding),
             ),
+            (
+                Method::POST,
+                "/v2/service_instances/i/actions/restart",
+                Call::Act(instance("i"), Action::Restart),
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/actions/stats",
+                Call::Act(instance("i"), Action::Stats),
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/actions/flush/schema",
+                Call::ActionSchema(instance("i"), Action::Flush),
+            ),
         ] {
             assert_eq!(Call::of(&method, path), Ok(call), "{method} {path}");
         }
@@ -180,6 +234,32 @@ mod tests {
                 Method::GET,
                 "/v2/service_instances/i/service_bindings/b/c",
                 StatusCode::NOT_FOUND,
+            ),
+            (Method::POST, "/v2/service_instances/i/actions", StatusCode::NOT_FOUND),
+            (
+                Method::POST,
+                "/v2/service_instances/i/actions/explode",
+                StatusCode::NOT_FOUND,
+            ),
+            (
+                Method::POST,
+                "/v2/service_instances/i/actions/flush/x",
+                StatusCode::NOT_FOUND,
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/actions/flush/schema/x",
+                StatusCode::NOT_FOUND,
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/actions/flush",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            (
+                Method::PUT,
+                "/v2/service_instances/i/actions/flush/schema",
+                StatusCode::METHOD_NOT_ALLOWED,
             ),
             (Method::PUT, "/v2/service_instances/", StatusCode::BAD_REQUEST),
             (Method::GET, "/v2/service_instances/%00", StatusCode::BAD_REQUEST),

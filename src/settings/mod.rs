@@ -205,6 +205,10 @@ pub struct Settings {
     #[arg(long, env = "MEMCACHED_SUBNET_GROUP")]
     pub memcached_subnet_group: Option<String>,
 
+    /// PEM file with the certificate authorities of caches on ElastiCache, beside those of the operating system.
+    #[arg(long, env = "ELASTICACHE_CA_FILE")]
+    pub elasticache_ca_file: Option<PathBuf>,
+
     /// How often ElastiCache is asked while something is in flight there, in milliseconds.
     #[arg(long, env = "ELASTICACHE_POLL_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(50..))]
     pub elasticache_poll_ms: u64,

@@ -131,6 +131,11 @@ impl Osb {
         self.call(Method::PUT, path, body.to_string()).await.unwrap()
     }
 
+    pub async fn act(&self, order: &Order, action: &str) -> Reply {
+        let path = format!("/v2/service_instances/{}/actions/{action}", order.id);
+        self.call(Method::POST, &path, String::new()).await.unwrap()
+    }
+
     pub async fn patch(&self, order: &Order, body: &Value) -> Reply {
         let path = format!("/v2/service_instances/{}?accepts_incomplete=true", order.id);
         self.call(Method::PATCH, &path, body.to_string()).await.unwrap()

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::caches::use_credentials;
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order};
 use crate::world::shared;
 
@@ -43,5 +44,35 @@ async fn a_memcached_in_the_cluster_moves_to_a_larger_plan_and_keeps_its_address
     order.plan = STANDARD_0.to_owned();
     let bound = osb.bind(&order, "b").await;
     assert_eq!(bound.status, 201, "{bound:?}");
+    osb.give_back(&order).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_is_emptied_and_tells_what_it_counts() {
+    let world = shared().await;
+    let osb = world.osb();
+    let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    osb.have(&order).await;
+    let credentials = osb.bind(&order, "b").await.body["credentials"].clone();
+    use_credentials(&credentials, world.sandbox.elasticache().unwrap().ca_file()).await;
+    let items = async || {
+        let counted = osb.act(&order, "stats").await;
+        assert_eq!(counted.status, 200, "{counted:?}");
+        let stats = counted.body["stats"].as_array().unwrap();
+        let of = |name: &str| {
+            let stat = stats.iter().find(|stat| stat["key"] == json!(name)).unwrap();
+            stat["value"].as_str().unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(counted.body["nodes"].as_array().unwrap().len(), 1);
+        (of("cmd_flush"), of("cmd_set"))
+    };
+    let before = items().await;
+    assert!(before.0 == 0 && before.1 > 0, "{before:?}");
+    let emptied = osb.act(&order, "flush").await;
+    assert_eq!(
+        (emptied.status.as_u16(), &emptied.body),
+        (200, &json!({ "flush_all": "ok" }))
+    );
+    assert_eq!(items().await.0, 1);
     osb.give_back(&order).await;
 }

@@ -12,6 +12,7 @@ use cache_broker::ledger::{Epoch, Observation, Verdict};
 use cache_broker::ledger::{InstanceId, Ledger};
 use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Services, server};
 use cache_broker::webhooks::Policy;
+use cache_broker::wire::Trust;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -100,6 +101,7 @@ impl Broker {
                 redis: "redis-system".to_owned(),
             },
             webhook_policy: Policy::AllowPrivate,
+            trust: Trust::new(None).unwrap(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -151,6 +153,11 @@ impl Broker {
 
     pub async fn delete(&self, path: &str) -> Reply {
         self.send(Self::request(Method::DELETE, path).body(Full::default()).unwrap())
+            .await
+    }
+
+    pub async fn post(&self, path: &str) -> Reply {
+        self.send(Self::request(Method::POST, path).body(Full::default()).unwrap())
             .await
     }
 

@@ -4,6 +4,7 @@
 // The settings for tests do not reach the functions that tests share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod actions;
 mod broker;
 mod concurrency;
 #[path = "../common/database.rs"]

@@ -30,6 +30,7 @@ fn facade() -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
             redis: "r".to_owned(),
         },
         webhook_policy: Policy::Public,
+        trust: cache_broker::wire::Trust::new(None).unwrap(),
     };
     (Arc::new(facade), send)
 }

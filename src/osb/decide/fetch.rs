@@ -9,14 +9,21 @@ use crate::osb::catalog::maintenance_version;
 use crate::osb::error::OsbError;
 use crate::osb::version::Version;
 
+/// An instance that was ordered and is not gone.
+///
+/// # Errors
+/// When there is none.
+pub fn exists<S>(held: Option<&Held<S>>) -> Result<&Held<S>, OsbError> {
+    held.filter(|held| held.instance.deleted_at.is_none())
+        .ok_or_else(|| OsbError::not_found("there is no instance of this id"))
+}
+
 /// The decision.
 ///
 /// # Errors
 /// When it does not exist yet, or is being changed.
 pub fn instance(held: Option<&Held<Map<String, Value>>>, version: Version) -> Reply {
-    let held = held
-        .filter(|held| held.instance.deleted_at.is_none())
-        .ok_or_else(|| OsbError::not_found("there is no instance of this id"))?;
+    let held = exists(held)?;
     let instance = &held.instance;
     match held.running() {
         Some(running) if running.kind == OperationKind::Provision => {
@@ -24,6 +31,8 @@ pub fn instance(held: Option<&Held<Map<String, Value>>>, version: Version) -> Re
                 "the instance is being provisioned: fetch it once that ended",
             ));
         }
+        // It stays what it is.
+        Some(running) if running.kind == OperationKind::Restart => {}
         Some(running) => {
             return Err(OsbError::concurrency(format!(
                 "the instance has a {} going on: fetch it once that ended",
@@ -53,6 +62,7 @@ pub fn instance(held: Option<&Held<Map<String, Value>>>, version: Version) -> Re
 mod tests {
     use super::super::fixtures::*;
     use super::*;
+    use crate::ledger::OperationState;
     use crate::osb::error::Code;
 
     #[test]
@@ -74,6 +84,13 @@ mod tests {
             let error = instance(Some(&held), Version::V17).unwrap_err();
             assert_eq!(error.code(), Some(Code::Concurrency));
         }
+    }
+
+    #[test]
+    fn it_is_fetched_while_it_restarts() {
+        let mut restarting = held(Map::new());
+        restarting.latest = Some(operation(OperationKind::Restart, OperationState::InProgress));
+        assert!(instance(Some(&restarting), Version::V17).is_ok());
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn judge(polled: Option<&Polled>, named: bool, version: Version, now: Timest
     }
     if operation.state == OperationState::Failed && version >= Version::V16 {
         match operation.kind {
-            OperationKind::Provision => {}
+            OperationKind::Provision | OperationKind::Restart => {}
             OperationKind::Update => {
                 let remains = operation.remains;
                 let (usable, repeatable) = remains.map_or((true, true), |it| (it.usable, it.repeatable));
@@ -117,11 +117,7 @@ mod tests {
 
     #[test]
     fn an_operation_is_told_as_it_stands() {
-        for kind in [
-            OperationKind::Provision,
-            OperationKind::Update,
-            OperationKind::Deprovision,
-        ] {
+        for kind in OperationKind::ALL {
             let running = answer(&polled(kind, OperationState::InProgress), true).unwrap();
             assert_eq!(
                 running.body,
@@ -151,6 +147,7 @@ mod tests {
         };
         let plain = json!({ "state": "failed", "description": "ended so" });
         assert_eq!(failed(OperationKind::Provision, Version::V17), plain);
+        assert_eq!(failed(OperationKind::Restart, Version::V17), plain);
         assert_eq!(failed(OperationKind::Deprovision, Version::V15), plain);
         assert_eq!(
             failed(OperationKind::Deprovision, Version::V16)["instance_usable"],
@@ -216,7 +213,7 @@ mod tests {
         /// What a poll answers is never empty, and says nothing that its version or operation does not have.
         #[test]
         fn every_poll_is_answered_by_the_rules(
-            kind in prop::sample::select(vec![OperationKind::Provision, OperationKind::Update, OperationKind::Deprovision]),
+            kind in prop::sample::select(OperationKind::ALL.to_vec()),
             state in prop::sample::select(vec![
                 OperationState::InProgress, OperationState::Succeeded, OperationState::Failed,
             ]),
@@ -236,7 +233,8 @@ mod tests {
                     prop_assert_ne!(answer.body.get("description"), Some(&json!("")));
                     let usable = answer.body.get("instance_usable").is_some();
                     let failed = state == OperationState::Failed && version >= Version::V16;
-                    prop_assert_eq!(usable, failed && kind != OperationKind::Provision);
+                    let tells = [OperationKind::Update, OperationKind::Deprovision].contains(&kind);
+                    prop_assert_eq!(usable, failed && tells);
                     let repeatable = answer.body.get("update_repeatable").is_some();
                     prop_assert_eq!(repeatable, failed && kind == OperationKind::Update);
                 }

@@ -1,5 +1,6 @@
 //! What is answered, and what is accepted: pure functions of the request, what the ledger holds, and the catalog.
 
+pub mod actions;
 pub mod bind;
 pub mod deprovision;
 pub mod fetch;
