@@ -30,22 +30,29 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return told(Err(format!("starting the runtime: {error}"))),
     };
-    let migrate_only = matches!(line.command, Some(Command::Migrate));
-    let settings = if migrate_only {
-        line.settings.check_database().map(|database| (Some(database), None))
-    } else {
-        line.settings.check().map(|checked| (None, Some(checked)))
+    let outcome = match line.command {
+        Some(Command::Migrate) => line
+            .settings
+            .check_database()
+            .map(|database| runtime.block_on(serve::migrate(database))),
+        Some(Command::Audit { instance }) => line
+            .settings
+            .check_database()
+            .map(|database| runtime.block_on(serve::audit(database, &instance))),
+        Some(Command::Crds { .. }) => Ok(Ok(())),
+        None => line
+            .settings
+            .check()
+            .map(|checked| runtime.block_on(serve::serve(checked))),
     };
-    match settings {
+    match outcome {
+        Ok(outcome) => told(outcome),
         Err(error) => {
             for message in error.0 {
                 eprintln!("error: {message}");
             }
             ExitCode::from(BAD_SETTINGS)
         }
-        Ok((Some(database), _)) => told(runtime.block_on(serve::migrate(database))),
-        Ok((_, Some(checked))) => told(runtime.block_on(serve::serve(checked))),
-        Ok((None, None)) => ExitCode::SUCCESS,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::outbox;
-use crate::ledger::{DatabaseUrl, KeyRing, Ledger};
+use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
+use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::server::Tls;
-use crate::osb::{self, Authenticator, Catalog, Facade, Services};
+use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{Checked, Settings};
+use crate::settings::{Checked, Settings, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
@@ -37,6 +38,10 @@ const WATCH: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(10);
 /// How long after a change of a plan the catalog is built anew; more changes in that time count as one.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How often what was asked long ago is forgotten, some of it each time.
+const FORGET: Duration = Duration::from_secs(600);
+/// How often the file of credentials is looked at.
+const RELOAD: Duration = Duration::from_secs(5);
 /// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
 const FAREWELL: Duration = Duration::from_secs(25);
 
@@ -47,6 +52,24 @@ const FAREWELL: Duration = Duration::from_secs(25);
 pub async fn migrate((url, keys): (DatabaseUrl, KeyRing)) -> Result<(), String> {
     let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
     ledger.migrate().await.map_err(|error| error.to_string())
+}
+
+/// Prints who asked what of an instance.
+///
+/// # Errors
+/// When Postgres does not answer or refuses, or nothing was ever asked.
+pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -> Result<(), String> {
+    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
+    let history = ledger.history(instance).await.map_err(|error| error.to_string())?;
+    if history.is_empty() {
+        return Err(format!(
+            "nobody asked anything of an instance {instance}, as far as is remembered"
+        ));
+    }
+    for entry in history {
+        println!("{entry}");
+    }
+    Ok(())
 }
 
 /// Serves until told to stop.
@@ -105,16 +128,30 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     tasks.spawn(watch_cluster(client.clone(), health.clone(), stopped.clone()));
     if let Some((listener, tls)) = facade_listener {
         let (catalog_changes, catalog) = watch::channel(None);
+        let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
+            .then(|| Tokens::new(client.clone(), settings.osb_token_audience.clone()));
+        let authenticator = Arc::new(Authenticator::new(osb_credentials.as_deref(), tokens));
+        if let (Some(_), Some(path)) = (&osb_credentials, &settings.osb_credentials_file) {
+            tasks.spawn(keep_credentials(path.clone(), authenticator.clone(), stopped.clone()));
+        }
         let facade = Arc::new(Facade {
             ledger: ledger.clone(),
             catalog,
-            authenticator: Authenticator::new(osb_credentials.as_deref()),
+            authenticator,
             namespaces: osb::Namespaces {
                 memcached: settings.memcached_namespace.clone(),
                 redis: settings.redis_namespace.clone(),
             },
             webhook_policy: Policy::new(settings.webhook_allow_private),
+            quotas: Quotas {
+                organization: (settings.organization_quota > 0).then_some(settings.organization_quota),
+                plans: settings.plan_quotas.iter().cloned().collect(),
+            },
             trust: trust(settings.elasticache_ca_file.as_deref())?,
+            limits: Counter::new(CallerLimits {
+                rate: settings.osb_rate,
+                concurrency: settings.osb_concurrency,
+            }),
         });
         let stop = until(stopped.clone());
         tasks.spawn(async move {
@@ -151,6 +188,10 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                     outbox::run(ledger, client, stopped).await;
                     Ok(())
                 });
+            }
+            if settings.audit_days > 0 {
+                let kept = Duration::from_secs(86_400) * settings.audit_days;
+                tasks.spawn(forget_history(ledger.clone(), kept, stopped.clone()));
             }
             {
                 let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
@@ -211,6 +252,50 @@ async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, Stri
     TcpListener::bind(address).await.map_err(|error| {
         format!("listening on {address}: {error}; end what listens there, or set {variable} to another port")
     })
+}
+
+/// Reads the file of credentials again from time to time: a mounted Secret changes under the process. What cannot be read
+/// leaves the old ones in place.
+async fn keep_credentials(
+    path: PathBuf,
+    authenticator: Arc<Authenticator>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let mut seen = None;
+    loop {
+        let contents = tokio::fs::read(&path).await.ok();
+        if contents != seen {
+            match read_credentials(Some(&path)) {
+                Ok(credentials) => {
+                    authenticator.replace(&credentials);
+                    if seen.is_some() {
+                        tracing::info!(file = %path.display(), "credentials loaded again");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the changed credentials do not hold; the old ones still do"),
+            }
+            seen = contents;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+/// Forgets what was asked too long ago, from time to time.
+async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    loop {
+        match ledger.forget_history(kept).await {
+            Ok(0) => {}
+            Ok(lines) => tracing::info!(lines, "forgot what was asked long ago"),
+            Err(error) => tracing::warn!(%error, "forgetting what was asked long ago"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FORGET) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
 }
 
 /// Whose certificates caches may have.

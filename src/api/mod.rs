@@ -48,6 +48,10 @@ pub mod annotations {
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.
     pub const LEDGER_REVISION: &str = "cache.akkeris.io/ledger-revision";
+    /// The platform's id of the request that the resource was last written for (OSB 2.17, "Request Identity").
+    pub const REQUEST_IDENTITY: &str = "cache.akkeris.io/request-identity";
+    /// The platform and its user behind that request (OSB 2.17, "Originating Identity").
+    pub const ORIGINATING_IDENTITY: &str = "cache.akkeris.io/originating-identity";
     /// The desired state that an object was last applied from, as a digest; spares writes that change nothing.
     pub const APPLIED_DIGEST: &str = "cache.akkeris.io/applied-digest";
 }

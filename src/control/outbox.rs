@@ -160,10 +160,17 @@ fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
             }
         }
     }
+    let mut annotations = json!(wanted.metadata.annotations);
+    // Not those of an earlier request.
+    for name in [annotations::REQUEST_IDENTITY, annotations::ORIGINATING_IDENTITY] {
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.entry(name).or_insert(Value::Null);
+        }
+    }
     Ok(json!({
         "metadata": {
             "resourceVersion": existing.resource_version(),
-            "annotations": wanted.metadata.annotations,
+            "annotations": annotations,
         },
         "spec": spec,
     }))
@@ -195,17 +202,24 @@ fn resource(item: &OutboxItem) -> CacheInstance {
         adopt: None,
         users: Vec::new(),
     };
+    let originating = item.originating.as_ref().map(|originating| {
+        let identity = Value::Object(originating.identity.clone());
+        format!("{} {identity}", originating.platform)
+    });
     let mut resource = CacheInstance::new(&item.name, spec);
     resource.metadata = ObjectMeta {
         name: Some(item.name.clone()),
         namespace: Some(item.namespace.clone()),
         annotations: Some(
             [
-                (annotations::INSTANCE_ID, item.instance.to_string()),
-                (annotations::LEDGER_REVISION, item.revision.to_string()),
+                (annotations::INSTANCE_ID, Some(item.instance.to_string())),
+                (annotations::LEDGER_REVISION, Some(item.revision.to_string())),
+                (annotations::REQUEST_IDENTITY, item.request_identity.clone()),
+                (annotations::ORIGINATING_IDENTITY, originating),
             ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into(),
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect(),
         ),
         ..ObjectMeta::default()
     };
@@ -227,6 +241,8 @@ mod tests {
             context: json!({}),
             parameters: parameters.as_object().unwrap().clone(),
             restart_at: None,
+            request_identity: Some("request-1".to_owned()),
+            originating: None,
             namespace: "n".to_owned(),
             name: "osb-1".to_owned(),
             desired: Desired::Present,
@@ -256,6 +272,8 @@ mod tests {
                     "resourceVersion": "41",
                     "annotations": {
                         "cache.akkeris.io/instance-id": "i", "cache.akkeris.io/ledger-revision": "7",
+                        "cache.akkeris.io/request-identity": "request-1",
+                        "cache.akkeris.io/originating-identity": null,
                     },
                 },
                 "spec": {

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::instances::{self, COLUMNS};
 use super::{
-    Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, ServiceId,
-    WebhookTarget, listen, operations, webhooks,
+    Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
+    Usage, WebhookTarget, listen, operations, webhooks,
 };
 
 /// How often an acceptance is judged again because another request was faster.
@@ -60,8 +60,6 @@ pub struct NewInstance {
     pub webhook: Option<WebhookTarget>,
     /// How long the operation may take.
     pub deadline: Duration,
-    /// The platform's id of the request.
-    pub request_identity: Option<String>,
 }
 
 /// The end of an instance to be.
@@ -71,8 +69,6 @@ pub struct NewDeprovision {
     pub webhook: Option<WebhookTarget>,
     /// How long the operation may take.
     pub deadline: Duration,
-    /// The platform's id of the request.
-    pub request_identity: Option<String>,
 }
 
 /// The name of an ordered instance's resource. It is derived, so that the same order always means the same resource,
@@ -87,28 +83,30 @@ fn resource_name(id: &InstanceId) -> String {
 
 impl Ledger {
     /// Accepts a new instance, if the judge does, and returns its operation's id. The judge is asked again when another
-    /// request for the same id was faster.
+    /// request for the same id was faster. It is told how much there is of what is in the scope.
     ///
     /// # Errors
     /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
     pub async fn provision<A>(
         &self,
         id: &InstanceId,
-        judge: impl Fn(Option<&Held<Map<String, Value>>>) -> Judgement<A, NewInstance>,
+        asked: &Asked,
+        scope: &Scope,
+        judge: impl Fn(Option<&Held<Map<String, Value>>>, &Usage) -> Judgement<A, NewInstance>,
     ) -> Result<Settled<A, Uuid>, LedgerError> {
         let attempt = async {
-            for _ in 0..ATTEMPTS {
-                let held = self.read_instance(id).await?;
-                match judge(held.as_ref()) {
-                    Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
-                    Judgement::Accept(new) => {
-                        if let Some(operation) = self.insert_instance(id, &new).await? {
-                            return Ok(Settled::Accepted(operation));
-                        }
-                    }
-                }
+            let mut client = self.client().await?;
+            if scope.is_empty() {
+                return self
+                    .order(&client, id, asked, |held| judge(held, &Usage::default()))
+                    .await;
             }
-            Err(crowded("provisioning", id))
+            let refused = || LedgerError::statement(format!("recording instance {id}"));
+            let tx = client.transaction().await.map_err(refused())?;
+            let usage = Self::usage(&tx, scope).await?;
+            let settled = self.order(&tx, id, asked, |held| judge(held, &usage)).await?;
+            tx.commit().await.map_err(refused())?;
+            Ok(settled)
         };
         let settled = self.within("accepting an instance", attempt).await?;
         if let Settled::Accepted(_) = settled {
@@ -117,9 +115,36 @@ impl Ledger {
         Ok(settled)
     }
 
+    async fn order<A>(
+        &self,
+        client: &impl GenericClient,
+        id: &InstanceId,
+        asked: &Asked,
+        judge: impl Fn(Option<&Held<Map<String, Value>>>) -> Judgement<A, NewInstance>,
+    ) -> Result<Settled<A, Uuid>, LedgerError> {
+        for _ in 0..ATTEMPTS {
+            let held = self.read_instance(client, id).await?;
+            match judge(held.as_ref()) {
+                Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
+                Judgement::Accept(new) => {
+                    if let Some(operation) = self.insert_instance(client, id, asked, &new).await? {
+                        return Ok(Settled::Accepted(operation));
+                    }
+                }
+            }
+        }
+        Err(crowded("provisioning", id))
+    }
+
     /// One statement is one transaction. `None` if the id was taken meanwhile. Conflicts of every unique index count: two
     /// inserts that both found the id free may meet first in the index of resource names.
-    async fn insert_instance(&self, id: &InstanceId, new: &NewInstance) -> Result<Option<Uuid>, LedgerError> {
+    async fn insert_instance(
+        &self,
+        client: &impl GenericClient,
+        id: &InstanceId,
+        asked: &Asked,
+        new: &NewInstance,
+    ) -> Result<Option<Uuid>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
         let (operation, event) = (Uuid::new_v4(), Uuid::new_v4());
         let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
@@ -130,7 +155,7 @@ impl Ledger {
                 Some(self.seal_json(&webhooks::target_place(event), target)?),
             ),
         };
-        let client = self.client().await?;
+        let originating = asked.asker.originating.as_ref();
         let statement = client
             .prepare_cached(
                 "with instance as (
@@ -148,6 +173,12 @@ impl Ledger {
                 ), webhook as (
                     insert into webhooks (id, instance_id, operation_id, target)
                     select $16::uuid, id, $13::uuid, $17::bytea from instance where $17::bytea is not null
+                ), audit as (
+                    insert into audit (instance_id, request, caller, platform, identity, request_identity, plan_id,
+                        parameters, status, operation_id)
+                    select id, $19::text, $20::text, $21::text, $22::jsonb, $14::text, $23::text, $24::text[], 202,
+                        $13::uuid
+                    from instance
                 )
                 select pg_notify($18, '') from instance",
             )
@@ -170,11 +201,17 @@ impl Ledger {
                     &new.namespace,
                     &resource_name(id),
                     &operation,
-                    &new.request_identity,
+                    &asked.asker.request_identity,
                     &new.deadline.as_secs_f64(),
                     &event,
                     &target,
                     &listen::OUTBOX,
+                    &asked.request.as_str(),
+                    &asked.asker.caller,
+                    &originating.map(|originating| &originating.platform),
+                    &originating.map(|originating| tokio_postgres::types::Json(&originating.identity)),
+                    &asked.plan,
+                    &asked.parameters,
                 ],
             )
             .await
@@ -190,6 +227,7 @@ impl Ledger {
     pub async fn deprovision<A>(
         &self,
         id: &InstanceId,
+        asked: &Asked,
         judge: impl FnOnce(Option<&Held>) -> Judgement<A, NewDeprovision>,
     ) -> Result<Settled<A, Uuid>, LedgerError> {
         let attempt = async {
@@ -211,7 +249,7 @@ impl Ledger {
                 };
                 operations::end(&tx, running.id, &outcome).await?;
             }
-            let operation = self.write_deprovision(&tx, id, &new).await?;
+            let operation = self.write_deprovision(&tx, id, asked, &new).await?;
             tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(operation))
         };
@@ -226,6 +264,7 @@ impl Ledger {
         &self,
         tx: &Transaction<'_>,
         id: &InstanceId,
+        asked: &Asked,
         new: &NewDeprovision,
     ) -> Result<Uuid, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording the end of instance {id}"))(error);
@@ -245,10 +284,9 @@ impl Ledger {
         let begun = operations::Begun {
             kind: OperationKind::Deprovision,
             desired_revision: revision,
-            request_identity: new.request_identity.as_deref(),
             deadline: new.deadline,
         };
-        let operation = operations::begin(tx, id, &begun).await?;
+        let operation = operations::begin(tx, id, asked, &begun).await?;
         if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
             webhooks::arm(self, tx, id, operation, &target).await?;
         }

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::acceptance::lock_instance;
 use super::{
-    Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, Settled, WebhookTarget, operations, updates,
-    webhooks,
+    Asked, Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, Settled, WebhookTarget, operations,
+    updates, webhooks,
 };
 
 /// A restart to be.
@@ -18,8 +18,6 @@ pub struct NewRestart {
     pub webhook: Option<WebhookTarget>,
     /// How long the operation may take.
     pub deadline: Duration,
-    /// The platform's id of the request.
-    pub request_identity: Option<String>,
 }
 
 impl Ledger {
@@ -30,6 +28,7 @@ impl Ledger {
     pub async fn restart<A>(
         &self,
         id: &InstanceId,
+        asked: &Asked,
         judge: impl FnOnce(Option<&Held>) -> Judgement<A, NewRestart>,
     ) -> Result<Settled<A, Uuid>, LedgerError> {
         let attempt = async {
@@ -41,7 +40,7 @@ impl Ledger {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => new,
             };
-            let operation = self.write_restart(&tx, id, &new).await?;
+            let operation = self.write_restart(&tx, id, asked, &new).await?;
             tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(operation))
         };
@@ -56,6 +55,7 @@ impl Ledger {
         &self,
         tx: &Transaction<'_>,
         id: &InstanceId,
+        asked: &Asked,
         new: &NewRestart,
     ) -> Result<Uuid, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording a restart of instance {id}"))(error);
@@ -74,10 +74,9 @@ impl Ledger {
         let begun = operations::Begun {
             kind: OperationKind::Restart,
             desired_revision: row.try_get(0).map_err(refused)?,
-            request_identity: new.request_identity.as_deref(),
             deadline: new.deadline,
         };
-        let operation = operations::begin(tx, id, &begun).await?;
+        let operation = operations::begin(tx, id, asked, &begun).await?;
         updates::rewrite(tx, id).await?;
         if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
             webhooks::arm(self, tx, id, operation, &target).await?;

@@ -7,7 +7,10 @@ use tokio_postgres::types::Json;
 
 use super::acceptance::{crowded, latest_operation};
 use super::instances::{self, COLUMN_COUNT, COLUMNS};
-use super::{BindingId, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, PlanId, ServiceId, Settled};
+use super::{
+    Answered, Asked, BindingId, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, PlanId, ServiceId,
+    Settled, audit,
+};
 
 /// How often a binding is judged again because another request was faster.
 const ATTEMPTS: usize = 5;
@@ -70,6 +73,13 @@ pub struct NewBinding {
 const BINDING: &str = "bindings.service_id, bindings.plan_id, bindings.app_guid, bindings.parameters, \
      bindings.credentials";
 
+fn answered(status: u16) -> Answered<'static> {
+    Answered {
+        status,
+        ..Answered::default()
+    }
+}
+
 fn parameters_place(instance: &InstanceId, id: &BindingId) -> String {
     format!("bindings.parameters/{instance}/{id}")
 }
@@ -113,6 +123,7 @@ impl Ledger {
         &self,
         instance: &InstanceId,
         id: &BindingId,
+        asked: &Asked,
         judge: impl Fn(Option<&Held<Option<Connection>>>, Option<&Binding>) -> Judgement<A, NewBinding>,
     ) -> Result<Settled<A, NewBinding>, LedgerError> {
         let attempt = async {
@@ -127,6 +138,7 @@ impl Ledger {
                     Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                     Judgement::Accept(new) => {
                         if self.insert_binding(&tx, instance, id, &new).await? {
+                            audit::write(&tx, instance, asked, &answered(201)).await?;
                             tx.commit().await.map_err(refused)?;
                             return Ok(Settled::Accepted(new));
                         }
@@ -142,11 +154,12 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres is away or refuses.
-    pub async fn unbind(&self, instance: &InstanceId, id: &BindingId) -> Result<bool, LedgerError> {
+    pub async fn unbind(&self, instance: &InstanceId, id: &BindingId, asked: &Asked) -> Result<bool, LedgerError> {
         let attempt = async {
             let refused = |error| LedgerError::statement(format!("ending binding {id} of instance {instance}"))(error);
-            let client = self.client().await?;
-            let statement = client
+            let mut client = self.client().await?;
+            let tx = client.transaction().await.map_err(refused)?;
+            let statement = tx
                 .prepare_cached(
                     "update bindings set deleted_at = now(), credentials = ''
                      where instance_id = $1 and id = $2 and deleted_at is null
@@ -154,10 +167,14 @@ impl Ledger {
                 )
                 .await
                 .map_err(refused)?;
-            let ended = client
+            let ended = tx
                 .execute(&statement, &[&instance.as_str(), &id.as_str()])
                 .await
                 .map_err(refused)?;
+            if ended > 0 {
+                audit::write(&tx, instance, asked, &answered(200)).await?;
+                tx.commit().await.map_err(refused)?;
+            }
             Ok(ended > 0)
         };
         self.within("ending a binding", attempt).await

@@ -1,5 +1,6 @@
 //! Instances as the facade reads them.
 
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
@@ -121,7 +122,24 @@ pub(super) fn instance(row: &Row) -> Result<Instance, LedgerError> {
     })
 }
 
-/// Reads a row of [`Ledger::read_held`].
+/// The row of an instance with its latest operation and one column more.
+async fn read_held(client: &impl GenericClient, id: &InstanceId, more: &str) -> Result<Option<Row>, LedgerError> {
+    let refused = |error| LedgerError::statement(format!("reading instance {id}"))(error);
+    let statement = client
+        .prepare_cached(&format!(
+            "select {COLUMNS}, {}, {more} from instances
+             left join lateral (
+                 select * from operations where instance_id = instances.id order by created_at desc, id limit 1
+             ) operations on true
+             where instances.id = $1",
+            Operation::COLUMNS
+        ))
+        .await
+        .map_err(refused)?;
+    client.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)
+}
+
+/// Reads a row of [`read_held`].
 fn held<S>(row: &Row, opened: S) -> Result<Held<S>, LedgerError> {
     let operation: Option<Uuid> = row
         .try_get(COLUMN_COUNT)
@@ -154,34 +172,21 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be read, or the parameters cannot be opened.
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Held<Map<String, Value>>>, LedgerError> {
-        self.within("reading an instance", self.read_instance(id)).await
+        let attempt = async { self.read_instance(&*self.reader().await?, id).await };
+        self.within("reading an instance", attempt).await
     }
 
-    pub(super) async fn read_instance(&self, id: &InstanceId) -> Result<Option<Held<Map<String, Value>>>, LedgerError> {
-        let Some(row) = self.read_held(id, "instances.parameters").await? else {
+    pub(super) async fn read_instance(
+        &self,
+        client: &impl GenericClient,
+        id: &InstanceId,
+    ) -> Result<Option<Held<Map<String, Value>>>, LedgerError> {
+        let Some(row) = read_held(client, id, "instances.parameters").await? else {
             return Ok(None);
         };
         let sealed = row.try_get(COLUMN_COUNT + Operation::COLUMN_COUNT);
         let sealed = sealed.map_err(LedgerError::statement(format!("reading instance {id}")))?;
         held(&row, self.open_json(&parameters_place(id), sealed)?).map(Some)
-    }
-
-    /// The row of an instance with its latest operation and one column more.
-    async fn read_held(&self, id: &InstanceId, more: &str) -> Result<Option<Row>, LedgerError> {
-        let refused = |error| LedgerError::statement(format!("reading instance {id}"))(error);
-        let client = self.reader().await?;
-        let statement = client
-            .prepare_cached(&format!(
-                "select {COLUMNS}, {}, {more} from instances
-                 left join lateral (
-                     select * from operations where instance_id = instances.id order by created_at desc, id limit 1
-                 ) operations on true
-                 where instances.id = $1",
-                Operation::COLUMNS
-            ))
-            .await
-            .map_err(refused)?;
-        client.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)
     }
 
     /// An instance with its latest operation and its connection.
@@ -190,7 +195,7 @@ impl Ledger {
     /// When Postgres cannot be read, or the connection cannot be opened.
     pub async fn reach(&self, id: &InstanceId) -> Result<Option<Held<Option<Connection>>>, LedgerError> {
         let attempt = async {
-            let Some(row) = self.read_held(id, "instances.connection").await? else {
+            let Some(row) = read_held(&*self.reader().await?, id, "instances.connection").await? else {
                 return Ok(None);
             };
             let sealed = row.try_get(COLUMN_COUNT + Operation::COLUMN_COUNT);

@@ -5,6 +5,7 @@
 
 mod acceptance;
 mod actions;
+pub mod audit;
 mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
@@ -20,6 +21,7 @@ mod projection;
 mod readers;
 pub mod seal;
 mod updates;
+mod usage;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tokio::sync::Notify;
 pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Settled};
 pub use actions::NewRestart;
+pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
@@ -43,6 +46,7 @@ pub use outbox::{Desired, OutboxItem};
 pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};
 pub use updates::{Change, Changeable, NewUpdate};
+pub use usage::{Scope, Usage};
 pub use webhooks::WebhookTarget;
 
 /// How long a caller waits for a connection.

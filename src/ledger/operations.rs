@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{InstanceId, LedgerError, listen};
+use super::{Answered, Asked, InstanceId, LedgerError, audit, listen};
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -185,19 +185,22 @@ impl Outcome {
 }
 
 /// An operation to be.
-pub(super) struct Begun<'a> {
+pub(super) struct Begun {
     /// What it does.
     pub kind: OperationKind,
     /// The instance's desired revision that it brings about.
     pub desired_revision: i64,
-    /// The platform's id of the request.
-    pub request_identity: Option<&'a str>,
     /// How long it may take.
     pub deadline: Duration,
 }
 
-/// Begins an operation in the caller's transaction, and returns its id.
-pub(super) async fn begin(tx: &Transaction<'_>, instance: &InstanceId, begun: &Begun<'_>) -> Result<Uuid, LedgerError> {
+/// Begins an operation in the caller's transaction, records who asked for it, and returns its id.
+pub(super) async fn begin(
+    tx: &Transaction<'_>,
+    instance: &InstanceId,
+    asked: &Asked,
+    begun: &Begun,
+) -> Result<Uuid, LedgerError> {
     let refused = || LedgerError::statement(format!("beginning an operation of instance {instance}"));
     let statement = tx
         .prepare_cached(
@@ -216,12 +219,18 @@ pub(super) async fn begin(tx: &Transaction<'_>, instance: &InstanceId, begun: &B
             &instance.as_str(),
             &begun.kind.as_str(),
             &begun.desired_revision,
-            &begun.request_identity,
+            &asked.asker.request_identity,
             &begun.deadline.as_secs_f64(),
         ],
     )
     .await
     .map_err(refused())?;
+    let answered = Answered {
+        status: 202,
+        refusal: None,
+        operation: Some(operation),
+    };
+    audit::write(tx, instance, asked, &answered).await?;
     Ok(operation)
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 
-use super::{InstanceId, Ledger, LedgerError, PlanId, instances};
+use super::{InstanceId, Ledger, LedgerError, Originating, PlanId, instances};
 
 /// Whether an instance's custom resource is to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub struct OutboxItem {
     pub parameters: Map<String, Value>,
     /// The latest restart that was asked for.
     pub restart_at: Option<Timestamp>,
+    /// The platform's id of the request that was accepted last.
+    pub request_identity: Option<String>,
+    /// The platform's user behind it.
+    pub originating: Option<Originating>,
     /// The resource's namespace.
     pub namespace: String,
     /// The resource's name.
@@ -61,12 +66,19 @@ impl Ledger {
                 .client()
                 .await?
                 .query(
-                    "update instances set outbox_attempts = outbox_attempts + 1,
-                        outbox_due_at = now() + make_interval(secs => $2)
-                  where id in (select id from instances
+                    "with due as (select id from instances
                                 where applied_revision < desired_revision and outbox_due_at <= now()
-                                order by outbox_due_at limit $1 for update skip locked)
-                 returning id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
+                                order by outbox_due_at limit $1 for update skip locked),
+                  asked as (select due.id as asked_id, audit.platform, audit.identity, audit.request_identity
+                              from due left join lateral (
+                                  select * from audit
+                                   where audit.instance_id = due.id and audit.status < 300
+                                     and audit.request in ('provision', 'update', 'deprovision', 'restart')
+                                   order by audit.id desc limit 1) audit on true)
+                 update instances set outbox_attempts = outbox_attempts + 1,
+                        outbox_due_at = now() + make_interval(secs => $2)
+                   from asked where asked.asked_id = instances.id
+                 returning platform, identity, request_identity, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
                            restart_at, namespace, name, desired, desired_revision, outbox_attempts",
                     &[&limit, &lease.as_secs_f64()],
                 )
@@ -99,6 +111,11 @@ impl Ledger {
             context: row.get("context"),
             parameters,
             restart_at: row.get("restart_at"),
+            request_identity: row.get("request_identity"),
+            originating: row
+                .get::<_, Option<String>>("platform")
+                .zip(row.get::<_, Option<Json<_>>>("identity"))
+                .map(|(platform, Json(identity))| Originating { platform, identity }),
             namespace: row.get("namespace"),
             name: row.get("name"),
             desired: if desired == "absent" {

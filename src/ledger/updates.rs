@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::acceptance::latest_operation;
 use super::instances::{self, COLUMN_COUNT, COLUMNS};
 use super::{
-    Held, InstanceId, Judgement, Ledger, LedgerError, Operation, OperationKind, PlanId, Settled, WebhookTarget, listen,
-    operations, webhooks,
+    Answered, Asked, Held, InstanceId, Judgement, Ledger, LedgerError, Operation, OperationKind, PlanId, Scope,
+    Settled, Usage, WebhookTarget, audit, listen, operations, webhooks,
 };
 
 /// What is opened of an instance that is asked to change.
@@ -56,8 +56,6 @@ pub struct NewUpdate {
     pub webhook: Option<WebhookTarget>,
     /// How long the operation may take.
     pub deadline: Duration,
-    /// The platform's id of the request.
-    pub request_identity: Option<String>,
 }
 
 /// Where what an operation was asked for is sealed.
@@ -66,21 +64,25 @@ fn request_place(operation: Uuid) -> String {
 }
 
 impl Ledger {
-    /// Accepts a change, if the judge does, and returns its operation's id if there is something to wait for.
+    /// Accepts a change, if the judge does, and returns its operation's id if there is something to wait for. The judge is
+    /// told how much there is of what is in the scope.
     ///
     /// # Errors
     /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
     pub async fn update<A>(
         &self,
         id: &InstanceId,
-        judge: impl FnOnce(Option<&Held<Changeable>>) -> Judgement<A, Change>,
+        asked: &Asked,
+        scope: &Scope,
+        judge: impl FnOnce(Option<&Held<Changeable>>, &Usage) -> Judgement<A, Change>,
     ) -> Result<Settled<A, Option<Uuid>>, LedgerError> {
         let attempt = async {
             let refused = |error| LedgerError::statement(format!("recording a change of instance {id}"))(error);
             let mut client = self.client().await?;
             let tx = client.transaction().await.map_err(refused)?;
             let held = self.lock_changeable(&tx, id).await?;
-            let change = match judge(held.as_ref()) {
+            let usage = Self::usage(&tx, scope).await?;
+            let change = match judge(held.as_ref(), &usage) {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(change) => change,
             };
@@ -88,9 +90,14 @@ impl Ledger {
                 Change::Context(context) => {
                     write_context(&tx, id, &context).await?;
                     rewrite(&tx, id).await?;
+                    let answered = Answered {
+                        status: 200,
+                        ..Answered::default()
+                    };
+                    audit::write(&tx, id, asked, &answered).await?;
                     None
                 }
-                Change::Update(new) => Some(self.write_update(&tx, id, &new).await?),
+                Change::Update(new) => Some(self.write_update(&tx, id, asked, &new).await?),
             };
             tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(operation))
@@ -152,7 +159,13 @@ impl Ledger {
             .transpose()
     }
 
-    async fn write_update(&self, tx: &Transaction<'_>, id: &InstanceId, new: &NewUpdate) -> Result<Uuid, LedgerError> {
+    async fn write_update(
+        &self,
+        tx: &Transaction<'_>,
+        id: &InstanceId,
+        asked: &Asked,
+        new: &NewUpdate,
+    ) -> Result<Uuid, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording a change of instance {id}"))(error);
         let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
         if let Some(context) = &new.context {
@@ -170,10 +183,9 @@ impl Ledger {
         let begun = operations::Begun {
             kind: OperationKind::Update,
             desired_revision: before.try_get(1).map_err(refused)?,
-            request_identity: new.request_identity.as_deref(),
             deadline: new.deadline,
         };
-        let operation = operations::begin(tx, id, &begun).await?;
+        let operation = operations::begin(tx, id, asked, &begun).await?;
         let statement = tx
             .prepare_cached(
                 "update operations

@@ -1,5 +1,7 @@
 //! Every refusal a platform can get: a status and the body of OSB 2.17, "Service Broker Errors".
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -39,6 +41,8 @@ pub struct OsbError {
     update_repeatable: Option<bool>,
     /// The methods that a path has.
     allowed: Option<&'static str>,
+    /// When to ask again.
+    retry_after: Option<Duration>,
 }
 
 impl OsbError {
@@ -50,6 +54,7 @@ impl OsbError {
             instance_usable: None,
             update_repeatable: None,
             allowed: None,
+            retry_after: None,
         }
     }
 
@@ -64,6 +69,11 @@ impl OsbError {
             StatusCode::UNAUTHORIZED,
             "not authenticated: send HTTP Basic credentials that this broker knows",
         )
+    }
+
+    /// 403: somebody who may not.
+    pub fn forbidden(description: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, description)
     }
 
     /// 404: there is no such thing.
@@ -134,6 +144,14 @@ impl OsbError {
         Self::unprocessable(Some(Code::Concurrency), description)
     }
 
+    /// 429: more than a caller may ask for.
+    pub fn too_many(description: impl Into<String>, retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, description)
+        }
+    }
+
     /// 500: the broker's own fault.
     pub fn internal() -> Self {
         Self::new(
@@ -164,6 +182,11 @@ impl OsbError {
     /// The methods to use instead, of a 405.
     pub fn allowed(&self) -> Option<&'static str> {
         self.allowed
+    }
+
+    /// When to ask again, of a 429.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The error code.

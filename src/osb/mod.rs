@@ -9,23 +9,28 @@ pub mod catalog;
 mod credentials;
 pub mod decide;
 pub mod error;
+mod handlers;
+mod identity;
+pub mod limits;
 pub mod request;
 mod routes;
 pub mod server;
 pub mod services;
+mod tokens;
 mod version;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, StreamExt};
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tracing::Instrument;
 use warp::Filter;
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -33,24 +38,21 @@ use warp::reply::Response;
 pub use auth::Authenticator;
 pub use catalog::{Catalog, CatalogCell};
 pub use decide::provision::Namespaces;
+pub use decide::quotas::Quotas;
 pub use services::Services;
+pub use tokens::Tokens;
 pub use version::Version;
 
-use crate::api::CachePlanSpec;
-use crate::ledger::{BindingId, Held, InstanceId, Ledger, Settled};
+use crate::ledger::{Asker, BindingId, InstanceId, Ledger};
 use crate::webhooks::Policy;
-use crate::wire::{self, Flush, Target, Trust};
-use actions::Action;
+use crate::wire::Trust;
 use catalog::Document;
 use decide::Answer;
 use error::OsbError;
-use request::{BindRequest, DeprovisionRequest, ProvisionRequest, Query, UpdateRequest};
+use limits::Counter;
+use request::Query;
 use routes::Call;
 
-/// The header by which platforms find a request in our log (OSB 2.17, "Request Identity").
-const IDENTITY: HeaderName = HeaderName::from_static("x-broker-api-request-identity");
-/// The longest request identity that is kept.
-const MAX_IDENTITY: usize = 255;
 /// The longest body.
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a body may take to arrive.
@@ -65,13 +67,17 @@ pub struct Facade {
     /// What is offered.
     pub catalog: CatalogCell,
     /// Who may ask.
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     /// Where ordered instances go.
     pub namespaces: Namespaces,
     /// Where webhooks may go.
     pub webhook_policy: Policy,
     /// Whose certificates caches may have.
     pub trust: Trust,
+    /// How many instances there may be.
+    pub quotas: Quotas,
+    /// How much each caller may ask for.
+    pub limits: Counter,
 }
 
 /// What is sent back.
@@ -87,6 +93,14 @@ struct Head {
     path: FullPath,
     query: String,
     headers: HeaderMap,
+}
+
+/// A request that was let in, without its body.
+struct Asking<'a> {
+    head: &'a Head,
+    version: Version,
+    query: Query,
+    asker: Asker,
 }
 
 /// The API as a filter. It rejects nothing: every request gets a reply of its own.
@@ -111,10 +125,11 @@ pub fn filter(facade: Arc<Facade>) -> impl Filter<Extract = (Response,), Error =
 }
 
 async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
-    let identity = head.headers.get(IDENTITY).cloned();
+    let identity = head.headers.get(identity::REQUEST).cloned();
+    let span = tracing::info_span!("request", identity = identity::request(&head.headers));
     let version = Version::of(&head.headers);
     let shown = *version.as_ref().unwrap_or(&Version::V17);
-    let reply = AssertUnwindSafe(facade.reply(&head, version, body)).catch_unwind();
+    let reply = AssertUnwindSafe(facade.reply(&head, version, body).instrument(span)).catch_unwind();
     let reply = reply.await.unwrap_or_else(|_| {
         tracing::error!(method = %head.method, path = head.path.as_str(), "a request made the broker panic");
         Err(OsbError::internal())
@@ -129,7 +144,7 @@ impl Facade {
         version: Result<Version, OsbError>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Sent, OsbError> {
-        self.authenticator.authenticate(&head.headers)?;
+        let caller = self.authenticator.authenticate(&head.method, &head.headers).await?;
         let call = Call::of(&head.method, head.path.as_str());
         // Clients of the actions know no API versions.
         let version = match &call {
@@ -140,7 +155,7 @@ impl Facade {
         let reply = match &call {
             Call::Catalog => self.catalog(&head.headers, version),
             // Boxed, so that the catalog, which needs no waiting, does not carry the room for it around.
-            call => Box::pin(self.call(call, head, version, body)).await,
+            call => Box::pin(self.counted(call, head, version, &caller, body)).await,
         };
         let (name, instance, binding) = call.log_fields();
         let status = match &reply {
@@ -159,43 +174,52 @@ impl Facade {
         let instance = instance.map(InstanceId::as_str);
         let binding = binding.map(BindingId::as_str);
         if call.changes() {
-            let identity = identity(&head.headers);
-            tracing::info!(call = name, instance, binding, status, refusal, identity, "served");
+            tracing::info!(call = name, caller, instance, binding, status, refusal, "served");
         } else {
-            tracing::debug!(call = name, instance, binding, status, refusal, "served");
+            tracing::debug!(call = name, caller, instance, binding, status, refusal, "served");
         }
         reply
+    }
+
+    async fn counted<B: Buf>(
+        &self,
+        call: &Call,
+        head: &Head,
+        version: Version,
+        caller: &str,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Result<Sent, OsbError> {
+        let _underway = self.limits.enter(caller, Instant::now())?;
+        let asking = Asking {
+            head,
+            version,
+            query: Query::parse(&head.query),
+            asker: identity::asker(caller.to_owned(), &head.headers)?,
+        };
+        self.call(call, &asking, body).await
     }
 
     async fn call<B: Buf>(
         &self,
         call: &Call,
-        head: &Head,
-        version: Version,
+        asking: &Asking<'_>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Sent, OsbError> {
+        let version = asking.version;
+        let body = read(&asking.head.headers, body);
         match call {
-            Call::Catalog => return self.catalog(&head.headers, version),
-            Call::Provision(id) => {
-                let body = read(&head.headers, body).await?;
-                self.provision(id, head, version, &body).await
-            }
-            Call::Bind(id, binding) => {
-                let body = read(&head.headers, body).await?;
-                self.bind(id, binding, version, &body).await
-            }
-            Call::Update(id) => {
-                let body = read(&head.headers, body).await?;
-                self.update(id, head, version, &body).await
-            }
+            Call::Catalog => return self.catalog(&asking.head.headers, version),
+            Call::Provision(id) => self.provision(id, asking, &body.await?).await,
+            Call::Update(id) => self.update(id, asking, &body.await?).await,
+            Call::Bind(id, binding) => self.bind(id, binding, asking, &body.await?).await,
             Call::Fetch(id) => decide::fetch::instance(self.ledger.instance(id).await?.as_ref(), version),
-            Call::Deprovision(id) => self.deprovision(id, head).await,
-            Call::LastOperation(id) => self.last_operation(id, head, version).await,
+            Call::Deprovision(id) => self.deprovision(id, asking).await,
+            Call::LastOperation(id) => self.last_operation(id, asking).await,
             Call::FetchBinding(id, binding) => {
                 decide::bind::fetched(self.ledger.binding(id, binding).await?.as_ref(), version)
             }
-            Call::Unbind(id, binding) => self.unbind(id, binding, head).await,
-            Call::Act(id, action) => self.act(id, *action, head).await,
+            Call::Unbind(id, binding) => self.unbind(id, binding, asking).await,
+            Call::Act(id, action) => self.act(id, *action, asking).await,
             Call::ActionSchema(id, action) => {
                 let held = self.ledger.instance(id).await?;
                 decide::fetch::exists(held.as_ref())?;
@@ -224,142 +248,6 @@ impl Facade {
             OsbError::unavailable("the plans were not read from Kubernetes yet and nothing was recorded: try again")
         })
     }
-
-    async fn provision(&self, id: &InstanceId, head: &Head, version: Version, body: &[u8]) -> decide::Reply {
-        let query = Query::parse(&head.query);
-        let identity = identity(&head.headers);
-        let request = ProvisionRequest::parse(body, &query, version, self.webhook_policy, identity)?;
-        let catalog = self.current_catalog()?;
-        let plan = catalog.plan(&request.service_id, &request.plan_id);
-        decide::provision::admit(&request, plan)?;
-        let settled = self
-            .ledger
-            .provision(id, |held| {
-                decide::provision::judge(&request, plan, &self.namespaces, held)
-            })
-            .await?;
-        let reply = match settled {
-            Settled::Answered(reply) => reply,
-            Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
-        };
-        reply.map(|answer| actions::listed(answer, id, version))
-    }
-
-    async fn update(&self, id: &InstanceId, head: &Head, version: Version, body: &[u8]) -> decide::Reply {
-        let query = Query::parse(&head.query);
-        let identity = identity(&head.headers);
-        let request = UpdateRequest::parse(body, &query, version, self.webhook_policy, identity)?;
-        decide::update::admit(&request)?;
-        let catalog = self.current_catalog()?;
-        let settled = self
-            .ledger
-            .update(id, |held| decide::update::judge(&request, &catalog, held))
-            .await?;
-        match settled {
-            Settled::Answered(reply) => reply,
-            Settled::Accepted(Some(operation)) => Ok(Answer::accepted(operation)),
-            Settled::Accepted(None) => Ok(Answer::done()),
-        }
-    }
-
-    async fn act(&self, id: &InstanceId, action: Action, head: &Head) -> decide::Reply {
-        match action {
-            Action::Restart => {
-                let webhook = Query::parse(&head.query).webhook(self.webhook_policy)?;
-                let identity = identity(&head.headers);
-                let settled = self
-                    .ledger
-                    .restart(id, |held| {
-                        decide::actions::restart(held, self.deadline(held), webhook, identity)
-                    })
-                    .await?;
-                match settled {
-                    Settled::Answered(reply) => reply,
-                    Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
-                }
-            }
-            Action::Flush => {
-                let held = self.ledger.reach(id).await?;
-                let target = Target::new(decide::actions::flush(held.as_ref())?, &self.trust);
-                decide::actions::flushed(&wire::flush(&target, Flush::All).await)
-            }
-            Action::Stats => {
-                let held = self.ledger.reach(id).await?;
-                let target = Target::new(decide::actions::look(held.as_ref())?, &self.trust);
-                decide::actions::counted(&wire::stats(&target).await)
-            }
-        }
-    }
-
-    /// How long an operation on an instance may take. It is known without a catalog, and without the plan.
-    fn deadline(&self, held: Option<&Held>) -> Duration {
-        let catalog = self.catalog.borrow().clone();
-        held.and_then(|held| Some(catalog?.plan_by_id(&held.instance.plan_id)?.spec.operation_deadline()))
-            .unwrap_or(CachePlanSpec::DEFAULT_OPERATION_DEADLINE)
-    }
-
-    async fn deprovision(&self, id: &InstanceId, head: &Head) -> decide::Reply {
-        let query = Query::parse(&head.query);
-        let request = DeprovisionRequest::parse(&query, self.webhook_policy, identity(&head.headers))?;
-        decide::deprovision::admit(&request)?;
-        let settled = self
-            .ledger
-            .deprovision(id, |held| {
-                decide::deprovision::judge(&request, held, self.deadline(held))
-            })
-            .await?;
-        match settled {
-            Settled::Answered(reply) => reply,
-            Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
-        }
-    }
-
-    async fn last_operation(&self, id: &InstanceId, head: &Head, version: Version) -> decide::Reply {
-        let query = Query::parse(&head.query);
-        let named = decide::last_operation::named(query.get("operation"), id)?;
-        let polled = self.ledger.poll(id, named).await?;
-        decide::last_operation::judge(polled.as_ref(), named.is_some(), version, jiff::Timestamp::now())
-    }
-
-    async fn bind(&self, id: &InstanceId, binding: &BindingId, version: Version, body: &[u8]) -> decide::Reply {
-        let request = BindRequest::parse(body)?;
-        let settled = self
-            .ledger
-            .bind(id, binding, |held, existing| {
-                decide::bind::judge(&request, held, existing, version)
-            })
-            .await?;
-        match settled {
-            Settled::Answered(reply) => reply,
-            Settled::Accepted(new) => Ok(decide::bind::bound(StatusCode::CREATED, &new.credentials, version)),
-        }
-    }
-
-    /// An unknown binding is gone, whatever else is wrong with the request.
-    async fn unbind(&self, id: &InstanceId, binding: &BindingId, head: &Head) -> decide::Reply {
-        if let Err(error) = request::check_unbind(&Query::parse(&head.query)) {
-            return match self.ledger.binding(id, binding).await? {
-                Some(_) => Err(error),
-                None => Err(OsbError::gone()),
-            };
-        }
-        if self.ledger.unbind(id, binding).await? {
-            Ok(Answer::done())
-        } else {
-            Err(OsbError::gone())
-        }
-    }
-}
-
-/// The request identity as it is kept.
-fn identity(headers: &HeaderMap) -> Option<String> {
-    let text = String::from_utf8_lossy(headers.get(IDENTITY)?.as_bytes());
-    let text: String = text
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(MAX_IDENTITY)
-        .collect();
-    (!text.is_empty()).then_some(text)
 }
 
 /// Whether an `If-None-Match` names an entity tag (RFC 9110, 13.1.2).
@@ -432,6 +320,9 @@ fn render(reply: Result<Sent, OsbError>, version: Version, identity: Option<Head
                 let challenge = HeaderValue::from_static("Basic realm=\"cache-broker\", charset=\"UTF-8\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
+            if let Some(pause) = error.retry_after() {
+                response.headers_mut().insert(RETRY_AFTER, pause.as_secs().into());
+            }
             if let Some(allowed) = error.allowed() {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             }
@@ -439,7 +330,7 @@ fn render(reply: Result<Sent, OsbError>, version: Version, identity: Option<Head
         }
     };
     if let Some(identity) = identity {
-        response.headers_mut().insert(IDENTITY, identity);
+        response.headers_mut().insert(identity::REQUEST, identity);
     }
     response
 }

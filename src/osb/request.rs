@@ -195,7 +195,7 @@ fn text<'a>(members: &'a Map<String, Value>, name: &str, shown: &str) -> Result<
     }
 }
 
-fn has_nul(value: &Value) -> bool {
+pub(super) fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(has_nul),
@@ -225,18 +225,10 @@ pub struct ProvisionRequest {
     pub accepts_incomplete: bool,
     /// `?webhook=&secret=`
     pub webhook: Option<WebhookTarget>,
-    /// The platform's id of the request.
-    pub identity: Option<String>,
 }
 
 impl ProvisionRequest {
-    pub(super) fn parse(
-        body: &[u8],
-        query: &Query,
-        version: Version,
-        policy: Policy,
-        identity: Option<String>,
-    ) -> Result<Self, OsbError> {
+    pub(super) fn parse(body: &[u8], query: &Query, version: Version, policy: Policy) -> Result<Self, OsbError> {
         let body = Body::parse(body)?;
         Ok(Self {
             service_id: body.id("service_id")?,
@@ -248,7 +240,6 @@ impl ProvisionRequest {
             maintenance_version: body.maintenance_version(version)?,
             accepts_incomplete: query.accepts_incomplete(),
             webhook: query.webhook(policy)?,
-            identity,
         })
     }
 }
@@ -275,18 +266,10 @@ pub struct UpdateRequest {
     pub accepts_incomplete: bool,
     /// `?webhook=&secret=`
     pub webhook: Option<WebhookTarget>,
-    /// The platform's id of the request.
-    pub identity: Option<String>,
 }
 
 impl UpdateRequest {
-    pub(super) fn parse(
-        body: &[u8],
-        query: &Query,
-        version: Version,
-        policy: Policy,
-        identity: Option<String>,
-    ) -> Result<Self, OsbError> {
+    pub(super) fn parse(body: &[u8], query: &Query, version: Version, policy: Policy) -> Result<Self, OsbError> {
         let body = Body::parse(body)?;
         let service_id = body.id("service_id")?;
         let plan_id = match body.text("plan_id")? {
@@ -313,7 +296,6 @@ impl UpdateRequest {
             maintenance_version: body.maintenance_version(version)?,
             accepts_incomplete: query.accepts_incomplete(),
             webhook: query.webhook(policy)?,
-            identity,
         })
     }
 
@@ -341,19 +323,16 @@ pub struct DeprovisionRequest {
     pub accepts_incomplete: bool,
     /// `?webhook=&secret=`
     pub webhook: Option<WebhookTarget>,
-    /// The platform's id of the request.
-    pub identity: Option<String>,
 }
 
 impl DeprovisionRequest {
     /// `service_id` and `plan_id` must be there and are hints: after a lost answer of an update a platform may know
     /// another plan than the broker does, and its delete must not fail for that.
-    pub(super) fn parse(query: &Query, policy: Policy, identity: Option<String>) -> Result<Self, OsbError> {
+    pub(super) fn parse(query: &Query, policy: Policy) -> Result<Self, OsbError> {
         query.ids()?;
         Ok(Self {
             accepts_incomplete: query.accepts_incomplete(),
             webhook: query.webhook(policy)?,
-            identity,
         })
     }
 }
@@ -404,13 +383,7 @@ mod tests {
     use super::*;
 
     fn provision(body: &str, query: &str) -> Result<ProvisionRequest, OsbError> {
-        ProvisionRequest::parse(
-            body.as_bytes(),
-            &Query::parse(query),
-            Version::V17,
-            Policy::Public,
-            None,
-        )
+        ProvisionRequest::parse(body.as_bytes(), &Query::parse(query), Version::V17, Policy::Public)
     }
 
     fn complete() -> Value {
@@ -487,15 +460,8 @@ mod tests {
     fn maintenance_info_means_nothing_before_2_15() {
         let mut body = complete();
         body["maintenance_info"] = json!("garbled");
-        let read = |version| {
-            ProvisionRequest::parse(
-                body.to_string().as_bytes(),
-                &Query::default(),
-                version,
-                Policy::Public,
-                None,
-            )
-        };
+        let read =
+            |version| ProvisionRequest::parse(body.to_string().as_bytes(), &Query::default(), version, Policy::Public);
         assert!(read(Version::V14).is_ok());
         assert!(read(Version::V15).is_err());
     }
@@ -508,7 +474,6 @@ mod tests {
                 &Query::default(),
                 Version::V17,
                 Policy::Public,
-                None,
             )
         };
         let least = parse(json!({ "service_id": "s", "plan_id": null, "parameters": {}, "context": null })).unwrap();
@@ -551,7 +516,7 @@ mod tests {
 
     #[test]
     fn deletes_need_both_ids() {
-        let parse = |query| DeprovisionRequest::parse(&Query::parse(query), Policy::Public, None);
+        let parse = |query| DeprovisionRequest::parse(&Query::parse(query), Policy::Public);
         assert!(parse("service_id=s&plan_id=p").is_ok_and(|request| !request.accepts_incomplete));
         for (query, part) in [
             ("", "service_id"),
@@ -565,12 +530,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_request_or_a_bad_request(bytes: Vec<u8>, query: String) {
-            let parsed = ProvisionRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public, None);
+            let parsed = ProvisionRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public);
             if let Err(error) = parsed {
                 prop_assert_eq!(error.status(), StatusCode::BAD_REQUEST);
             }
             let _ = BindRequest::parse(&bytes);
-            let _ = UpdateRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public, None);
+            let _ = UpdateRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public);
         }
 
         #[test]

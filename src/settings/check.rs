@@ -28,7 +28,7 @@ pub struct Checked {
     pub keys: KeyRing,
     /// Begins every id made in ElastiCache.
     pub name_prefix: String,
-    /// User and password pairs of OSB platforms; `None` serves anybody.
+    /// User and password pairs of OSB platforms; `None` if there are no such callers.
     pub osb_credentials: Option<Vec<(String, SecretString)>>,
     /// Namespaces whose instances are reconciled.
     pub watch_namespaces: Namespaces,
@@ -75,7 +75,8 @@ impl Settings {
         let keys = read_keys(self.ledger_keys_file.as_deref())
             .map_err(|error| errors.push(error))
             .ok();
-        let osb_credentials = if role.serves_api() && !self.insecure_no_auth {
+        let by_token_only = self.osb_token_review && self.osb_credentials_file.is_none();
+        let osb_credentials = if role.serves_api() && !self.insecure_no_auth && !by_token_only {
             read_credentials(self.osb_credentials_file.as_deref())
                 .map_err(|error| errors.push(error))
                 .ok()
@@ -151,9 +152,13 @@ fn read_keys(path: Option<&Path>) -> Result<KeyRing, String> {
     KeyRing::parse(&text.into()).map_err(|error| format!("LEDGER_KEYS_FILE {}: {error}", path.display()))
 }
 
-fn read_credentials(path: Option<&Path>) -> Result<Vec<(String, SecretString)>, String> {
+/// Reads a file of lines `USER:PASSWORD`; lines that are empty or begin with `#` are passed over.
+///
+/// # Errors
+/// When there is no such file, or a line is something else, or there is none.
+pub fn read_credentials(path: Option<&Path>) -> Result<Vec<(String, SecretString)>, String> {
     let Some(path) = path else {
-        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or pass --insecure-no-auth to serve anybody".to_owned());
+        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or set OSB_TOKEN_REVIEW=true for Kubernetes tokens, or pass --insecure-no-auth to serve anybody".to_owned());
     };
     let text = SecretString::from(
         std::fs::read_to_string(path)

@@ -13,9 +13,9 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::ledger::DatabaseUrl;
+use crate::ledger::{DatabaseUrl, InstanceId};
 
-pub use check::{Checked, Namespaces, SettingsError};
+pub use check::{Checked, Namespaces, SettingsError, read_credentials};
 
 /// The longest `NAME_PREFIX`: with a hyphen and the 24 characters behind it, an id fits ElastiCache's 40.
 pub const MAX_NAME_PREFIX: usize = 15;
@@ -43,6 +43,12 @@ pub enum Command {
     },
     /// Brings the database's tables up to date and ends.
     Migrate,
+    /// Prints who asked what of an instance, when, and how it ended.
+    Audit {
+        /// The OSB id of the instance.
+        #[arg(long)]
+        instance: InstanceId,
+    },
 }
 
 /// Which parts of the broker a process runs.
@@ -139,6 +145,36 @@ pub struct Settings {
     /// File with the credentials that OSB platforms use: lines USER:PASSWORD. Several may hold at once.
     #[arg(long, env = "OSB_CREDENTIALS_FILE")]
     pub osb_credentials_file: Option<PathBuf>,
+
+    /// Let in who has a Kubernetes bearer token and may, by RBAC, use the request's method in lower case as a verb on the
+    /// non-resource URL /v2. OSB_CREDENTIALS_FILE is not needed then.
+    #[arg(long, env = "OSB_TOKEN_REVIEW", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub osb_token_review: bool,
+
+    /// For whom a bearer token must be meant; for the API server itself if absent.
+    #[arg(long, env = "OSB_TOKEN_AUDIENCE")]
+    pub osb_token_audience: Option<String>,
+
+    /// Requests a second of one caller, on average; as many again may come at once. The catalog is not counted. 0 is no
+    /// limit.
+    #[arg(long, env = "OSB_RATE", default_value_t = 0)]
+    pub osb_rate: u32,
+
+    /// Requests of one caller at one time; the catalog is not counted. 0 is no limit.
+    #[arg(long, env = "OSB_CONCURRENCY", default_value_t = 512)]
+    pub osb_concurrency: u32,
+
+    /// How many instances one organization may have, whatever their plans. 0 is no limit.
+    #[arg(long, env = "ORGANIZATION_QUOTA", default_value_t = 0)]
+    pub organization_quota: u32,
+
+    /// How many instances there may be of a plan, as CACHEPLAN=NUMBER, several separated by commas.
+    #[arg(long, env = "PLAN_QUOTAS", value_delimiter = ',', value_parser = parse_plan_quota)]
+    pub plan_quotas: Vec<(String, u32)>,
+
+    /// Days that it is remembered who asked for what. 0 is for ever.
+    #[arg(long, env = "AUDIT_DAYS", default_value_t = 400)]
+    pub audit_days: u32,
 
     /// Serve the OSB API to anybody who can reach it.
     #[arg(long, action = ArgAction::SetTrue)]
@@ -316,6 +352,18 @@ fn parse_database_url(text: &str) -> Result<DatabaseUrl, String> {
     text.parse::<DatabaseUrl>().map_err(|error| error.to_string())
 }
 
+fn parse_plan_quota(text: &str) -> Result<(String, u32), String> {
+    let wrong = || format!("{text:?} is not CACHEPLAN=NUMBER: write such as redis-premium-0=5");
+    let (plan, number) = text.split_once('=').ok_or_else(wrong)?;
+    let number = number.trim().parse().map_err(|_| wrong())?;
+    let plan = plan.trim();
+    if plan.is_empty() {
+        Err(wrong())
+    } else {
+        Ok((plan.to_owned(), number))
+    }
+}
+
 fn parse_name_prefix(text: &str) -> Result<String, String> {
     let refused = |why: &str| {
         Err(format!(
@@ -371,6 +419,15 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn quotas_are_of_plans() {
+        let line = read(&["--plan-quotas=a=1,b = 2"]).unwrap();
+        assert_eq!(line.settings.plan_quotas, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        for text in ["a", "a=", "=1", "a=-1", "a=x"] {
+            assert!(read(&[&format!("--plan-quotas={text}")]).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod caches;
+mod callers;
 mod cel;
 #[path = "../common/cel_cases.rs"]
 mod cel_cases;

@@ -188,6 +188,11 @@ impl Broker {
         Osb::new(&self.url, &self.authorization)
     }
 
+    /// A client that is somebody else.
+    pub fn osb_as(&self, authorization: &str) -> Osb {
+        Osb::new(&self.url, authorization)
+    }
+
     /// A client of `/livez` and `/readyz`.
     pub fn health(&self) -> Osb {
         Osb::new(&self.health, "")

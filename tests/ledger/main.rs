@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
-    Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance, Observation,
-    Projected, Settled, Verdict,
+    Asked, Asker, Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance,
+    Observation, Projected, Request, Scope, Settled, Usage, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -39,11 +39,20 @@ impl World {
 
     /// Orders an instance unless it was; returns whether this was the order that was accepted.
     async fn raced(&self, id: &str) -> bool {
-        let judge = |held: Option<&Held<_>>| match held {
+        let judge = |held: Option<&Held<_>>, _: &Usage| match held {
             None => Judgement::Accept(order(HOUR)),
             Some(_) => Judgement::Answer(()),
         };
-        let settled = self.ledger.provision(&id.parse().unwrap(), judge).await.unwrap();
+        let settled = self
+            .ledger
+            .provision(
+                &id.parse().unwrap(),
+                &asked(Request::Provision),
+                &Scope::default(),
+                judge,
+            )
+            .await
+            .unwrap();
         matches!(settled, Settled::Accepted(_))
     }
 
@@ -51,7 +60,9 @@ impl World {
         let id: InstanceId = id.parse().unwrap();
         let settled = self
             .ledger
-            .provision(&id, |_| Judgement::<(), _>::Accept(order(deadline)))
+            .provision(&id, &asked(Request::Provision), &Scope::default(), |_, _| {
+                Judgement::<(), _>::Accept(order(deadline))
+            })
             .await
             .unwrap();
         let Settled::Accepted(operation) = settled else {
@@ -64,11 +75,10 @@ impl World {
         let new = NewDeprovision {
             webhook: None,
             deadline: HOUR,
-            request_identity: None,
         };
         let settled = self
             .ledger
-            .deprovision(id, |_| Judgement::<(), _>::Accept(new))
+            .deprovision(id, &asked(Request::Deprovision), |_| Judgement::<(), _>::Accept(new))
             .await
             .unwrap();
         let Settled::Accepted(operation) = settled else {
@@ -97,6 +107,16 @@ impl World {
     }
 }
 
+fn asked(request: Request) -> Asked {
+    Asked {
+        asker: Asker::default(),
+        request,
+        binding: None,
+        plan: None,
+        parameters: Vec::new(),
+    }
+}
+
 fn order(deadline: Duration) -> NewInstance {
     NewInstance {
         service_id: "s".parse().unwrap(),
@@ -110,7 +130,6 @@ fn order(deadline: Duration) -> NewInstance {
         namespace: "n".to_owned(),
         webhook: None,
         deadline,
-        request_identity: None,
     }
 }
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use cache_broker::api::{CachePlan, Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{Epoch, Observation, Verdict};
 use cache_broker::ledger::{InstanceId, Ledger};
-use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Services, server};
+use cache_broker::osb::limits::Counter;
+use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Quotas, Services, server};
 use cache_broker::webhooks::Policy;
 use cache_broker::wire::Trust;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -85,6 +86,11 @@ impl Broker {
     }
 
     pub async fn start_on(url: &str) -> Self {
+        Self::start_with(url, |_| {}).await
+    }
+
+    /// A broker whose facade is changed before it serves.
+    pub async fn start_with(url: &str, change: impl FnOnce(&mut Facade)) -> Self {
         let ledger = ledger(url);
         ledger.migrate().await.unwrap();
         let (sql, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
@@ -92,17 +98,23 @@ impl Broker {
         sql.batch_execute("set search_path = cache_broker").await.unwrap();
         let catalog = Catalog::new(&Services::read(None).unwrap(), [&plan()], &|_| true);
         let (catalog, cell) = watch::channel(Some(Arc::new(catalog)));
-        let facade = Facade {
+        let mut facade = Facade {
             ledger: ledger.clone(),
             catalog: cell,
-            authenticator: Authenticator::new(Some(&[("u".to_owned(), "p".to_owned().into())])),
+            authenticator: Arc::new(Authenticator::new(
+                Some(&[("u".to_owned(), "p".to_owned().into())]),
+                None,
+            )),
             namespaces: Namespaces {
                 memcached: "memcached-system".to_owned(),
                 redis: "redis-system".to_owned(),
             },
             webhook_policy: Policy::AllowPrivate,
             trust: Trust::new(None).unwrap(),
+            limits: Counter::default(),
+            quotas: Quotas::default(),
         };
+        change(&mut facade);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -5,12 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod actions;
+mod audit;
 mod broker;
 mod concurrency;
 #[path = "../common/database.rs"]
 mod database;
 mod http_rules;
 mod instance_life;
+mod limits;
 mod outage;
 #[path = "../common/receiver.rs"]
 mod receiver;

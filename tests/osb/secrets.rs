@@ -30,7 +30,7 @@ async fn nothing_secret_stands_in_clear() {
     );
     broker.deprovision("i").await;
 
-    for table in ["instances", "operations", "bindings", "webhooks"] {
+    for table in ["instances", "operations", "bindings", "webhooks", "audit"] {
         let rows = broker
             .sql
             .query(
@@ -44,6 +44,10 @@ async fn nothing_secret_stands_in_clear() {
             // Sealed columns show as hexadecimal digits.
             let text = format!("{}{}", row.get::<_, String>(0), row.get::<_, String>(1));
             for secret in SECRETS {
+                // Names of parameters are remembered, and no values.
+                if table == "audit" && secret == "connectionLimit" {
+                    continue;
+                }
                 let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
                 assert!(
                     !text.contains(secret) && !text.contains(&hex),

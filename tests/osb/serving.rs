@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache_broker::osb::{self, Authenticator, Catalog, Facade, Namespaces, Services, server};
+use cache_broker::osb::limits::Counter;
+use cache_broker::osb::{self, Authenticator, Catalog, Facade, Namespaces, Quotas, Services, server};
 use cache_broker::webhooks::Policy;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -24,13 +25,15 @@ fn facade() -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
     let facade = Facade {
         ledger: ledger("postgres://u:p@127.0.0.1:1/d?sslmode=disable"),
         catalog,
-        authenticator: Authenticator::new(None),
+        authenticator: Arc::new(Authenticator::new(None, None)),
         namespaces: Namespaces {
             memcached: "m".to_owned(),
             redis: "r".to_owned(),
         },
         webhook_policy: Policy::Public,
         trust: cache_broker::wire::Trust::new(None).unwrap(),
+        limits: Counter::default(),
+        quotas: Quotas::default(),
     };
     (Arc::new(facade), send)
 }

@@ -17,7 +17,6 @@ pub fn restart(
     held: Option<&Held>,
     deadline: Duration,
     webhook: Option<WebhookTarget>,
-    identity: Option<String>,
 ) -> Judgement<Reply, NewRestart> {
     match usable(held) {
         Err(error) => Judgement::Answer(Err(error)),
@@ -26,11 +25,7 @@ pub fn restart(
                 Judgement::Answer(Ok(Answer::accepted(running.id)))
             }
             Some(running) => Judgement::Answer(Err(busy(running.kind))),
-            None => Judgement::Accept(NewRestart {
-                webhook,
-                deadline,
-                request_identity: identity,
-            }),
+            None => Judgement::Accept(NewRestart { webhook, deadline }),
         },
     }
 }
@@ -187,7 +182,7 @@ mod tests {
                 latest: held.latest,
                 opened: (),
             });
-            let told = match restart(bare.as_ref(), HOUR, None, None) {
+            let told = match restart(bare.as_ref(), HOUR, None) {
                 Judgement::Accept(_) => "ok".to_owned(),
                 Judgement::Answer(Ok(answer)) => {
                     assert_eq!(answer, Answer::accepted(operation_id()));

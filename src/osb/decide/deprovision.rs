@@ -36,7 +36,6 @@ pub fn judge(
         _ => Judgement::Accept(NewDeprovision {
             webhook: request.webhook.clone(),
             deadline,
-            request_identity: request.identity.clone(),
         }),
     }
 }
@@ -53,7 +52,6 @@ mod tests {
         DeprovisionRequest {
             accepts_incomplete: true,
             webhook: None,
-            identity: None,
         }
     }
 

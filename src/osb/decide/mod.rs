@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod last_operation;
 pub mod moves;
 pub mod provision;
+pub mod quotas;
 pub mod update;
 
 use std::time::Duration;

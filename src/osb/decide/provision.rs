@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::quotas::Quotas;
 use super::{Answer, Reply};
 use crate::api::{EngineType, PlanState, effective};
-use crate::ledger::{Held, Judgement, NewInstance, OperationKind};
+use crate::ledger::{Held, Judgement, NewInstance, OperationKind, Usage};
 use crate::osb::catalog::{OfferedPlan, Unknown, maintenance_version};
 use crate::osb::error::{Code, OsbError};
 use crate::osb::request::ProvisionRequest;
@@ -44,14 +45,17 @@ pub fn judge(
     request: &ProvisionRequest,
     plan: Result<&OfferedPlan, Unknown>,
     namespaces: &Namespaces,
+    (quotas, usage): (&Quotas, &Usage),
     held: Option<&Held<Map<String, Value>>>,
 ) -> Judgement<Reply, NewInstance> {
     match held {
         Some(held) => Judgement::Answer(repeated(request, plan, held)),
-        None => match plan
-            .map_err(|unknown| unknown_plan(request, unknown))
-            .and_then(|plan| order(request, plan, namespaces))
-        {
+        None => match plan.map_err(|unknown| unknown_plan(request, unknown)).and_then(|plan| {
+            let new = order(request, plan, namespaces)?;
+            quotas.organization_has_room(usage)?;
+            quotas.plan_has_room(&plan.resource, usage)?;
+            Ok(new)
+        }) {
             Ok(new) => Judgement::Accept(new),
             Err(error) => Judgement::Answer(Err(error)),
         },
@@ -131,7 +135,6 @@ fn order(request: &ProvisionRequest, plan: &OfferedPlan, namespaces: &Namespaces
         namespace: namespaces.of(plan.spec.engine.type_).to_owned(),
         webhook: request.webhook.clone(),
         deadline: plan.spec.operation_deadline(),
-        request_identity: request.identity.clone(),
     })
 }
 
@@ -186,7 +189,6 @@ mod tests {
             maintenance_version: None,
             accepts_incomplete: true,
             webhook: None,
-            identity: None,
         }
     }
 
@@ -201,7 +203,13 @@ mod tests {
             redis: "redis-system".to_owned(),
         };
         match admit(request, plan) {
-            Ok(()) => judge(request, plan, &namespaces, held),
+            Ok(()) => judge(
+                request,
+                plan,
+                &namespaces,
+                (&Quotas::default(), &Usage::default()),
+                held,
+            ),
             Err(error) => Judgement::Answer(Err(error)),
         }
     }

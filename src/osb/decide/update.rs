@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::moves::{self, Move};
+use super::quotas::Quotas;
 use super::{Answer, Reply};
 use crate::api::{CachePlanSpec, effective};
-use crate::ledger::{Change, Changeable, Held, Judgement, NewUpdate, OperationKind};
+use crate::ledger::{Change, Changeable, Held, Judgement, NewUpdate, OperationKind, Usage};
 use crate::osb::catalog::{Catalog, OfferedPlan, Unknown, maintenance_version};
 use crate::osb::error::{Code, OsbError};
 use crate::osb::request::UpdateRequest;
@@ -23,8 +24,13 @@ pub fn admit(request: &UpdateRequest) -> Result<(), OsbError> {
 }
 
 /// The decision.
-pub fn judge(request: &UpdateRequest, catalog: &Catalog, held: Option<&Held<Changeable>>) -> Judgement<Reply, Change> {
-    match decide(request, catalog, held) {
+pub fn judge(
+    request: &UpdateRequest,
+    catalog: &Catalog,
+    quotas: (&Quotas, &Usage),
+    held: Option<&Held<Changeable>>,
+) -> Judgement<Reply, Change> {
+    match decide(request, catalog, quotas, held) {
         Ok(Judgement::Answer(answer)) => Judgement::Answer(Ok(answer)),
         Ok(Judgement::Accept(change)) => Judgement::Accept(change),
         Err(error) => Judgement::Answer(Err(error)),
@@ -34,6 +40,7 @@ pub fn judge(request: &UpdateRequest, catalog: &Catalog, held: Option<&Held<Chan
 fn decide(
     request: &UpdateRequest,
     catalog: &Catalog,
+    (quotas, usage): (&Quotas, &Usage),
     held: Option<&Held<Changeable>>,
 ) -> Result<Judgement<Answer, Change>, OsbError> {
     let held = held
@@ -85,6 +92,9 @@ fn decide(
     };
     let to = target.spec.as_ref().unwrap_or(&from);
     allowed(request, &target, &from, to, held)?;
+    if target.plan_id != instance.plan_id {
+        quotas.plan_has_room(&target.plan_name, usage)?;
+    }
     // A platform polls for as long as one of the plans says, and nobody knows which.
     let deadline = from.operation_deadline().min(to.operation_deadline());
     let plan_id = target.plan_id.parse().map_err(|_| OsbError::internal())?;
@@ -97,7 +107,6 @@ fn decide(
         asked: request.asked(),
         webhook: request.webhook.clone(),
         deadline,
-        request_identity: request.identity.clone(),
     }))))
 }
 

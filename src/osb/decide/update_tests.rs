@@ -24,7 +24,6 @@ fn request(members: Value) -> UpdateRequest {
         maintenance_version: text("version").map(str::to_owned),
         accepts_incomplete: members.get("sync").is_none(),
         webhook: None,
-        identity: None,
     }
 }
 
@@ -62,6 +61,10 @@ fn standing() -> Changeable {
         plan_spec: None,
         asked: None,
     }
+}
+
+fn judge(request: &UpdateRequest, catalog: &Catalog, held: Option<&Held<Changeable>>) -> Judgement<Reply, Change> {
+    super::judge(request, catalog, (&Quotas::default(), &Usage::default()), held)
 }
 
 fn decide(request: &UpdateRequest, held: Option<&Held<Changeable>>) -> Judgement<Reply, Change> {
@@ -413,7 +416,6 @@ fn the_same_request_is_known_again() {
     let first = request(json!({ "plan_id": "larger", "parameters": { "connectionLimit": 6, "b": 1 } }));
     let mut again = first.clone();
     again.parameters = serde_json::from_str(r#"{"b":1,"connectionLimit":6}"#).unwrap();
-    again.identity = Some("another".to_owned());
     assert_eq!(told(&decide(&again, Some(&running(&first)))), REPEATED);
     // After a restart of the instance, no request is the one that goes on.
     let mut other: Held<Changeable> = running(&first);
@@ -465,4 +467,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_plan_that_is_full_takes_no_movers_and_keeps_who_is_there() {
+    let quotas = Quotas {
+        organization: Some(0),
+        plans: [("larger".to_owned(), 1), ("memcached-small".to_owned(), 0)].into(),
+    };
+    let told = |asked: Value, plan| {
+        let usage = Usage { organization: 9, plan };
+        let judgement = super::judge(
+            &request(asked),
+            &catalog(&offered()),
+            (&quotas, &usage),
+            Some(&held(standing())),
+        );
+        told(&judgement)
+    };
+    assert_eq!(told(json!({ "plan_id": "larger" }), 0), ACCEPTED);
+    assert_eq!(told(json!({ "plan_id": "larger" }), 1), "422");
+    assert_eq!(told(json!({ "parameters": { "connectionLimit": 6 } }), 9), ACCEPTED);
 }

@@ -1,0 +1,226 @@
+//! What each call does: read the request, have the ledger judge it by its pure function, carry the answer.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::actions::{self, Action};
+use super::decide::{self, Answer, Reply};
+use super::error::OsbError;
+use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
+use super::{Asking, Facade};
+use crate::api::CachePlanSpec;
+use crate::ledger::{Answered, Asked, BindingId, Held, InstanceId, Request, Settled};
+use crate::wire::{self, Flush, Target};
+
+/// How many names of parameters are recorded, and how long each at most.
+const MAX_NAMES: usize = 32;
+const MAX_NAME: usize = 64;
+
+impl Asking<'_> {
+    /// What is recorded of a request that names nothing more.
+    fn asked(&self, request: Request) -> Asked {
+        Asked {
+            asker: self.asker.clone(),
+            request,
+            binding: None,
+            plan: None,
+            parameters: Vec::new(),
+        }
+    }
+}
+
+/// The names of parameters as they are recorded: some of them, as far as a line of text takes them.
+fn names(parameters: &Map<String, Value>) -> Vec<String> {
+    let shown = |name: &String| name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    parameters.keys().take(MAX_NAMES).map(shown).collect()
+}
+
+impl Facade {
+    /// Records a request that changed nothing, and what it was answered. That it cannot be recorded is no reason to
+    /// refuse it.
+    async fn noted(&self, id: &InstanceId, asked: &Asked, reply: Reply) -> Reply {
+        let answered = match &reply {
+            Ok(answer) => Answered {
+                status: answer.status.as_u16(),
+                refusal: None,
+                operation: answer
+                    .body
+                    .get("operation")
+                    .and_then(|text| text.as_str()?.parse().ok()),
+            },
+            // What is wrong with a request may show a tenant's values.
+            Err(error) => Answered {
+                status: error.status().as_u16(),
+                refusal: Some(error.description())
+                    .filter(|text| !text.is_empty() && error.status() != StatusCode::BAD_REQUEST),
+                operation: None,
+            },
+        };
+        if let Err(error) = self.ledger.note(id, asked, &answered).await {
+            tracing::warn!(instance = %id, %error, "a request was not recorded");
+        }
+        reply
+    }
+
+    /// The answer to what was accepted, or was judged not to be.
+    async fn settled(&self, id: &InstanceId, asked: &Asked, settled: Settled<Reply, Uuid>) -> Reply {
+        match settled {
+            Settled::Answered(reply) => self.noted(id, asked, reply).await,
+            Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
+        }
+    }
+
+    pub(super) async fn provision(&self, id: &InstanceId, asking: &Asking<'_>, body: &[u8]) -> Reply {
+        let request = ProvisionRequest::parse(body, &asking.query, asking.version, self.webhook_policy)?;
+        let asked = Asked {
+            plan: Some(request.plan_id.to_string()),
+            parameters: names(&request.parameters),
+            ..asking.asked(Request::Provision)
+        };
+        let catalog = self.current_catalog()?;
+        let plan = catalog.plan(&request.service_id, &request.plan_id);
+        decide::provision::admit(&request, plan)?;
+        let scope = self.quotas.scope(Some(&request.organization_guid), plan.ok());
+        let settled = self
+            .ledger
+            .provision(id, &asked, &scope, |held, usage| {
+                decide::provision::judge(&request, plan, &self.namespaces, (&self.quotas, usage), held)
+            })
+            .await?;
+        let reply = self.settled(id, &asked, settled).await;
+        reply.map(|answer| actions::listed(answer, id, asking.version))
+    }
+
+    pub(super) async fn update(&self, id: &InstanceId, asking: &Asking<'_>, body: &[u8]) -> Reply {
+        let request = UpdateRequest::parse(body, &asking.query, asking.version, self.webhook_policy)?;
+        let asked = Asked {
+            plan: request.plan_id.as_ref().map(ToString::to_string),
+            parameters: request
+                .parameters
+                .iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect(),
+            ..asking.asked(Request::Update)
+        };
+        decide::update::admit(&request)?;
+        let catalog = self.current_catalog()?;
+        let target = request
+            .plan_id
+            .as_ref()
+            .and_then(|plan| catalog.plan_by_id(plan.as_str()));
+        let scope = self.quotas.scope(None, target);
+        let settled = self
+            .ledger
+            .update(id, &asked, &scope, |held, usage| {
+                decide::update::judge(&request, &catalog, (&self.quotas, usage), held)
+            })
+            .await?;
+        match settled {
+            Settled::Answered(reply) => self.noted(id, &asked, reply).await,
+            Settled::Accepted(Some(operation)) => Ok(Answer::accepted(operation)),
+            Settled::Accepted(None) => Ok(Answer::done()),
+        }
+    }
+
+    pub(super) async fn act(&self, id: &InstanceId, action: Action, asking: &Asking<'_>) -> Reply {
+        match action {
+            Action::Restart => {
+                let webhook = asking.query.webhook(self.webhook_policy)?;
+                let asked = asking.asked(Request::Restart);
+                let settled = self
+                    .ledger
+                    .restart(id, &asked, |held| {
+                        decide::actions::restart(held, self.deadline(held), webhook)
+                    })
+                    .await?;
+                self.settled(id, &asked, settled).await
+            }
+            Action::Flush => {
+                let held = self.ledger.reach(id).await?;
+                let reply = match decide::actions::flush(held.as_ref()) {
+                    Ok(connection) => {
+                        let target = Target::new(connection, &self.trust);
+                        decide::actions::flushed(&wire::flush(&target, Flush::All).await)
+                    }
+                    Err(error) => Err(error),
+                };
+                self.noted(id, &asking.asked(Request::Flush), reply).await
+            }
+            Action::Stats => {
+                let held = self.ledger.reach(id).await?;
+                let target = Target::new(decide::actions::look(held.as_ref())?, &self.trust);
+                decide::actions::counted(&wire::stats(&target).await)
+            }
+        }
+    }
+
+    /// How long an operation on an instance may take. It is known without a catalog, and without the plan.
+    fn deadline(&self, held: Option<&Held>) -> Duration {
+        let catalog = self.catalog.borrow().clone();
+        held.and_then(|held| Some(catalog?.plan_by_id(&held.instance.plan_id)?.spec.operation_deadline()))
+            .unwrap_or(CachePlanSpec::DEFAULT_OPERATION_DEADLINE)
+    }
+
+    pub(super) async fn deprovision(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
+        let request = DeprovisionRequest::parse(&asking.query, self.webhook_policy)?;
+        let asked = asking.asked(Request::Deprovision);
+        decide::deprovision::admit(&request)?;
+        let settled = self
+            .ledger
+            .deprovision(id, &asked, |held| {
+                decide::deprovision::judge(&request, held, self.deadline(held))
+            })
+            .await?;
+        self.settled(id, &asked, settled).await
+    }
+
+    pub(super) async fn last_operation(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
+        let named = decide::last_operation::named(asking.query.get("operation"), id)?;
+        let polled = self.ledger.poll(id, named).await?;
+        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, jiff::Timestamp::now())
+    }
+
+    pub(super) async fn bind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>, body: &[u8]) -> Reply {
+        let request = BindRequest::parse(body)?;
+        let asked = Asked {
+            binding: Some(binding.clone()),
+            plan: Some(request.plan_id.to_string()),
+            parameters: names(&request.parameters),
+            ..asking.asked(Request::Bind)
+        };
+        let version = asking.version;
+        let settled = self
+            .ledger
+            .bind(id, binding, &asked, |held, existing| {
+                decide::bind::judge(&request, held, existing, version)
+            })
+            .await?;
+        match settled {
+            Settled::Answered(reply) => self.noted(id, &asked, reply).await,
+            Settled::Accepted(new) => Ok(decide::bind::bound(StatusCode::CREATED, &new.credentials, version)),
+        }
+    }
+
+    /// An unknown binding is gone, whatever else is wrong with the request.
+    pub(super) async fn unbind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>) -> Reply {
+        if let Err(error) = request::check_unbind(&asking.query) {
+            return match self.ledger.binding(id, binding).await? {
+                Some(_) => Err(error),
+                None => Err(OsbError::gone()),
+            };
+        }
+        let asked = Asked {
+            binding: Some(binding.clone()),
+            ..asking.asked(Request::Unbind)
+        };
+        if self.ledger.unbind(id, binding, &asked).await? {
+            Ok(Answer::done())
+        } else {
+            self.noted(id, &asked, Err(OsbError::gone())).await
+        }
+    }
+}
