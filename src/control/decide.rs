@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::status_record::{record, recorded};
 use crate::api::conditions::{self, Progress, Reason};
@@ -131,6 +132,13 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         PlanLookup::Found(revision) => revision,
         // Nothing is made before a plan is found, and what is made keeps the revision in its status.
         _ if deleting && record.serving.is_none() => return Opening::LetGo,
+        _ if deleting => match orphan(instance) {
+            Some(revision) => &Arc::new(revision),
+            None => {
+                let message = "the revision of its plan is lost, and with it what is to become of the data: set spec.deletionPolicy to Delete, Retain or Snapshot, and it is deleted so".to_owned();
+                return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
+            }
+        },
         PlanLookup::NoPlan => {
             let message = format!(
                 "there is no CachePlan {0} yet: create it, or see `kubectl describe cacheplan {0}` if it exists; this goes on by itself then",
@@ -146,7 +154,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
             return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
         }
     };
-    if let Some(message) = mismatch(instance, revision) {
+    if !deleting && let Some(message) = mismatch(instance, revision) {
         return say(Progress::Stalled, Reason::PlanMismatch, message);
     }
     let is_new = instance.status.as_ref().is_none_or(|status| status.plan.is_none());
@@ -269,6 +277,27 @@ fn restore(
 /// Whether a snapshot of one engine can fill a cache of another: valkey reads what redis wrote.
 fn may_fill(of: EngineType, into: EngineType) -> bool {
     of == into && of != EngineType::Memcached || (of, into) == (EngineType::Redis, EngineType::Valkey)
+}
+
+/// As much of a lost plan as a deletion needs, if the instance itself says what is to become of its data.
+fn orphan(instance: &CacheInstance) -> Option<PlanRevision> {
+    instance.spec.deletion_policy?;
+    let status = instance.status.as_ref()?;
+    let plan = status.plan.as_ref()?;
+    let mut spec = json!({
+        "service": "", "id": plan.id, "description": "",
+        "engine": { "type": plan.engine, "version": plan.version },
+    });
+    let (provider, part) = match status.provider.unwrap_or(plan.provider) {
+        ProviderKind::ElastiCache => ("elasticache", json!({ "nodeType": "" })),
+        ProviderKind::Kubernetes => ("kubernetes", json!({ "memory": "64Mi" })),
+    };
+    spec.as_object_mut()?.insert(provider.to_owned(), part);
+    Some(PlanRevision {
+        name: plan.name.clone(),
+        revision: plan.revision,
+        spec: serde_json::from_value(spec).ok()?,
+    })
 }
 
 /// Why a plan cannot take over an instance that runs from another.

@@ -80,7 +80,22 @@ fn without_its_plan_an_instance_waits_and_can_be_deleted_if_nothing_was_made() {
         &deleting,
         &json!({ "provider": "elasticache", "providerId": "x" }),
     );
-    assert_eq!(said(opened(&made, &PlanLookup::NoPlan)).1, Reason::PlanNotFound);
+    let (progress, reason, message) = said(opened(&made, &PlanLookup::NoPlan));
+    assert_eq!((progress, reason), (Progress::Stalled, Reason::PlanRevisionNotFound));
+    assert!(message.contains("spec.deletionPolicy"), "{message}");
+    // Once it says what is to become of the data, it needs no plan to go.
+    let running = json!({
+        "provider": "elasticache", "providerId": "x", "firstReadyTime": DELETING,
+        "plan": { "name": "p", "id": "p", "engine": "redis", "version": "7.1", "provider": "elasticache", "revision": 1 },
+    });
+    let told = instance(&json!({ "deletionPolicy": "Snapshot" }), &deleting, &running);
+    assert!(
+        matches!(opened(&told, &PlanLookup::NoRevision(1)), Opening::Proceed(desired)
+        if desired.existence == Existence::Absent(DeletionPolicy::Snapshot))
+    );
+    // What it was asked to become does not keep it.
+    let mismatched = instance(&none, &deleting, &running);
+    assert!(matches!(opened(&mismatched, &plan(&none)), Opening::Proceed(_)));
 }
 
 #[test]
