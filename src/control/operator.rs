@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Error;
+use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::plans::Plans;
 use super::projector::{self, Projector};
 use super::retries::Retries;
-use crate::api::{CacheInstance, CachePlan, labels};
+use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::Ledger;
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
@@ -75,17 +76,20 @@ impl Operator {
             plan_store.clone(),
             revision_store.clone(),
         );
+        let events = Recorder::new(
+            self.client.clone(),
+            Reporter {
+                controller: "cache-broker".to_owned(),
+                instance: None,
+            },
+        );
+        let backup_index = BackupIndex::default();
         let instances = Arc::new(Instances {
             client: self.client.clone(),
             plans: plans.clone(),
+            backups: backup_index.clone(),
             providers: self.providers.clone(),
-            events: Recorder::new(
-                self.client.clone(),
-                Reporter {
-                    controller: "cache-broker".to_owned(),
-                    instance: None,
-                },
-            ),
+            events: events.clone(),
             retries: Retries::default(),
             resync: self.resync,
         });
@@ -107,6 +111,26 @@ impl Operator {
             stores.push(store);
             controllers.push(run);
         }
+        let elasticache = self.providers.elasticache.as_ref();
+        let backups = Arc::new(Backups {
+            client: self.client.clone(),
+            elasticache: elasticache.map(|elasticache| elasticache.poller.clone()),
+            prefix: elasticache.map_or_else(String::new, |elasticache| elasticache.defaults.name_prefix.clone()),
+            instances: stores.clone(),
+            index: backup_index.clone(),
+            nudge: nudge.clone(),
+            events,
+            retries: Retries::default(),
+            resync: self.resync,
+        });
+        let mut backup_stores = Vec::new();
+        let mut backup_controllers = Vec::new();
+        for scope in &scopes {
+            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), backups.clone());
+            backup_index.add(store.clone());
+            backup_stores.push(store);
+            backup_controllers.push(run);
+        }
         let listed = async {
             self.providers.stores.ready(scopes.len()).await;
             for wait in [
@@ -124,7 +148,14 @@ impl Operator {
         // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
         let controllers = async {
             listed.clone().await;
-            futures::future::join_all(controllers).await;
+            // A controller's own store fills while it runs: instances wait for the backups they may name.
+            let instances = async {
+                for store in &backup_stores {
+                    let _ = store.wait_until_ready().await;
+                }
+                futures::future::join_all(controllers).await;
+            };
+            tokio::join!(instances, futures::future::join_all(backup_controllers));
         };
         let plan_controller = async {
             listed.clone().await;
@@ -205,11 +236,7 @@ fn instance_controller(
     mut shutdown: watch::Receiver<bool>,
     context: Arc<Instances>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
-    let api = match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let controller = Controller::new(api, watcher::Config::default());
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
     let store = controller.store();
     let run = async move {
         controller
@@ -227,6 +254,42 @@ fn instance_controller(
             .await;
     };
     (store, run)
+}
+
+fn backup_controller(
+    client: &Client,
+    scope: &Scope,
+    mut shutdown: watch::Receiver<bool>,
+    context: Arc<Backups>,
+) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
+    let store = controller.store();
+    let run = async move {
+        controller
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .graceful_shutdown_on(async move {
+                let _ = shutdown.wait_for(|stop| *stop).await;
+            })
+            .run(
+                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, error, context| context.after_error(&backup, error),
+                context,
+            )
+            .for_each(|outcome| async { log(outcome) })
+            .await;
+    };
+    (store, run)
+}
+
+/// The objects of one kind in a scope.
+fn scoped<K>(client: &Client, scope: &Scope) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
 }
 
 /// What reconciling a plan needs.
