@@ -50,8 +50,7 @@ pub async fn migrate((url, keys): (DatabaseUrl, KeyRing)) -> Result<(), String> 
 /// Serves until told to stop.
 ///
 /// # Errors
-/// When something fails that waiting does not mend: a port in use, a file that cannot be read, another process that
-/// leads.
+/// When something fails that waiting does not mend: a port in use, a file that cannot be read.
 pub async fn serve(checked: Checked) -> Result<(), String> {
     let Checked {
         settings,
@@ -164,6 +163,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                     ledger,
                     namespaces: watch_namespaces,
                     namespace: settings.namespace.clone(),
+                    identity: settings.identity(),
                     resync: settings.resync(),
                     health,
                 };

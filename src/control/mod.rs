@@ -3,6 +3,7 @@
 
 pub mod decide;
 mod instances;
+pub mod leader;
 pub mod operator;
 pub mod outbox;
 pub mod plans;

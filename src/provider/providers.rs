@@ -44,6 +44,17 @@ pub enum Observed {
 }
 
 impl Providers {
+    /// The same, with nothing remembered of what ElastiCache holds.
+    pub fn renewed(&self) -> Self {
+        Self {
+            elasticache: self.elasticache.as_ref().map(|elasticache| ElastiCache {
+                poller: elasticache.poller.renewed(),
+                defaults: elasticache.defaults.clone(),
+            }),
+            ..self.clone()
+        }
+    }
+
     /// Whether a provider is switched on.
     pub fn enabled(&self, kind: ProviderKind) -> bool {
         match kind {
