@@ -7,6 +7,7 @@ pub mod leader;
 pub mod operator;
 pub mod outbox;
 pub mod plans;
+pub mod pool;
 mod projector;
 mod retries;
 mod status_record;

@@ -23,6 +23,7 @@ use super::Error;
 use super::instances::Instances;
 use super::leader::Candidate;
 use super::plans::Plans;
+use super::pool;
 use super::projector::{self, Projector};
 use super::retries::Retries;
 use crate::api::{CacheInstance, CachePlan, labels};
@@ -49,6 +50,8 @@ pub struct Operator {
     pub providers: Providers,
     /// Namespaces whose instances are reconciled.
     pub namespaces: Namespaces,
+    /// Where instances that are made ahead go.
+    pub pool_namespaces: crate::api::Namespaces,
     /// The operator's own namespace.
     pub namespace: String,
     /// What this process is called in the lease.
@@ -175,7 +178,7 @@ impl Operator {
             ledger: self.ledger.clone(),
             epoch,
             stores: providers.stores.clone(),
-            plans: plan_nudge,
+            plans: plan_nudge.clone(),
         };
 
         let mut stores = Vec::new();
@@ -210,10 +213,23 @@ impl Operator {
             let controllers = async {
                 futures::future::join_all(controllers).await;
             };
+            let pools = pool::Views::default();
+            let keeper = pool::Keeper {
+                client: self.client.clone(),
+                ledger: self.ledger.clone(),
+                epoch,
+                providers: providers.clone(),
+                plans: plan_store.clone(),
+                instances: stores.clone(),
+                namespaces: self.pool_namespaces.clone(),
+                nudge: plan_nudge.clone(),
+                views: pools.clone(),
+            };
             let plan_controller = plan_controller(
                 &self.client,
                 plans,
                 stores,
+                pools,
                 plan_nudged,
                 nudge.clone(),
                 shutdown.clone(),
@@ -226,6 +242,7 @@ impl Operator {
             tokio::select! {
                 _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
+                outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
                 () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
             }
         };
@@ -311,6 +328,7 @@ fn instance_controller(
 struct PlanContext {
     plans: Plans,
     instances: Vec<Store<CacheInstance>>,
+    pools: pool::Views,
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
 }
 
@@ -318,6 +336,7 @@ async fn plan_controller(
     client: &Client,
     plans: Plans,
     instances: Vec<Store<CacheInstance>>,
+    pools: pool::Views,
     nudged: mpsc::Receiver<ObjectRef<CachePlan>>,
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
     shutdown: watch::Receiver<bool>,
@@ -325,6 +344,7 @@ async fn plan_controller(
     let context = Arc::new(PlanContext {
         plans,
         instances,
+        pools,
         nudge,
     });
     Controller::new(Api::<CachePlan>::all(client.clone()), watcher::Config::default())
@@ -340,6 +360,7 @@ async fn plan_controller(
                 let PlanContext {
                     plans,
                     instances,
+                    pools,
                     nudge,
                 } = &*context;
                 let name = plan.name_any();
@@ -348,7 +369,9 @@ async fn plan_controller(
                     .flat_map(Store::state)
                     .filter(|instance| instance.spec.plan_ref.name == name)
                     .collect();
-                let action = plans.reconcile(&plan, of_plan.len()).await?;
+                let ordered = of_plan.iter().filter(|instance| !pool::is_member(instance)).count();
+                let action = plans.reconcile(&plan, ordered, pools.of(&name)).await?;
+                pools.wake();
                 // Instances that waited for the plan go on.
                 for instance in of_plan
                     .iter()

@@ -302,6 +302,14 @@ fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 }
 
 impl Settings {
+    /// Where instances go that are not made from a resource somebody wrote.
+    pub fn namespaces(&self) -> crate::api::Namespaces {
+        crate::api::Namespaces {
+            memcached: self.memcached_namespace.clone(),
+            redis: self.redis_namespace.clone(),
+        }
+    }
+
     /// What this process is called in the lease that elects the leader.
     pub fn identity(&self) -> String {
         let made_up = || format!("cache-broker-{}", uuid::Uuid::new_v4().simple());
