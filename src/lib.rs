@@ -9,3 +9,4 @@ pub mod serve;
 pub mod settings;
 pub mod telemetry;
 pub mod webhooks;
+pub mod wire;

@@ -50,8 +50,7 @@ pub async fn migrate((url, keys): (DatabaseUrl, KeyRing)) -> Result<(), String> 
 /// Serves until told to stop.
 ///
 /// # Errors
-/// When something fails that waiting does not mend: a port in use, a file that cannot be read, another process that
-/// leads.
+/// When something fails that waiting does not mend: a port in use, a file that cannot be read.
 pub async fn serve(checked: Checked) -> Result<(), String> {
     let Checked {
         settings,
@@ -107,10 +106,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
             ledger: ledger.clone(),
             catalog,
             authenticator: Authenticator::new(osb_credentials.as_deref()),
-            namespaces: osb::Namespaces {
-                memcached: settings.memcached_namespace.clone(),
-                redis: settings.redis_namespace.clone(),
-            },
+            namespaces: settings.namespaces(),
             webhook_policy: Policy::new(settings.webhook_allow_private),
         });
         let stop = until(stopped.clone());
@@ -163,7 +159,9 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                     client,
                     ledger,
                     namespaces: watch_namespaces,
+                    pool_namespaces: settings.namespaces(),
                     namespace: settings.namespace.clone(),
+                    identity: settings.identity(),
                     resync: settings.resync(),
                     health,
                 };

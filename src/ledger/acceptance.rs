@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::instances::{self, COLUMNS};
+use super::pool::Claim;
 use super::{
     Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, ServiceId, WebhookTarget, listen,
     operations, webhooks,
@@ -62,6 +63,17 @@ pub struct NewInstance {
     pub deadline: Duration,
     /// The platform's id of the request.
     pub request_identity: Option<String>,
+    /// Whether one of the plan's pool will do.
+    pub preprovisioned: bool,
+}
+
+/// An instance that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provisioned {
+    /// It is being made by this operation.
+    Begun(Uuid),
+    /// It was made ahead, and is usable.
+    Claimed,
 }
 
 /// The end of an instance to be.
@@ -86,8 +98,8 @@ fn resource_name(id: &InstanceId) -> String {
 }
 
 impl Ledger {
-    /// Accepts a new instance, if the judge does, and returns its operation's id. The judge is asked again when another
-    /// request for the same id was faster.
+    /// Accepts a new instance, if the judge does: one of the plan's pool where that will do, else one that is to be made.
+    /// The judge is asked again when another request for the same id was faster.
     ///
     /// # Errors
     /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
@@ -95,15 +107,25 @@ impl Ledger {
         &self,
         id: &InstanceId,
         judge: impl Fn(Option<&Held<Map<String, Value>>>) -> Judgement<A, NewInstance>,
-    ) -> Result<Settled<A, Uuid>, LedgerError> {
+    ) -> Result<Settled<A, Provisioned>, LedgerError> {
         let attempt = async {
             for _ in 0..ATTEMPTS {
                 let held = self.read_instance(id).await?;
                 match judge(held.as_ref()) {
                     Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                     Judgement::Accept(new) => {
+                        if new.preprovisioned {
+                            match self.claim_member(id, &new).await {
+                                Ok(Claim::Taken) => return Ok(Settled::Accepted(Provisioned::Claimed)),
+                                Ok(Claim::IdTaken) => continue,
+                                Ok(Claim::Empty) => {}
+                                Err(error) if error.is_transient() => return Err(error),
+                                // A member that cannot be handed out keeps nobody from having one made.
+                                Err(error) => tracing::error!(instance = %id, %error, "no member of the pool"),
+                            }
+                        }
                         if let Some(operation) = self.insert_instance(id, &new).await? {
-                            return Ok(Settled::Accepted(operation));
+                            return Ok(Settled::Accepted(Provisioned::Begun(operation)));
                         }
                     }
                 }
@@ -238,29 +260,13 @@ impl Ledger {
         let row = tx.query_one(&statement, &[&id.as_str()]).await.map_err(refused)?;
         let revision: i64 = row.try_get(0).map_err(refused)?;
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
-        let statement = tx
-            .prepare_cached(
-                "insert into operations
-                    (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
-                 values ($1, $2, $3, $4, $5, clock_timestamp(),
-                    clock_timestamp() + make_interval(secs => $6::double precision))",
-            )
-            .await
-            .map_err(refused)?;
-        let operation = Uuid::new_v4();
-        tx.execute(
-            &statement,
-            &[
-                &operation,
-                &id.as_str(),
-                &OperationKind::Deprovision.as_str(),
-                &revision,
-                &new.request_identity,
-                &new.deadline.as_secs_f64(),
-            ],
-        )
-        .await
-        .map_err(refused)?;
+        let begun = operations::Begun {
+            kind: OperationKind::Deprovision,
+            desired_revision: revision,
+            request_identity: new.request_identity.as_deref(),
+            deadline: new.deadline,
+        };
+        let operation = operations::begin(tx, id, &begun).await?;
         if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
             webhooks::arm(self, tx, id, operation, &target).await?;
         }

@@ -1,5 +1,7 @@
 //! Operations: what a platform was told is going on. An instance has at most one in progress.
 
+use std::time::Duration;
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -158,6 +160,47 @@ impl Outcome {
         }
         Some(description.chars().take(MAX_DESCRIPTION).collect())
     }
+}
+
+/// An operation to be.
+pub(super) struct Begun<'a> {
+    /// What it does.
+    pub kind: OperationKind,
+    /// The instance's desired revision that it brings about.
+    pub desired_revision: i64,
+    /// The platform's id of the request.
+    pub request_identity: Option<&'a str>,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// Begins an operation in the caller's transaction, and returns its id.
+pub(super) async fn begin(tx: &Transaction<'_>, instance: &InstanceId, begun: &Begun<'_>) -> Result<Uuid, LedgerError> {
+    let refused = || LedgerError::statement(format!("beginning an operation of instance {instance}"));
+    let statement = tx
+        .prepare_cached(
+            "insert into operations
+                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+             values ($1, $2, $3, $4, $5, clock_timestamp(),
+                clock_timestamp() + make_interval(secs => $6::double precision))",
+        )
+        .await
+        .map_err(refused())?;
+    let operation = Uuid::new_v4();
+    tx.execute(
+        &statement,
+        &[
+            &operation,
+            &instance.as_str(),
+            &begun.kind.as_str(),
+            &begun.desired_revision,
+            &begun.request_identity,
+            &begun.deadline.as_secs_f64(),
+        ],
+    )
+    .await
+    .map_err(refused())?;
+    Ok(operation)
 }
 
 /// Ends an operation that is in progress and makes its webhook due, in the caller's transaction. `false` if it was not

@@ -29,14 +29,14 @@ use warp::Filter;
 use warp::path::FullPath;
 use warp::reply::Response;
 
+pub use crate::api::Namespaces;
 pub use auth::Authenticator;
 pub use catalog::{Catalog, CatalogCell};
-pub use decide::provision::Namespaces;
 pub use services::Services;
 pub use version::Version;
 
 use crate::api::CachePlanSpec;
-use crate::ledger::{BindingId, InstanceId, Ledger, Settled};
+use crate::ledger::{BindingId, InstanceId, Ledger, Provisioned, Settled};
 use crate::webhooks::Policy;
 use catalog::Document;
 use decide::Answer;
@@ -220,7 +220,8 @@ impl Facade {
             .await?;
         match settled {
             Settled::Answered(reply) => reply,
-            Settled::Accepted(operation) => Ok(Answer::accepted(operation)),
+            Settled::Accepted(Provisioned::Begun(operation)) => Ok(Answer::accepted(operation)),
+            Settled::Accepted(Provisioned::Claimed) => Ok(Answer::created()),
         }
     }
 

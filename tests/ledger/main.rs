@@ -11,7 +11,7 @@ use std::time::Duration;
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
     Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance, Observation,
-    Projected, Settled, Verdict,
+    Projected, Provisioned, Settled, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -54,7 +54,7 @@ impl World {
             .provision(&id, |_| Judgement::<(), _>::Accept(order(deadline)))
             .await
             .unwrap();
-        let Settled::Accepted(operation) = settled else {
+        let Settled::Accepted(Provisioned::Begun(operation)) = settled else {
             panic!("not accepted")
         };
         (id, operation)
@@ -99,6 +99,7 @@ impl World {
 
 fn order(deadline: Duration) -> NewInstance {
     NewInstance {
+        preprovisioned: false,
         service_id: "s".parse().unwrap(),
         plan_id: "p".parse().unwrap(),
         plan_name: "small".to_owned(),

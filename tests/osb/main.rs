@@ -11,6 +11,7 @@ mod database;
 mod http_rules;
 mod instance_life;
 mod outage;
+mod pool;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod secrets;
