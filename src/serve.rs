@@ -75,8 +75,7 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
 /// Serves until told to stop.
 ///
 /// # Errors
-/// When something fails that waiting does not mend: a port in use, a file that cannot be read, another process that
-/// leads.
+/// When something fails that waiting does not mend: a port in use, a file that cannot be read.
 pub async fn serve(checked: Checked) -> Result<(), String> {
     let Checked {
         settings,
@@ -138,10 +137,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
             ledger: ledger.clone(),
             catalog,
             authenticator,
-            namespaces: osb::Namespaces {
-                memcached: settings.memcached_namespace.clone(),
-                redis: settings.redis_namespace.clone(),
-            },
+            namespaces: settings.namespaces(),
             webhook_policy: Policy::new(settings.webhook_allow_private),
             quotas: Quotas {
                 organization: (settings.organization_quota > 0).then_some(settings.organization_quota),
@@ -207,7 +203,9 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                     client,
                     ledger,
                     namespaces: watch_namespaces,
+                    pool_namespaces: settings.namespaces(),
                     namespace: settings.namespace.clone(),
+                    identity: settings.identity(),
                     resync: settings.resync(),
                     health,
                 };

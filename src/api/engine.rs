@@ -52,6 +52,25 @@ impl fmt::Display for EngineType {
     }
 }
 
+/// The namespaces of instances that are not made from a resource somebody wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Of memcached.
+    pub memcached: String,
+    /// Of redis and valkey.
+    pub redis: String,
+}
+
+impl Namespaces {
+    /// That of an engine.
+    pub fn of(&self, engine: EngineType) -> &str {
+        match engine {
+            EngineType::Memcached => &self.memcached,
+            EngineType::Redis | EngineType::Valkey => &self.redis,
+        }
+    }
+}
+
 /// An engine and its version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Engine {

@@ -19,7 +19,7 @@ mod schema;
 pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackupStatus};
 pub use connection::Connection;
 pub use crds::{manifests, write_manifests};
-pub use engine::{Engine, EngineType};
+pub use engine::{Engine, EngineType, Namespaces};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
     PlanStatus, Replacement, RestartStatus, Restore, Superseded, User,
@@ -28,7 +28,7 @@ pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
 pub use plan::{
     Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec,
-    PlanState, Price, ProviderKind, ProviderSpec, Topology,
+    PlanState, PoolStatus, Price, ProviderKind, ProviderSpec, Topology,
 };
 
 /// The API group.
@@ -72,4 +72,6 @@ pub mod labels {
     pub const NAME: &str = "app.kubernetes.io/name";
     /// The plan an instance was ordered from.
     pub const PLAN: &str = "cache.akkeris.io/plan";
+    /// The plan in whose pool an instance waits to be handed out.
+    pub const POOL: &str = "cache.akkeris.io/pool";
 }

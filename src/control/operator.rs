@@ -1,27 +1,34 @@
-//! Wires the reconcilers, watches and the projector together and runs them until the process shuts down.
+//! Wires the reconcilers, watches and the projector together and runs them while this process leads.
+//!
+//! What stands in the cluster for instances is watched all the time, so that a standby takes over without reading it
+//! first. All else is begun anew with each term: plans, revisions and instances are listed and ElastiCache is asked,
+//! so nothing is decided from what was known before the lease was won, and ending a term is dropping it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Error;
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
+use super::leader::Candidate;
 use super::plans::Plans;
+use super::pool;
 use super::projector::{self, Projector};
 use super::retries::Retries;
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
@@ -44,26 +51,104 @@ pub struct Operator {
     pub providers: Providers,
     /// Namespaces whose instances are reconciled.
     pub namespaces: Namespaces,
+    /// Where instances that are made ahead go.
+    pub pool_namespaces: crate::api::Namespaces,
     /// The operator's own namespace.
     pub namespace: String,
+    /// What this process is called in the lease.
+    pub identity: String,
     /// How often everything is looked at although nothing happened.
     pub resync: Duration,
     /// Told when the operator works.
     pub health: Health,
 }
 
+/// Where nudges go: to the controller of a namespace, while this process leads.
+type Routes = Mutex<Arc<HashMap<Scope, mpsc::Sender<ObjectRef<CacheInstance>>>>>;
+
 impl Operator {
-    /// Runs until the process shuts down, or another process begins to lead.
+    /// Runs until the process shuts down: stands by until the lease is won, leads until it is lost, and stands by again.
+    /// A process that lost its lease does not end, since it may serve platforms as well, which need neither lease nor
+    /// API server.
     ///
     /// # Errors
-    /// When another process leads.
+    /// When something that should run for ever ends.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
-        let epoch = self.lead().await;
         let scopes: Vec<Scope> = match &self.namespaces {
             Namespaces::All => vec![None],
             Namespaces::Named(names) => names.iter().cloned().map(Some).collect(),
         };
         let (nudge, nudged) = mpsc::channel(NUDGES);
+        let routes = Routes::default();
+        tokio::select! {
+            outcome = self.terms(&scopes, &nudge, &routes, shutdown) => outcome,
+            () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
+            () = route(nudged, &routes) => Err(ended("the routing of nudges")),
+        }
+    }
+
+    async fn terms(
+        &self,
+        scopes: &[Scope],
+        nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
+        routes: &Routes,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let candidate = Candidate::new(self.client.clone(), &self.namespace, self.identity.clone());
+        // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
+        tokio::select! {
+            () = self.providers.stores.ready(scopes.len()) => {}
+            () = stopped(shutdown.clone()) => return Ok(()),
+        }
+        loop {
+            let standing = |state| match state {
+                Ok(()) => self.health.stand_by(Part::Operator),
+                Err(reason) => self.health.set(Part::Operator, Err(reason)),
+            };
+            let held = tokio::select! {
+                held = candidate.win(standing) => held,
+                () = stopped(shutdown.clone()) => {
+                    // It may have been won just now.
+                    candidate.release().await;
+                    return Ok(());
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                lost = candidate.keep(held) => Err(lost),
+                outcome = self.term(scopes, nudge, routes, shutdown.clone()) => Ok(outcome),
+            };
+            // Whatever the term had under way has ended with it.
+            *routes.lock() = Arc::default();
+            match ended {
+                Err(lost) => self.health.set(Part::Operator, Err(lost.to_string())),
+                Ok(outcome) => {
+                    candidate.release().await;
+                    match outcome {
+                        Err(Error::Ledger(error @ LedgerError::Fenced { .. })) => {
+                            tracing::warn!(%error, "leads no longer");
+                        }
+                        outcome => return outcome,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Leads, until the process shuts down.
+    async fn term(
+        &self,
+        scopes: &[Scope],
+        nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
+        routes: &Routes,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let epoch = tokio::select! {
+            epoch = self.lead() => epoch,
+            () = stopped(shutdown.clone()) => return Ok(()),
+        };
+        tracing::info!(identity = %self.identity, ?epoch, "leads");
+        let providers = self.providers.renewed();
         let (plan_nudge, plan_nudged) = mpsc::channel(NUDGES);
         let (plan_store, plan_watch) = reflect::<CachePlan>(Api::all(self.client.clone()), watcher::Config::default());
         let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
@@ -88,7 +173,7 @@ impl Operator {
             client: self.client.clone(),
             plans: plans.clone(),
             backups: backup_index.clone(),
-            providers: self.providers.clone(),
+            providers: providers.clone(),
             events: events.clone(),
             retries: Retries::default(),
             resync: self.resync,
@@ -96,22 +181,22 @@ impl Operator {
         let projector = Projector {
             ledger: self.ledger.clone(),
             epoch,
-            stores: self.providers.stores.clone(),
+            stores: providers.stores.clone(),
             client: self.client.clone(),
-            plans: plan_nudge,
+            plans: plan_nudge.clone(),
         };
 
         let mut stores = Vec::new();
-        let mut routes = HashMap::new();
+        let mut to_scopes = HashMap::new();
         let mut controllers = Vec::new();
-        for scope in &scopes {
+        for scope in scopes {
             let (to_scope, in_scope) = mpsc::channel(NUDGES);
-            routes.insert(scope.clone(), to_scope);
+            to_scopes.insert(scope.clone(), to_scope);
             let (store, run) = instance_controller(&self.client, scope, in_scope, shutdown.clone(), instances.clone());
             stores.push(store);
             controllers.push(run);
         }
-        let elasticache = self.providers.elasticache.as_ref();
+        let elasticache = providers.elasticache.as_ref();
         let backups = Arc::new(Backups {
             client: self.client.clone(),
             elasticache: elasticache.map(|elasticache| elasticache.poller.clone()),
@@ -125,71 +210,79 @@ impl Operator {
         });
         let mut backup_stores = Vec::new();
         let mut backup_controllers = Vec::new();
-        for scope in &scopes {
+        for scope in scopes {
             let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), backups.clone());
             backup_index.add(store.clone());
             backup_stores.push(store);
             backup_controllers.push(run);
         }
-        let listed = async {
-            self.providers.stores.ready(scopes.len()).await;
-            for wait in [
-                plan_store.wait_until_ready().boxed(),
-                revision_store.wait_until_ready().boxed(),
-            ] {
-                let _ = wait.await;
-            }
-            if let Some(elasticache) = &self.providers.elasticache {
-                elasticache.poller.ready().await;
-            }
-            self.health.set(Part::Operator, Ok(()));
-        }
-        .shared();
-        // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
-        let controllers = async {
-            listed.clone().await;
-            // A controller's own store fills while it runs: instances wait for the backups they may name.
-            let instances = async {
-                for store in &backup_stores {
-                    let _ = store.wait_until_ready().await;
-                }
-                futures::future::join_all(controllers).await;
-            };
-            tokio::join!(instances, futures::future::join_all(backup_controllers));
-        };
-        let plan_controller = async {
-            listed.clone().await;
-            plan_controller(
-                &self.client,
-                plans,
-                stores.clone(),
-                plan_nudged,
-                nudge.clone(),
-                shutdown.clone(),
-            )
-            .await;
-        };
-        let projection = async {
-            listed.clone().await;
-            let runs = scopes.iter().map(|scope| projector.run(self.client.clone(), scope));
-            futures::future::try_join_all(runs).await
-        };
+        *routes.lock() = Arc::new(to_scopes);
         let polling = async {
-            match &self.providers.elasticache {
-                Some(elasticache) => elasticache.poller.run(&nudge).await,
+            match &providers.elasticache {
+                Some(elasticache) => elasticache.poller.run(nudge).await,
                 None => std::future::pending().await,
             }
         };
-        // The reconcilers end when they are told to; nothing else ends by itself.
+        let working = async {
+            let listed = async {
+                // Waiting fails only when the watches, which are beside this, end.
+                let _ = tokio::join!(plan_store.wait_until_ready(), revision_store.wait_until_ready());
+                if let Some(elasticache) = &providers.elasticache {
+                    elasticache.poller.ready().await;
+                }
+            };
+            tokio::select! {
+                () = listed => self.health.set(Part::Operator, Ok(())),
+                () = stopped(shutdown.clone()) => return Ok(()),
+            }
+            let controllers = async {
+                // A controller's own store fills while it runs: instances wait for the backups they may name.
+                let instances = async {
+                    for store in &backup_stores {
+                        let _ = store.wait_until_ready().await;
+                    }
+                    futures::future::join_all(controllers).await;
+                };
+                tokio::join!(instances, futures::future::join_all(backup_controllers));
+            };
+            let pools = pool::Views::default();
+            let keeper = pool::Keeper {
+                client: self.client.clone(),
+                ledger: self.ledger.clone(),
+                epoch,
+                providers: providers.clone(),
+                plans: plan_store.clone(),
+                instances: stores.clone(),
+                namespaces: self.pool_namespaces.clone(),
+                nudge: plan_nudge.clone(),
+                views: pools.clone(),
+            };
+            let plan_controller = plan_controller(
+                &self.client,
+                plans,
+                stores,
+                pools,
+                plan_nudged,
+                nudge.clone(),
+                shutdown.clone(),
+            );
+            let projection = async {
+                let runs = scopes.iter().map(|scope| projector.run(self.client.clone(), scope));
+                futures::future::try_join_all(runs).await
+            };
+            // The reconcilers end when they are told to; nothing else ends by itself.
+            tokio::select! {
+                _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
+                outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
+                outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
+                () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
+            }
+        };
         tokio::select! {
-            () = async { tokio::join!(controllers, plan_controller); } => Ok(()),
-            outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
-            () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
+            outcome = working => outcome,
             () = plan_watch => Err(ended("the watch of CachePlans")),
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),
             () = polling => Err(ended("the poller of ElastiCache")),
-            () = route(nudged, routes) => Err(ended("the routing of nudges")),
-            () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
         }
     }
 
@@ -206,6 +299,11 @@ impl Operator {
             }
         }
     }
+}
+
+async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    // A sender that is gone means the process ends.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 fn ended(what: &str) -> Error {
@@ -233,7 +331,7 @@ fn instance_controller(
     client: &Client,
     scope: &Scope,
     nudged: mpsc::Receiver<ObjectRef<CacheInstance>>,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
     context: Arc<Instances>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
     let controller = Controller::new(scoped(client, scope), watcher::Config::default());
@@ -242,9 +340,7 @@ fn instance_controller(
         controller
             .with_config(Config::default().concurrency(CONCURRENCY))
             .reconcile_on(ReceiverStream::new(nudged))
-            .graceful_shutdown_on(async move {
-                let _ = shutdown.wait_for(|stop| *stop).await;
-            })
+            .graceful_shutdown_on(stopped(shutdown))
             .run(
                 |instance, context: Arc<Instances>| async move { context.reconcile(instance).await },
                 |instance, error, context| context.after_error(&instance, error),
@@ -259,7 +355,7 @@ fn instance_controller(
 fn backup_controller(
     client: &Client,
     scope: &Scope,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
     context: Arc<Backups>,
 ) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
     let controller = Controller::new(scoped(client, scope), watcher::Config::default());
@@ -267,9 +363,7 @@ fn backup_controller(
     let run = async move {
         controller
             .with_config(Config::default().concurrency(CONCURRENCY))
-            .graceful_shutdown_on(async move {
-                let _ = shutdown.wait_for(|stop| *stop).await;
-            })
+            .graceful_shutdown_on(stopped(shutdown))
             .run(
                 |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
                 |backup, error, context| context.after_error(&backup, error),
@@ -296,6 +390,7 @@ where
 struct PlanContext {
     plans: Plans,
     instances: Vec<Store<CacheInstance>>,
+    pools: pool::Views,
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
 }
 
@@ -303,13 +398,15 @@ async fn plan_controller(
     client: &Client,
     plans: Plans,
     instances: Vec<Store<CacheInstance>>,
+    pools: pool::Views,
     nudged: mpsc::Receiver<ObjectRef<CachePlan>>,
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
     let context = Arc::new(PlanContext {
         plans,
         instances,
+        pools,
         nudge,
     });
     Controller::new(Api::<CachePlan>::all(client.clone()), watcher::Config::default())
@@ -319,14 +416,13 @@ async fn plan_controller(
                 .debounce(Duration::from_millis(50)),
         )
         .reconcile_on(ReceiverStream::new(nudged))
-        .graceful_shutdown_on(async move {
-            let _ = shutdown.wait_for(|stop| *stop).await;
-        })
+        .graceful_shutdown_on(stopped(shutdown))
         .run(
             |plan, context: Arc<PlanContext>| async move {
                 let PlanContext {
                     plans,
                     instances,
+                    pools,
                     nudge,
                 } = &*context;
                 let name = plan.name_any();
@@ -335,7 +431,9 @@ async fn plan_controller(
                     .flat_map(Store::state)
                     .filter(|instance| instance.spec.plan_ref.name == name)
                     .collect();
-                let action = plans.reconcile(&plan, of_plan.len()).await?;
+                let ordered = of_plan.iter().filter(|instance| !pool::is_member(instance)).count();
+                let action = plans.reconcile(&plan, ordered, pools.of(&name)).await?;
+                pools.wake();
                 // Instances that waited for the plan go on.
                 for instance in of_plan
                     .iter()
@@ -366,12 +464,11 @@ where
     }
 }
 
-/// Hands nudges to the controller of their namespace.
-async fn route(
-    mut nudged: mpsc::Receiver<ObjectRef<CacheInstance>>,
-    routes: HashMap<Scope, mpsc::Sender<ObjectRef<CacheInstance>>>,
-) {
+/// Hands nudges to the controller of their namespace. While others lead they are for nobody: a term begins by looking at
+/// every instance.
+async fn route(mut nudged: mpsc::Receiver<ObjectRef<CacheInstance>>, routes: &Routes) {
     while let Some(reference) = nudged.recv().await {
+        let routes = routes.lock().clone();
         let route = routes.get(&reference.namespace).or_else(|| routes.get(&None));
         if let Some(route) = route {
             let _ = route.send(reference).await;

@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Error, deadline};
+use super::{Error, deadline, pool};
 use crate::api::{CacheInstance, CacheInstanceSpec, Owner, PlanRef, annotations};
 use crate::ledger::{Desired, Ledger, OutboxItem, listen};
 
@@ -72,7 +72,10 @@ fn retry_in(attempts: i32) -> Duration {
 
 async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<(), Error> {
     let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
-    let existing = deadline(api.get_opt(&item.name)).await?;
+    let existing = match deadline(api.get_opt(&item.name)).await? {
+        Some(member) if pool::is_member(&member) => Some(claimed(ledger, &api, member, item).await?),
+        existing => existing,
+    };
     match (item.desired, existing) {
         (_, Some(existing)) if existing.annotation(annotations::INSTANCE_ID) != Some(item.instance.as_str()) => {
             match item.desired {
@@ -120,6 +123,29 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
                 .await?)
         }
     }
+}
+
+/// Makes a member of a pool the row's, if that has claimed it. It is done also before the resource is deleted, since
+/// until then it says how unclaimed ones are deleted.
+async fn claimed(
+    ledger: &Ledger,
+    api: &Api<CacheInstance>,
+    member: CacheInstance,
+    item: &OutboxItem,
+) -> Result<CacheInstance, Error> {
+    let uid = member.uid().unwrap_or_default();
+    if !ledger
+        .is_claimed(&item.namespace, &item.name, &uid, &item.instance)
+        .await?
+    {
+        return Ok(member);
+    }
+    let how = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let change = Patch::Merge(pool::take_over(&member, &resource(item))?);
+    deadline(api.patch(&item.name, &how, &change)).await
 }
 
 async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 
 use super::decide::{PlanLookup, PlanRevision, pinned_revision};
-use super::{Error, deadline};
+use super::{Error, deadline, pool};
 use crate::api::conditions::{self, READY, condition};
 use crate::api::{CacheInstance, CachePlan, CachePlanSpec, CachePlanStatus, Parameter, labels};
 use crate::ledger::{Ledger, PlanId};
@@ -87,11 +87,16 @@ impl Plans {
         serde_json::from_value(kept.data.as_ref()?.0.clone()).ok()
     }
 
-    /// Records a plan's present spec as a revision and says in its status whether it may be ordered.
+    /// Records a plan's present spec as a revision and says in its status whether it may be ordered, and how its pool is.
     ///
     /// # Errors
     /// When Postgres or the API server does not answer or refuses.
-    pub async fn reconcile(&self, plan: &CachePlan, instances: usize) -> Result<Action, Error> {
+    pub async fn reconcile(
+        &self,
+        plan: &CachePlan,
+        instances: usize,
+        pool: Option<pool::View>,
+    ) -> Result<Action, Error> {
         let now = Timestamp::now();
         let others = self.plans.state();
         let verdict = match problem(plan, &others) {
@@ -104,7 +109,7 @@ impl Plans {
                 }
             },
         };
-        let status = status(plan, verdict, instances, now);
+        let status = status(plan, verdict, instances, pool, now);
         if plan.status.as_ref() != Some(&status) {
             let mut changed = plan.clone();
             changed.status = Some(status);
@@ -233,27 +238,42 @@ fn problem(plan: &CachePlan, others: &[Arc<CachePlan>]) -> Option<Problem> {
 }
 
 /// The status that says a verdict.
-fn status(plan: &CachePlan, verdict: Result<i64, Problem>, instances: usize, now: Timestamp) -> CachePlanStatus {
+fn status(
+    plan: &CachePlan,
+    verdict: Result<i64, Problem>,
+    instances: usize,
+    pool: Option<pool::View>,
+    now: Timestamp,
+) -> CachePlanStatus {
     let before = plan.status.clone().unwrap_or_default();
     let generation = plan.metadata.generation.unwrap_or_default();
     let (revision, status, reason, message) = match verdict {
         Ok(revision) => (Some(revision), "True", "Offered", "it may be ordered".to_owned()),
         Err(problem) => (before.revision, "False", problem.reason, problem.message),
     };
+    let condition = |type_, status, reason, message: &str| {
+        condition(&before.conditions, type_, status, reason, message, generation, now)
+    };
+    let mut conditions = vec![condition(READY, status, reason, &message)];
+    let pool = match pool {
+        // It was not looked at yet.
+        None => {
+            conditions.extend(conditions::find(&before.conditions, pool::POOL_READY).cloned());
+            before.pool.clone()
+        }
+        Some(pool) => {
+            conditions.extend(pool.condition.map(|(full, reason, message)| {
+                condition(pool::POOL_READY, if full { "True" } else { "False" }, reason, &message)
+            }));
+            pool.status
+        }
+    };
     CachePlanStatus {
         observed_generation: Some(generation),
         revision,
         instances: i64::try_from(instances).ok(),
-        pool: before.pool,
-        conditions: vec![condition(
-            &before.conditions,
-            READY,
-            status,
-            reason,
-            &message,
-            generation,
-            now,
-        )],
+        pool,
+        conditions,
     }
 }
 
@@ -315,7 +335,7 @@ mod tests {
     #[test]
     fn an_edit_that_is_not_recorded_yet_is_not_offered() {
         let mut plan = (*plan("a", "1", 10, &json!(null))).clone();
-        plan.status = Some(status(&plan, Ok(1), 0, Timestamp::UNIX_EPOCH));
+        plan.status = Some(status(&plan, Ok(1), 0, None, Timestamp::UNIX_EPOCH));
         assert!(is_offered(&plan));
         plan.metadata.generation = Some(2);
         assert!(!is_offered(&plan));

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::instances::{self, COLUMNS};
+use super::pool::Claim;
 use super::{
     Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
     Usage, WebhookTarget, listen, operations, webhooks,
@@ -60,6 +61,17 @@ pub struct NewInstance {
     pub webhook: Option<WebhookTarget>,
     /// How long the operation may take.
     pub deadline: Duration,
+    /// Whether one of the plan's pool will do.
+    pub preprovisioned: bool,
+}
+
+/// An instance that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provisioned {
+    /// It is being made by this operation.
+    Begun(Uuid),
+    /// It was made ahead, and is usable.
+    Claimed,
 }
 
 /// The end of an instance to be.
@@ -82,8 +94,9 @@ fn resource_name(id: &InstanceId) -> String {
 }
 
 impl Ledger {
-    /// Accepts a new instance, if the judge does, and returns its operation's id. The judge is asked again when another
-    /// request for the same id was faster. It is told how much there is of what is in the scope.
+    /// Accepts a new instance, if the judge does: one of the plan's pool where that will do, else one that is to be made.
+    /// The judge is asked again when another request for the same id was faster. It is told how much there is of what is
+    /// in the scope.
     ///
     /// # Errors
     /// When Postgres is away or refuses; then nothing was written, unless only the confirmation was lost.
@@ -93,18 +106,18 @@ impl Ledger {
         asked: &Asked,
         scope: &Scope,
         judge: impl Fn(Option<&Held<Map<String, Value>>>, &Usage) -> Judgement<A, NewInstance>,
-    ) -> Result<Settled<A, Uuid>, LedgerError> {
+    ) -> Result<Settled<A, Provisioned>, LedgerError> {
         let attempt = async {
             let mut client = self.client().await?;
             if scope.is_empty() {
                 return self
-                    .order(&client, id, asked, |held| judge(held, &Usage::default()))
+                    .order(&mut client, id, asked, |held| judge(held, &Usage::default()))
                     .await;
             }
             let refused = || LedgerError::statement(format!("recording instance {id}"));
-            let tx = client.transaction().await.map_err(refused())?;
+            let mut tx = client.transaction().await.map_err(refused())?;
             let usage = Self::usage(&tx, scope).await?;
-            let settled = self.order(&tx, id, asked, |held| judge(held, &usage)).await?;
+            let settled = self.order(&mut tx, id, asked, |held| judge(held, &usage)).await?;
             tx.commit().await.map_err(refused())?;
             Ok(settled)
         };
@@ -115,20 +128,31 @@ impl Ledger {
         Ok(settled)
     }
 
+    /// All of it on one connection: whoever holds a lock must not wait for another.
     async fn order<A>(
         &self,
-        client: &impl GenericClient,
+        client: &mut impl GenericClient,
         id: &InstanceId,
         asked: &Asked,
         judge: impl Fn(Option<&Held<Map<String, Value>>>) -> Judgement<A, NewInstance>,
-    ) -> Result<Settled<A, Uuid>, LedgerError> {
+    ) -> Result<Settled<A, Provisioned>, LedgerError> {
         for _ in 0..ATTEMPTS {
             let held = self.read_instance(client, id).await?;
             match judge(held.as_ref()) {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => {
+                    if new.preprovisioned {
+                        match self.claim_member(client, id, asked, &new).await {
+                            Ok(Claim::Taken) => return Ok(Settled::Accepted(Provisioned::Claimed)),
+                            Ok(Claim::IdTaken) => continue,
+                            Ok(Claim::Empty) => {}
+                            Err(error) if error.is_transient() => return Err(error),
+                            // A member that cannot be handed out keeps nobody from having one made.
+                            Err(error) => tracing::error!(instance = %id, %error, "no member of the pool"),
+                        }
+                    }
                     if let Some(operation) = self.insert_instance(client, id, asked, &new).await? {
-                        return Ok(Settled::Accepted(operation));
+                        return Ok(Settled::Accepted(Provisioned::Begun(operation)));
                     }
                 }
             }
@@ -283,6 +307,7 @@ impl Ledger {
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
         let begun = operations::Begun {
             kind: OperationKind::Deprovision,
+            answered: 202,
             desired_revision: revision,
             deadline: new.deadline,
         };

@@ -73,6 +73,7 @@ impl Ledger {
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
         let begun = operations::Begun {
             kind: OperationKind::Restart,
+            answered: 202,
             desired_revision: row.try_get(0).map_err(refused)?,
             deadline: new.deadline,
         };

@@ -1,4 +1,4 @@
-//! What was promised to platforms, in Postgres: instances, operations, bindings and webhooks.
+//! What was promised to platforms, in Postgres: instances, operations, bindings and webhooks; and what was made ahead.
 //!
 //! Every acceptance is one transaction. Nothing secret stands here in clear, and no lock is held over a call to
 //! another system. This room calls nobody; of `api` it knows one type, what it keeps sealed.
@@ -17,6 +17,7 @@ mod migrate;
 mod operations;
 mod outbox;
 mod plan_revisions;
+mod pool;
 mod projection;
 mod readers;
 pub mod seal;
@@ -33,7 +34,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 pub use crate::api::Connection;
-pub use acceptance::{Judgement, NewDeprovision, NewInstance, Settled};
+pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
 pub use actions::NewRestart;
 pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use bindings::{Binding, Credentials, NewBinding};
@@ -43,6 +44,7 @@ pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
 pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
 pub use outbox::{Desired, OutboxItem};
+pub use pool::{MemberState, NewMember, Noted, PoolMember};
 pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};
 pub use updates::{Change, Changeable, NewUpdate};

@@ -188,6 +188,8 @@ impl Outcome {
 pub(super) struct Begun {
     /// What it does.
     pub kind: OperationKind,
+    /// The HTTP status that the request for it is answered with.
+    pub answered: u16,
     /// The instance's desired revision that it brings about.
     pub desired_revision: i64,
     /// How long it may take.
@@ -226,7 +228,7 @@ pub(super) async fn begin(
     .await
     .map_err(refused())?;
     let answered = Answered {
-        status: 202,
+        status: begun.answered,
         refusal: None,
         operation: Some(operation),
     };

@@ -319,7 +319,8 @@ impl Ledger {
     }
 }
 
-async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoch: Epoch) -> Result<(), LedgerError> {
+/// Refuses the writes of an earlier leader.
+pub(super) async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoch: Epoch) -> Result<(), LedgerError> {
     let current: i64 = transaction
         .query_one("select epoch from leader for share", &[])
         .await

@@ -12,7 +12,7 @@ use super::error::OsbError;
 use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
 use super::{Asking, Facade};
 use crate::api::CachePlanSpec;
-use crate::ledger::{Answered, Asked, BindingId, Held, InstanceId, Request, Settled};
+use crate::ledger::{Answered, Asked, BindingId, Held, InstanceId, Provisioned, Request, Settled};
 use crate::wire::{self, Flush, Target};
 
 /// How many names of parameters are recorded, and how long each at most.
@@ -90,7 +90,11 @@ impl Facade {
                 decide::provision::judge(&request, plan, &self.namespaces, (&self.quotas, usage), held)
             })
             .await?;
-        let reply = self.settled(id, &asked, settled).await;
+        let reply = match settled {
+            Settled::Answered(reply) => self.noted(id, &asked, reply).await,
+            Settled::Accepted(Provisioned::Begun(operation)) => Ok(Answer::accepted(operation)),
+            Settled::Accepted(Provisioned::Claimed) => Ok(Answer::created()),
+        };
         reply.map(|answer| actions::listed(answer, id, asking.version))
     }
 

@@ -35,9 +35,9 @@ use warp::Filter;
 use warp::path::FullPath;
 use warp::reply::Response;
 
+pub use crate::api::Namespaces;
 pub use auth::Authenticator;
 pub use catalog::{Catalog, CatalogCell};
-pub use decide::provision::Namespaces;
 pub use decide::quotas::Quotas;
 pub use services::Services;
 pub use tokens::Tokens;

@@ -74,6 +74,25 @@ pub struct Observed {
 }
 
 impl Providers {
+    /// The same, with nothing remembered of what ElastiCache holds.
+    pub fn renewed(&self) -> Self {
+        Self {
+            elasticache: self.elasticache.as_ref().map(|elasticache| ElastiCache {
+                poller: elasticache.poller.renewed(),
+                defaults: elasticache.defaults.clone(),
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a provider is switched on.
+    pub fn enabled(&self, kind: ProviderKind) -> bool {
+        match kind {
+            ProviderKind::Kubernetes => self.kubernetes.is_some(),
+            ProviderKind::ElastiCache => self.elasticache.is_some(),
+        }
+    }
+
     fn switches(&self) -> Switches {
         Switches {
             kubernetes: self.kubernetes.clone(),

@@ -209,9 +209,14 @@ pub struct Settings {
     #[arg(long, env = "REDIS_NAMESPACE", default_value = "redis-system")]
     pub redis_namespace: String,
 
-    /// The operator's own namespace: revisions of plans are kept there.
+    /// The operator's own namespace: revisions of plans are kept there, and the lease that elects the leader.
     #[arg(long, env = "POD_NAMESPACE", default_value = "cache-broker-system")]
     pub namespace: String,
+
+    /// What an operator is called in the lease that elects the leader; no two may have one name at the same time. A name
+    /// that stays over a restart, as a Pod's does, lets the process go on at once; one made up if absent.
+    #[arg(long, env = "POD_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub pod_name: Option<String>,
 
     /// Which host of an in-cluster cache is published.
     #[arg(long, env = "SERVICE_HOST", value_enum, default_value_t)]
@@ -337,6 +342,20 @@ fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 }
 
 impl Settings {
+    /// Where instances go that are not made from a resource somebody wrote.
+    pub fn namespaces(&self) -> crate::api::Namespaces {
+        crate::api::Namespaces {
+            memcached: self.memcached_namespace.clone(),
+            redis: self.redis_namespace.clone(),
+        }
+    }
+
+    /// What this process is called in the lease that elects the leader.
+    pub fn identity(&self) -> String {
+        let made_up = || format!("cache-broker-{}", uuid::Uuid::new_v4().simple());
+        self.pod_name.clone().unwrap_or_else(made_up)
+    }
+
     /// How often ElastiCache is asked while something is in flight there.
     pub fn elasticache_poll(&self) -> Duration {
         Duration::from_millis(self.elasticache_poll_ms)

@@ -18,7 +18,7 @@ pub enum Part {
     Cluster,
     /// The OSB API is served.
     Facade,
-    /// The operator has listed everything.
+    /// The operator leads and has listed everything, or stands by.
     Operator,
 }
 
@@ -33,42 +33,72 @@ impl Part {
     }
 }
 
+/// How it is with a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Works,
+    /// Another process does the work, and this one is ready to take over.
+    StandsBy,
+    Fails(String),
+}
+
+impl State {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Works => "ok",
+            Self::StandsBy => "standby",
+            Self::Fails(reason) => reason,
+        }
+    }
+}
+
 /// Which parts work, and why others do not. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<Part, Result<(), String>>>>);
+pub struct Health(Arc<Mutex<BTreeMap<Part, State>>>);
 
 impl Health {
     /// Health of a process with these parts, none of which works yet.
     pub fn of(parts: impl IntoIterator<Item = Part>) -> Self {
-        let starting = parts.into_iter().map(|part| (part, Err("starting".to_owned())));
+        let starting = parts
+            .into_iter()
+            .map(|part| (part, State::Fails("starting".to_owned())));
         Self(Arc::new(Mutex::new(starting.collect())))
     }
 
     /// Notes that a part works, or why it does not. A part that the process does not have is passed over.
     pub fn set(&self, part: Part, state: Result<(), String>) {
+        self.put(part, state.map_or_else(State::Fails, |()| State::Works));
+    }
+
+    /// Notes that a part is ready to take over from the process that does its work.
+    pub fn stand_by(&self, part: Part) {
+        self.put(part, State::StandsBy);
+    }
+
+    fn put(&self, part: Part, state: State) {
         let mut parts = self.0.lock();
         if let Some(known) = parts.get_mut(&part)
             && *known != state
         {
             match &state {
-                Ok(()) => tracing::info!(part = part.as_str(), "ready"),
-                Err(reason) => tracing::warn!(part = part.as_str(), %reason, "not ready"),
+                State::Works => tracing::info!(part = part.as_str(), "ready"),
+                State::StandsBy => tracing::info!(part = part.as_str(), "ready to take over"),
+                State::Fails(reason) => tracing::warn!(part = part.as_str(), %reason, "not ready"),
             }
             *known = state;
         }
     }
 
-    /// Whether every part works.
+    /// Whether every part works or stands by.
     pub fn is_ready(&self) -> bool {
-        self.0.lock().values().all(Result::is_ok)
+        !self.0.lock().values().any(|state| matches!(state, State::Fails(_)))
     }
 
     /// One line a part.
     pub fn report(&self) -> String {
         self.0.lock().iter().fold(String::new(), |mut report, (part, state)| {
-            let state = state.as_ref().map_or_else(String::as_str, |()| "ok");
             // Writing to a String cannot fail.
-            let _ = writeln!(report, "{}: {state}", part.as_str());
+            let _ = writeln!(report, "{}: {}", part.as_str(), state.as_str());
             report
         })
     }
@@ -105,5 +135,8 @@ mod tests {
         assert_eq!(health.report(), "database: starting\noperator: ok\n");
         health.set(Part::Database, Ok(()));
         assert!(health.is_ready());
+        health.stand_by(Part::Operator);
+        assert!(health.is_ready());
+        assert_eq!(health.report(), "database: ok\noperator: standby\n");
     }
 }

@@ -321,3 +321,24 @@ async fn ask<T>(
         });
     Reply { node, outcome }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers ask from tasks of their own.
+    #[test]
+    fn questions_can_be_asked_from_any_task() {
+        fn can_move<T: Send>(_: T) {}
+        let connection: Connection = serde_json::from_str(
+            r#"{ "engine": "redis", "provider": "kubernetes", "host": "h", "port": 1, "tls": false }"#,
+        )
+        .unwrap();
+        let target = Target::new(&connection, &Trust::new(None).unwrap());
+        can_move(async move {
+            flush(&target, Flush::All).await;
+            stats(&target).await;
+            ping(&target).await;
+        });
+    }
+}

@@ -127,6 +127,7 @@ impl Broker {
         let mut program = Program::new(name, BROKER)
             .env("PORT", port.to_string())
             .env("HEALTH_PORT", (port + 1).to_string())
+            .env("POD_NAME", name)
             .env("RUST_LOG", "info,cache_broker=debug");
         let environment = sandbox.environment();
         let credentials = &environment
@@ -182,6 +183,11 @@ impl Broker {
         let mut process = self.process.take().unwrap();
         process.signal(rustix::process::Signal::TERM).unwrap();
         tokio::time::timeout(PATIENCE, process.wait()).await.unwrap().unwrap()
+    }
+
+    /// Stops it where it stands, or lets it go on.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        self.process.as_ref().unwrap().signal(signal).unwrap();
     }
 
     pub fn osb(&self) -> Osb {

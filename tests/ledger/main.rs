@@ -11,7 +11,7 @@ use std::time::Duration;
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
     Asked, Asker, Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance,
-    Observation, Projected, Request, Scope, Settled, Usage, Verdict,
+    Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -65,7 +65,7 @@ impl World {
             })
             .await
             .unwrap();
-        let Settled::Accepted(operation) = settled else {
+        let Settled::Accepted(Provisioned::Begun(operation)) = settled else {
             panic!("not accepted")
         };
         (id, operation)
@@ -119,6 +119,7 @@ fn asked(request: Request) -> Asked {
 
 fn order(deadline: Duration) -> NewInstance {
     NewInstance {
+        preprovisioned: false,
         service_id: "s".parse().unwrap(),
         plan_id: "p".parse().unwrap(),
         plan_name: "small".to_owned(),

@@ -14,6 +14,7 @@ mod http_rules;
 mod instance_life;
 mod limits;
 mod outage;
+mod pool;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod secrets;

@@ -13,7 +13,7 @@ use crate::broker::{Broker, PATIENCE};
 use crate::receiver::Receiver;
 
 /// Delivers until it is dropped, as a process that is killed.
-struct Dispatcher(JoinHandle<()>);
+pub struct Dispatcher(JoinHandle<()>);
 
 impl Drop for Dispatcher {
     fn drop(&mut self) {
@@ -21,7 +21,7 @@ impl Drop for Dispatcher {
     }
 }
 
-fn dispatch(ledger: &Ledger, retry: bool) -> Dispatcher {
+pub fn dispatch(ledger: &Ledger, retry: bool) -> Dispatcher {
     let settings = Settings {
         policy: Policy::AllowPrivate,
         retry,
@@ -30,7 +30,7 @@ fn dispatch(ledger: &Ledger, retry: bool) -> Dispatcher {
     Dispatcher(tokio::spawn(async move { run.await.unwrap() }))
 }
 
-fn hook(url: &str) -> String {
+pub fn hook(url: &str) -> String {
     format!("webhook={}&secret=s3cret", url.replace(':', "%3A").replace('/', "%2F"))
 }
 

@@ -44,6 +44,11 @@ impl Answer {
         Self::new(StatusCode::OK, json!({}))
     }
 
+    /// 201 with `{}`: what was asked for is there already.
+    pub fn created() -> Self {
+        Self::new(StatusCode::CREATED, json!({}))
+    }
+
     /// 202 with the operation to poll.
     pub fn accepted(operation: Uuid) -> Self {
         Self::new(StatusCode::ACCEPTED, json!({ "operation": operation }))

@@ -4,29 +4,11 @@ use serde_json::{Map, Value};
 
 use super::quotas::Quotas;
 use super::{Answer, Reply};
-use crate::api::{EngineType, PlanState, effective};
+use crate::api::{Namespaces, PlanState, effective};
 use crate::ledger::{Held, Judgement, NewInstance, OperationKind, Usage};
 use crate::osb::catalog::{OfferedPlan, Unknown, maintenance_version};
 use crate::osb::error::{Code, OsbError};
 use crate::osb::request::ProvisionRequest;
-
-/// The namespaces of ordered instances.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namespaces {
-    /// Of memcached.
-    pub memcached: String,
-    /// Of redis and valkey.
-    pub redis: String,
-}
-
-impl Namespaces {
-    fn of(&self, engine: EngineType) -> &str {
-        match engine {
-            EngineType::Memcached => &self.memcached,
-            EngineType::Redis | EngineType::Valkey => &self.redis,
-        }
-    }
-}
 
 /// What can be refused before the ledger is asked. An unknown plan cannot: an instance may exist of a plan that was
 /// removed since, and its order be repeated.
@@ -122,8 +104,11 @@ fn order(request: &ProvisionRequest, plan: &OfferedPlan, namespaces: &Namespaces
             "this plan is deprecated and takes no new instances: order another plan",
         ));
     }
-    effective(&plan.spec, &request.parameters).map_err(|error| OsbError::bad_request(error.to_string()))?;
+    let wanted =
+        effective(&plan.spec, &request.parameters).map_err(|error| OsbError::bad_request(error.to_string()))?;
     Ok(NewInstance {
+        // What is made ahead is as the plan has it without parameters.
+        preprovisioned: plan.spec.preprovision > 0 && wanted == plan.spec,
         service_id: request.service_id.clone(),
         plan_id: request.plan_id.clone(),
         plan_name: plan.resource.clone(),

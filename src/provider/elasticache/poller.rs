@@ -33,7 +33,7 @@ pub struct Poller(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    client: Client,
+    client: Arc<Client>,
     prefix: String,
     interval: Duration,
     resync: Duration,
@@ -65,10 +65,23 @@ impl Poller {
     /// A poller over a client, for caches whose id begins with a prefix.
     pub fn new(client: Client, prefix: &str, interval: Duration, resync: Duration) -> Self {
         Self(Arc::new(Shared {
-            client,
+            client: Arc::new(client),
             prefix: format!("{}-", prefix.to_ascii_lowercase()),
             interval,
             resync,
+            view: RwLock::default(),
+            work: Notify::new(),
+            listed: tokio::sync::watch::Sender::new(false),
+        }))
+    }
+
+    /// A poller that has seen nothing yet, over the same client and its bucket of calls.
+    pub fn renewed(&self) -> Self {
+        Self(Arc::new(Shared {
+            client: self.0.client.clone(),
+            prefix: self.0.prefix.clone(),
+            interval: self.0.interval,
+            resync: self.0.resync,
             view: RwLock::default(),
             work: Notify::new(),
             listed: tokio::sync::watch::Sender::new(false),
