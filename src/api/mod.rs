@@ -52,6 +52,8 @@ pub mod annotations {
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.
     pub const LEDGER_REVISION: &str = "cache.akkeris.io/ledger-revision";
+    /// The operation that a backup was made by; absent where it was not asked for over OSB.
+    pub const OPERATION_ID: &str = "cache.akkeris.io/operation-id";
     /// The platform's id of the request that the resource was last written for (OSB 2.17, "Request Identity").
     pub const REQUEST_IDENTITY: &str = "cache.akkeris.io/request-identity";
     /// The platform and its user behind that request (OSB 2.17, "Originating Identity").

@@ -270,10 +270,15 @@ impl Operator {
                 let runs = scopes.iter().map(|scope| projector.run(self.client.clone(), scope));
                 futures::future::try_join_all(runs).await
             };
+            let backup_projection = async {
+                let runs = scopes.iter().map(|scope| projector.run_backups(scope));
+                futures::future::try_join_all(runs).await
+            };
             // The reconcilers end when they are told to; nothing else ends by itself.
             tokio::select! {
                 _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
+                outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
                 outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
                 () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
             }

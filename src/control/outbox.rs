@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Error, deadline, pool};
-use crate::api::{CacheInstance, CacheInstanceSpec, Owner, PlanRef, annotations};
+use crate::api::{
+    BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner, PlanRef,
+    Restore, annotations,
+};
 use crate::ledger::{Desired, Ledger, OutboxItem, listen};
 
 /// Who we are in the managed fields of the resources that the ledger writes.
@@ -108,6 +111,7 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
                 let change = Patch::Merge(change(&existing, item)?);
                 deadline(api.patch(&item.name, &how, &change)).await?;
             }
+            make_backup(client, item).await?;
             Ok(ledger
                 .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
                 .await?)
@@ -148,6 +152,39 @@ async fn claimed(
     deadline(api.patch(&item.name, &how, &change)).await
 }
 
+/// Makes the backup that a row asks for. It is written before the row counts as applied, and is one however often it is
+/// written.
+async fn make_backup(client: &Client, item: &OutboxItem) -> Result<(), Error> {
+    let Some((name, operation)) = &item.backup else {
+        return Ok(());
+    };
+    let spec = CacheBackupSpec {
+        instance_ref: LocalRef {
+            name: item.name.clone(),
+        },
+        snapshot: None,
+        deletion_policy: BackupDeletionPolicy::default(),
+    };
+    let mut backup = CacheBackup::new(name, spec);
+    backup.metadata.annotations = Some(
+        [
+            (annotations::INSTANCE_ID, item.instance.to_string()),
+            (annotations::OPERATION_ID, operation.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    );
+    let api: Api<CacheBackup> = Api::namespaced(client.clone(), &item.namespace);
+    let how = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match deadline(api.create(&how, &backup)).await {
+        Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
+        outcome => outcome.map(|_| ()),
+    }
+}
+
 async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<(), Error> {
     let how = DeleteParams {
         preconditions: Some(Preconditions {
@@ -173,6 +210,7 @@ fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
     let mut wanted = resource(item);
     // A cache that is made anew has nothing to restart.
     wanted.spec.restart_at = item.restart_at.map(Time);
+    wanted.spec.restore = item.restore.clone().map(|backup| Restore { backup });
     let before = serde_json::to_value(&existing.spec).map_err(unwritable)?;
     let mut spec = serde_json::to_value(&wanted.spec).map_err(unwritable)?;
     for name in ["parameters", "owner"] {
@@ -192,6 +230,10 @@ fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
         if let Some(annotations) = annotations.as_object_mut() {
             annotations.entry(name).or_insert(Value::Null);
         }
+    }
+    if let Some(spec) = spec.as_object_mut() {
+        // A restore that failed is taken back.
+        spec.entry("restore").or_insert(Value::Null);
     }
     Ok(json!({
         "metadata": {
@@ -267,6 +309,8 @@ mod tests {
             context: json!({}),
             parameters: parameters.as_object().unwrap().clone(),
             restart_at: None,
+            restore: None,
+            backup: None,
             request_identity: Some("request-1".to_owned()),
             originating: None,
             namespace: "n".to_owned(),
@@ -306,6 +350,7 @@ mod tests {
                     "planRef": { "name": "large", "revision": 2 },
                     "parameters": { "connectionLimit": 9, "maxItemSize": null },
                     "owner": { "organization": "o", "space": "s", "instanceName": null },
+                    "restore": null,
                 },
             })
         );

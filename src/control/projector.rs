@@ -11,11 +11,14 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::{Error, deadline};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
-use crate::api::{CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
-use crate::ledger::{AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Projected, Verdict};
+use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
+use crate::ledger::{
+    AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, Verdict,
+};
 use crate::provider::kubernetes::{Scope, Stores};
 
 /// How soon a write is tried again that Postgres did not take.
@@ -110,6 +113,36 @@ impl Projector {
         }
     }
 
+    /// Watches the backups of a scope for ever, and ends the operations that made them.
+    ///
+    /// # Errors
+    /// When a later leader has begun.
+    pub async fn run_backups(&self, scope: &Scope) -> Result<(), Error> {
+        let api: Api<CacheBackup> = match scope {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut backups = pin!(
+            watcher(api, watcher::Config::default())
+                .default_backoff()
+                .touched_objects()
+        );
+        loop {
+            match backups.try_next().await {
+                Ok(Some(backup)) => {
+                    if let Some((operation, outcome)) = made(&backup) {
+                        self.until_taken(|| self.ledger.project_backup(self.epoch, operation, &outcome))
+                            .await?;
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(scope = scope.as_deref().unwrap_or("*"), %error, "watching CacheBackups");
+                }
+            }
+        }
+    }
+
     async fn seen(&self, instance: &CacheInstance) -> Result<(), Error> {
         self.nudge_plan(instance).await;
         let Some(observation) = observation(instance, self.connection(instance).await) else {
@@ -171,6 +204,31 @@ impl Projector {
             }
         }
     }
+}
+
+/// How the operation that a backup was made by ends; nothing while it goes on.
+fn made(backup: &CacheBackup) -> Option<(Uuid, Outcome)> {
+    let operation = backup.annotations().get(annotations::OPERATION_ID)?.parse().ok()?;
+    let generation = backup.metadata.generation.unwrap_or_default();
+    let conditions = &backup.status.as_ref()?.conditions;
+    let failed = |description: String| Outcome::Failed {
+        description,
+        remains: Remains {
+            usable: true,
+            repeatable: false,
+        },
+    };
+    if backup.metadata.deletion_timestamp.is_some() {
+        return Some((operation, failed("the backup was deleted".to_owned())));
+    }
+    if conditions::is_true(conditions, READY, generation) {
+        return Some((operation, Outcome::Succeeded));
+    }
+    if conditions::is_true(conditions, STALLED, generation) {
+        let why = conditions::find(conditions, READY).map(|condition| condition.message.clone());
+        return Some((operation, failed(why.unwrap_or_default())));
+    }
+    None
 }
 
 fn connection_of(secret: &Secret) -> Option<Connection> {

@@ -43,6 +43,10 @@ pub enum Request {
     Deprovision,
     /// A restart of its nodes.
     Restart,
+    /// A backup.
+    Backup,
+    /// That it is filled from one.
+    Restore,
     /// That it forgets what it holds.
     Flush,
     /// A binding.
@@ -59,6 +63,8 @@ impl Request {
             Self::Update => "update",
             Self::Deprovision => "deprovision",
             Self::Restart => "restart",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
             Self::Flush => "flush",
             Self::Bind => "bind",
             Self::Unbind => "unbind",

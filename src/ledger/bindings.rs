@@ -69,6 +69,15 @@ pub struct NewBinding {
     pub credentials: Credentials,
 }
 
+/// How a row is locked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lock {
+    /// Nobody changes it meanwhile.
+    Share,
+    /// Nobody else is about to change it.
+    Update,
+}
+
 /// The columns that [`Ledger::open_binding`] reads.
 const BINDING: &str = "bindings.service_id, bindings.plan_id, bindings.app_guid, bindings.parameters, \
      bindings.credentials";
@@ -131,7 +140,7 @@ impl Ledger {
                 |error| LedgerError::statement(format!("recording binding {id} of instance {instance}"))(error);
             let mut client = self.client().await?;
             let tx = client.transaction().await.map_err(refused)?;
-            let held = self.share_instance(&tx, instance).await?;
+            let held = self.lock_connected(&tx, instance, Lock::Share).await?;
             for _ in 0..ATTEMPTS {
                 let binding = self.live_binding(&tx, instance, id).await?;
                 match judge(held.as_ref(), binding.as_ref()) {
@@ -180,15 +189,21 @@ impl Ledger {
         self.within("ending a binding", attempt).await
     }
 
-    async fn share_instance(
+    /// An instance with its latest operation and its connection, locked until the transaction ends.
+    pub(super) async fn lock_connected(
         &self,
         tx: &Transaction<'_>,
         id: &InstanceId,
+        lock: Lock,
     ) -> Result<Option<Held<Option<Connection>>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
+        let lock = match lock {
+            Lock::Share => "share",
+            Lock::Update => "update",
+        };
         let statement = tx
             .prepare_cached(&format!(
-                "select {COLUMNS}, instances.connection from instances where id = $1 for share"
+                "select {COLUMNS}, instances.connection from instances where id = $1 for {lock}"
             ))
             .await
             .map_err(refused)?;

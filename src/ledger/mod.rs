@@ -35,7 +35,7 @@ use tokio::sync::Notify;
 
 pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
-pub use actions::NewRestart;
+pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};

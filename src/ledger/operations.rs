@@ -23,11 +23,22 @@ pub enum OperationKind {
     Deprovision,
     /// Restarts its nodes.
     Restart,
+    /// Takes a snapshot of it.
+    Backup,
+    /// Fills it from one.
+    Restore,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Provision, Self::Update, Self::Deprovision, Self::Restart];
+    pub const ALL: [Self; 6] = [
+        Self::Provision,
+        Self::Update,
+        Self::Deprovision,
+        Self::Restart,
+        Self::Backup,
+        Self::Restore,
+    ];
 
     /// As it stands in the ledger and in webhook bodies.
     pub fn as_str(self) -> &'static str {
@@ -36,7 +47,14 @@ impl OperationKind {
             Self::Update => "update",
             Self::Deprovision => "deprovision",
             Self::Restart => "restart",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
         }
+    }
+
+    /// Whether the resource is put back when it fails.
+    pub(super) fn is_put_back(self) -> bool {
+        matches!(self, Self::Update | Self::Restore)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -249,11 +267,13 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     when 'provision' then 'the instance is ready'
                     when 'update' then 'the instance was updated'
                     when 'restart' then 'the instance was restarted'
+                    when 'backup' then 'the backup is complete'
+                    when 'restore' then 'the instance was restored'
                     else 'the instance was deleted' end),
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at,
+                returning id, instance_id, kind, state, description, ended_at, backup,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -261,6 +281,10 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     plan_revision = previous_plan_revision, parameters = previous_parameters
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and previous_plan_id is not null
+            ), not_restored as (
+                update instances set restore = null
+                from ended
+                where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
             ), due as (
                 update webhooks
                 set state = 'due', due_at = now(), body = jsonb_build_object(

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
+use uuid::Uuid;
 
 use super::{InstanceId, Ledger, LedgerError, Originating, PlanId, instances};
 
@@ -39,6 +40,10 @@ pub struct OutboxItem {
     pub parameters: Map<String, Value>,
     /// The latest restart that was asked for.
     pub restart_at: Option<Timestamp>,
+    /// What the cache is to be filled from.
+    pub restore: Option<String>,
+    /// The backup that is to be made, and the operation that makes it.
+    pub backup: Option<(String, Uuid)>,
     /// The platform's id of the request that was accepted last.
     pub request_identity: Option<String>,
     /// The platform's user behind it.
@@ -69,17 +74,19 @@ impl Ledger {
                     "with due as (select id from instances
                                 where applied_revision < desired_revision and outbox_due_at <= now()
                                 order by outbox_due_at limit $1 for update skip locked),
-                  asked as (select due.id as asked_id, audit.platform, audit.identity, audit.request_identity
-                              from due left join lateral (
+                  asked as (select due.id as asked_id, audit.platform, audit.identity, audit.request_identity,
+                                   making.backup, making.id as backup_operation
+                              from due left join operations making on making.instance_id = due.id
+                                   and making.kind = 'backup' and making.state = 'in_progress' left join lateral (
                                   select * from audit
                                    where audit.instance_id = due.id and audit.status < 300
-                                     and audit.request in ('provision', 'update', 'deprovision', 'restart')
+                                     and audit.request in ('provision', 'update', 'deprovision', 'restart', 'backup', 'restore')
                                    order by audit.id desc limit 1) audit on true)
                  update instances set outbox_attempts = outbox_attempts + 1,
                         outbox_due_at = now() + make_interval(secs => $2)
                    from asked where asked.asked_id = instances.id
-                 returning platform, identity, request_identity, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
-                           restart_at, namespace, name, desired, desired_revision, outbox_attempts",
+                 returning platform, identity, request_identity, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
+                           restart_at, restore, namespace, name, desired, desired_revision, outbox_attempts",
                     &[&limit, &lease.as_secs_f64()],
                 )
                 .await
@@ -111,6 +118,10 @@ impl Ledger {
             context: row.get("context"),
             parameters,
             restart_at: row.get("restart_at"),
+            restore: row.get("restore"),
+            backup: row
+                .get::<_, Option<String>>("backup")
+                .zip(row.get::<_, Option<Uuid>>("backup_operation")),
             request_identity: row.get("request_identity"),
             originating: row
                 .get::<_, Option<String>>("platform")

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use uuid::Uuid;
+
 use super::acceptance;
 use super::instances::connection_place;
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
@@ -201,7 +203,8 @@ impl Ledger {
             let running = acceptance::latest_operation(&transaction, &observation.instance).await?;
             if let Some(running) = running.filter(Operation::is_running)
                 && observation.ledger_revision >= running.desired_revision
-                && running.kind != OperationKind::Deprovision
+                // The end of those is seen elsewhere: the resource is gone, the backup is complete.
+                && !matches!(running.kind, OperationKind::Deprovision | OperationKind::Backup)
             {
                 let outcome = match &observation.verdict {
                     Verdict::No => None,
@@ -217,7 +220,7 @@ impl Ledger {
                 };
                 if let Some(outcome) = outcome {
                     operations::end(&transaction, running.id, &outcome).await?;
-                    if outcome != Outcome::Succeeded && running.kind == OperationKind::Update {
+                    if outcome != Outcome::Succeeded && running.kind.is_put_back() {
                         updates::rewrite(&transaction, &observation.instance).await?;
                         self.outbox_wakeup().notify_one();
                     }
@@ -269,6 +272,22 @@ impl Ledger {
         .await
     }
 
+    /// Ends an operation whose backup was seen to be complete, or to fail. One that ended already stays as it is.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses, or a later leader has begun.
+    pub async fn project_backup(&self, epoch: Epoch, operation: Uuid, outcome: &Outcome) -> Result<(), LedgerError> {
+        self.within("projecting a backup", async {
+            let refused = || LedgerError::statement(format!("projecting the backup of operation {operation}"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            guard(&transaction, epoch).await?;
+            operations::end(&transaction, operation, outcome).await?;
+            transaction.commit().await.map_err(refused())
+        })
+        .await
+    }
+
     /// Fails every operation that has outlived its deadline. Returns how many.
     ///
     /// # Errors
@@ -302,7 +321,7 @@ impl Ledger {
                     },
                 };
                 ended += usize::from(operations::end(&transaction, row.get("id"), &outcome).await?);
-                if kind == OperationKind::Update.as_str() {
+                if OperationKind::parse(&kind).is_some_and(OperationKind::is_put_back) {
                     let id: String = row.get("instance_id");
                     let instance = id.parse().map_err(|error| LedgerError::Row {
                         place: format!("instances/{id}"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::decide::Answer;
 use super::version::Version;
+use crate::api::CachePlanSpec;
 use crate::ledger::InstanceId;
 
 /// An action.
@@ -17,11 +18,27 @@ pub enum Action {
     Stats,
     /// Restarts the nodes.
     Restart,
+    /// The backups that were asked for here.
+    ListBackups,
+    /// Makes one more.
+    CreateBackup,
+    /// One of them.
+    GetBackup,
+    /// Fills the cache from one.
+    RestoreBackup,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Flush, Self::Stats, Self::Restart];
+    pub const ALL: [Self; 7] = [
+        Self::Flush,
+        Self::Stats,
+        Self::Restart,
+        Self::ListBackups,
+        Self::CreateBackup,
+        Self::GetBackup,
+        Self::RestoreBackup,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -29,6 +46,10 @@ impl Action {
             Self::Flush => "flush",
             Self::Stats => "stats",
             Self::Restart => "restart",
+            Self::ListBackups => "list_backups",
+            Self::CreateBackup => "create_backup",
+            Self::GetBackup => "get_backup",
+            Self::RestoreBackup => "restore_backup",
         }
     }
 
@@ -39,23 +60,45 @@ impl Action {
 
     /// Its path below `actions/`.
     pub fn path(self) -> &'static str {
-        self.name()
+        match self {
+            Self::Flush | Self::Stats | Self::Restart => self.name(),
+            Self::ListBackups | Self::CreateBackup => "backups",
+            Self::GetBackup | Self::RestoreBackup => "backups/{backup}",
+        }
     }
 
     /// Its methods. What changes nothing may be read as well.
     pub fn methods(self) -> &'static [Method] {
         match self {
-            Self::Flush | Self::Restart => &[Method::POST],
+            Self::Flush | Self::Restart | Self::CreateBackup => &[Method::POST],
             Self::Stats => &[Method::POST, Method::GET],
+            Self::ListBackups | Self::GetBackup => &[Method::GET],
+            Self::RestoreBackup => &[Method::PUT],
         }
     }
 
     /// Whether it is an operation, to be polled.
     pub fn takes_time(self) -> bool {
         match self {
-            Self::Flush | Self::Stats => false,
-            Self::Restart => true,
+            Self::Flush | Self::Stats | Self::ListBackups | Self::GetBackup => false,
+            Self::Restart | Self::CreateBackup | Self::RestoreBackup => true,
         }
+    }
+
+    /// Whether only caches with backups have it: redis and valkey on ElastiCache.
+    fn needs_backups(self) -> bool {
+        match self {
+            Self::Flush | Self::Stats | Self::Restart => false,
+            Self::ListBackups | Self::CreateBackup | Self::GetBackup | Self::RestoreBackup => true,
+        }
+    }
+
+    /// Those that instances of a plan have.
+    fn of(plan: &CachePlanSpec) -> impl Iterator<Item = Self> {
+        let backups = plan.engine.type_.is_redis_like() && plan.elasticache.is_some();
+        Self::ALL
+            .into_iter()
+            .filter(move |action| backups || !action.needs_backups())
     }
 
     fn summary(self) -> &'static str {
@@ -63,6 +106,10 @@ impl Action {
             Self::Flush => "Forgets everything the cache holds.",
             Self::Stats => "Tells what each node of the cache counts.",
             Self::Restart => "Restarts the nodes of the cache. What they hold in memory only is lost.",
+            Self::ListBackups => "Lists the backups that were asked for here, the latest first.",
+            Self::CreateBackup => "Makes a backup.",
+            Self::GetBackup => "Tells how a backup is.",
+            Self::RestoreBackup => "Fills the cache from a backup. Its address changes: bind again afterwards.",
         }
     }
 
@@ -76,7 +123,21 @@ impl Action {
                 } } },
             })
         };
+        let backup = json!({
+            "type": "object", "required": ["resource", "id", "progress", "status", "created_at"],
+            "properties": {
+                "resource": { "type": "object", "properties": { "name": { "type": "string" } } },
+                "id": { "type": "string" },
+                "progress": { "type": "integer" },
+                "status": { "type": "string", "enum": ["creating", "available", "failed"] },
+                "created_at": { "type": "string", "format": "date-time" },
+            },
+        });
+        let content =
+            |schema: Value| json!({ "description": "Done.", "content": { "application/json": { "schema": schema } } });
         let mut responses = match self {
+            Self::ListBackups => json!({ "200": content(json!({ "type": "array", "items": backup })) }),
+            Self::GetBackup => json!({ "200": content(backup) }),
             Self::Flush => json!({
                 "200": object(json!({ "flush_all": { "type": "string", "enum": ["ok"] } }), json!(["flush_all"])),
             }),
@@ -103,7 +164,7 @@ impl Action {
                     json!(["stats", "nodes"]),
                 ) })
             }
-            Self::Restart => {
+            Self::Restart | Self::CreateBackup | Self::RestoreBackup => {
                 let mut accepted = object(json!({ "operation": { "type": "string" } }), json!(["operation"]));
                 if let Some(accepted) = accepted.as_object_mut() {
                     let text = "Accepted: poll last_operation with this operation.";
@@ -132,7 +193,16 @@ impl Action {
         let method = |method: &Method| {
             let id = format!("{}_{}", method.as_str().to_ascii_lowercase(), self.name());
             let responses = self.responses();
-            json!({ "operationId": id, "tags": [self.name()], "summary": self.summary(), "responses": responses })
+            let mut parameters = Vec::new();
+            if self.path().contains("{backup}") {
+                parameters.push(json!({
+                    "name": "backup", "in": "path", "required": true, "schema": { "type": "string" },
+                }));
+            }
+            json!({
+                "operationId": id, "tags": [self.name()], "summary": self.summary(), "parameters": parameters,
+                "responses": responses,
+            })
         };
         let methods: serde_json::Map<String, Value> = self
             .methods()
@@ -167,11 +237,10 @@ fn base(instance: &InstanceId) -> String {
 
 /// Lists the actions in the reply to an order, as the broker that this one replaces did. Before 2.16 there are platforms
 /// that take no member they do not know.
-pub fn listed(mut answer: Answer, instance: &InstanceId, version: Version) -> Answer {
-    if let Some(body) = answer.body.as_object_mut().filter(|_| version >= Version::V16) {
+pub fn listed(mut answer: Answer, instance: &InstanceId, plan: Option<&CachePlanSpec>, version: Version) -> Answer {
+    if let (Some(body), Some(plan)) = (answer.body.as_object_mut().filter(|_| version >= Version::V16), plan) {
         let base = base(instance);
-        let apis: Vec<Value> = Action::ALL
-            .into_iter()
+        let apis: Vec<Value> = Action::of(plan)
             .map(|action| {
                 json!({
                     "discovery_url": format!("{base}/{}/schema", action.name()),
@@ -186,9 +255,8 @@ pub fn listed(mut answer: Answer, instance: &InstanceId, version: Version) -> An
 }
 
 /// The actions as a plan's metadata lists them.
-pub fn metadata() -> Value {
-    Action::ALL
-        .into_iter()
+pub fn metadata(plan: &CachePlanSpec) -> Value {
+    Action::of(plan)
         .map(|action| {
             let methods: Vec<&str> = action.methods().iter().map(Method::as_str).collect();
             json!({
@@ -205,6 +273,7 @@ pub fn metadata() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::osb::decide::fixtures::plan;
 
     /// OpenAPI 3.0.3, "OpenAPI Object", "Paths Object", "Operation Object", "Responses Object": what must be there.
     #[test]
@@ -239,7 +308,9 @@ mod tests {
     #[test]
     fn old_platforms_are_not_told_of_what_they_do_not_know() {
         let instance: InstanceId = "i".parse().unwrap();
-        let body = |version| listed(Answer::done(), &instance, version).body;
+        let plan = plan(json!({})).spec;
+        let body = |version| listed(Answer::done(), &instance, Some(&plan), version).body;
+        assert_eq!(body(Version::V17)["extension_apis"].as_array().unwrap().len(), 3);
         assert_eq!(body(Version::V15), json!({}));
         assert_eq!(
             body(Version::V16)["extension_apis"][0]["server_url"],

@@ -358,7 +358,7 @@ fn plan_metadata(service: &Service, resource: &CachePlan, spec: &CachePlanSpec) 
         "installable_outside_private_network": true,
         "displayName": display,
         "bullets": bullets(spec),
-        "actions": actions::metadata(),
+        "actions": actions::metadata(spec),
         "costs": [{ "amount": { "usd": f64::from(cents) / 100.0 }, "unit": unit }],
     });
     if let Some(created) = &resource.metadata.creation_timestamp {

@@ -12,7 +12,7 @@ use super::error::OsbError;
 use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
 use super::{Asking, Facade};
 use crate::api::CachePlanSpec;
-use crate::ledger::{Answered, Asked, BindingId, Held, InstanceId, Provisioned, Request, Settled};
+use crate::ledger::{Answered, Asked, BindingId, Deed, Held, InstanceId, Provisioned, Request, Settled};
 use crate::wire::{self, Flush, Target};
 
 /// How many names of parameters are recorded, and how long each at most.
@@ -95,7 +95,7 @@ impl Facade {
             Settled::Accepted(Provisioned::Begun(operation)) => Ok(Answer::accepted(operation)),
             Settled::Accepted(Provisioned::Claimed) => Ok(Answer::created()),
         };
-        reply.map(|answer| actions::listed(answer, id, asking.version))
+        reply.map(|answer| actions::listed(answer, id, plan.ok().map(|plan| &plan.spec), asking.version))
     }
 
     pub(super) async fn update(&self, id: &InstanceId, asking: &Asking<'_>, body: &[u8]) -> Reply {
@@ -130,18 +130,23 @@ impl Facade {
         }
     }
 
-    pub(super) async fn act(&self, id: &InstanceId, action: Action, asking: &Asking<'_>) -> Reply {
+    pub(super) async fn act(
+        &self,
+        id: &InstanceId,
+        action: Action,
+        backup: Option<&str>,
+        asking: &Asking<'_>,
+    ) -> Reply {
         match action {
-            Action::Restart => {
-                let webhook = asking.query.webhook(self.webhook_policy)?;
-                let asked = asking.asked(Request::Restart);
-                let settled = self
-                    .ledger
-                    .restart(id, &asked, |held| {
-                        decide::actions::restart(held, self.deadline(held), webhook)
-                    })
-                    .await?;
-                self.settled(id, &asked, settled).await
+            Action::Restart => self.begin(id, Deed::Restart, Request::Restart, asking).await,
+            Action::CreateBackup => self.begin(id, Deed::Backup, Request::Backup, asking).await,
+            Action::RestoreBackup => {
+                let deed = Deed::Restore(backup.unwrap_or_default().to_owned());
+                self.begin(id, deed, Request::Restore, asking).await
+            }
+            Action::ListBackups | Action::GetBackup => {
+                let held = self.ledger.reach(id).await?;
+                decide::actions::backups(held.as_ref(), &self.ledger.backups(id).await?, backup)
             }
             Action::Flush => {
                 let held = self.ledger.reach(id).await?;
@@ -162,8 +167,21 @@ impl Facade {
         }
     }
 
+    /// What takes time is an operation.
+    async fn begin(&self, id: &InstanceId, deed: Deed, request: Request, asking: &Asking<'_>) -> Reply {
+        let webhook = asking.query.webhook(self.webhook_policy)?;
+        let asked = asking.asked(request);
+        let settled = self
+            .ledger
+            .act(id, &asked, |held, backups, filled| {
+                decide::actions::act(deed, held, (backups, filled), self.deadline(held), webhook)
+            })
+            .await?;
+        self.settled(id, &asked, settled).await
+    }
+
     /// How long an operation on an instance may take. It is known without a catalog, and without the plan.
-    fn deadline(&self, held: Option<&Held>) -> Duration {
+    fn deadline<S>(&self, held: Option<&Held<S>>) -> Duration {
         let catalog = self.catalog.borrow().clone();
         held.and_then(|held| Some(catalog?.plan_by_id(&held.instance.plan_id)?.spec.operation_deadline()))
             .unwrap_or(CachePlanSpec::DEFAULT_OPERATION_DEADLINE)

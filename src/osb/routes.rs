@@ -19,7 +19,7 @@ pub(super) enum Call {
     Bind(InstanceId, BindingId),
     FetchBinding(InstanceId, BindingId),
     Unbind(InstanceId, BindingId),
-    Act(InstanceId, Action),
+    Act(InstanceId, Action, Option<String>),
     ActionSchema(InstanceId, Action),
 }
 
@@ -78,19 +78,27 @@ impl Call {
 
     fn action(method: &Method, id: &str, name: &str, below: Option<&str>) -> Result<Self, OsbError> {
         let id = instance_id(segment(id)?)?;
-        let action = Action::named(name).ok_or_else(|| {
-            let names: Vec<_> = Action::ALL.into_iter().map(Action::name).collect();
-            OsbError::not_found(format!("there is no such action: there are {}", names.join(", ")))
-        })?;
-        match below {
-            None if action.methods().contains(method) => Ok(Self::Act(id, action)),
-            None => Err(OsbError::method_not_allowed(match action {
-                Action::Stats => "GET, POST",
-                Action::Flush | Action::Restart => "POST",
+        let path = match (name, below) {
+            ("backups", Some(_)) => "backups/{backup}",
+            (_, None) => name,
+            (_, Some("schema")) => {
+                let action = Action::named(name).ok_or_else(unknown_action)?;
+                return match *method {
+                    Method::GET => Ok(Self::ActionSchema(id, action)),
+                    _ => Err(OsbError::method_not_allowed("GET")),
+                };
+            }
+            (_, Some(_)) => return Err(unknown()),
+        };
+        let at_path = || Action::ALL.into_iter().filter(|action| action.path() == path);
+        match at_path().find(|action| action.methods().contains(method)) {
+            Some(action) => Ok(Self::Act(id, action, below.map(segment).transpose()?)),
+            None if at_path().next().is_none() => Err(unknown_action()),
+            None => Err(OsbError::method_not_allowed(match path {
+                "stats" | "backups" => "GET, POST",
+                "backups/{backup}" => "GET, PUT",
+                _ => "POST",
             })),
-            Some("schema") if *method == Method::GET => Ok(Self::ActionSchema(id, action)),
-            Some("schema") => Err(OsbError::method_not_allowed("GET")),
-            Some(_) => Err(unknown()),
         }
     }
 
@@ -111,7 +119,7 @@ impl Call {
             Self::Bind(id, binding) => ("bind", Some(id), Some(binding)),
             Self::FetchBinding(id, binding) => ("fetch_binding", Some(id), Some(binding)),
             Self::Unbind(id, binding) => ("unbind", Some(id), Some(binding)),
-            Self::Act(id, action) => (action.name(), Some(id), None),
+            Self::Act(id, action, _) => (action.name(), Some(id), None),
             Self::ActionSchema(id, _) => ("action_schema", Some(id), None),
         }
     }
@@ -125,7 +133,11 @@ impl Call {
                 | Self::Deprovision(_)
                 | Self::Bind(..)
                 | Self::Unbind(..)
-                | Self::Act(_, Action::Flush | Action::Restart)
+                | Self::Act(
+                    _,
+                    Action::Flush | Action::Restart | Action::CreateBackup | Action::RestoreBackup,
+                    _
+                )
         )
     }
 }
@@ -134,6 +146,10 @@ fn segment(text: &str) -> Result<String, OsbError> {
     decoded(text).ok_or_else(|| {
         OsbError::bad_request("an id in the path is not percent-encoded UTF-8: encode it by RFC 3986, section 2.1")
     })
+}
+
+fn unknown_action() -> OsbError {
+    OsbError::not_found("there is no such action: there are flush, stats, restart, backups and backups/BACKUP")
 }
 
 fn unknown() -> OsbError {
@@ -189,12 +205,27 @@ mod tests {
             (
                 Method::POST,
                 "/v2/service_instances/i/actions/restart",
-                Call::Act(instance("i"), Action::Restart),
+                Call::Act(instance("i"), Action::Restart, None),
             ),
             (
                 Method::GET,
                 "/v2/service_instances/i/actions/stats",
-                Call::Act(instance("i"), Action::Stats),
+                Call::Act(instance("i"), Action::Stats, None),
+            ),
+            (
+                Method::PUT,
+                "/v2/service_instances/i/actions/backups/a%20b",
+                Call::Act(instance("i"), Action::RestoreBackup, Some("a b".to_owned())),
+            ),
+            (
+                Method::POST,
+                "/v2/service_instances/i/actions/backups",
+                Call::Act(instance("i"), Action::CreateBackup, None),
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/actions/get_backup/schema",
+                Call::ActionSchema(instance("i"), Action::GetBackup),
             ),
             (
                 Method::GET,

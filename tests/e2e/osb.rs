@@ -136,6 +136,11 @@ impl Osb {
         self.call(Method::POST, &path, String::new()).await.unwrap()
     }
 
+    pub async fn restore(&self, order: &Order, backup: &str) -> Reply {
+        let path = format!("/v2/service_instances/{}/actions/backups/{backup}", order.id);
+        self.put(&path, &Value::Null).await
+    }
+
     pub async fn patch(&self, order: &Order, body: &Value) -> Reply {
         let path = format!("/v2/service_instances/{}?accepts_incomplete=true", order.id);
         self.call(Method::PATCH, &path, body.to_string()).await.unwrap()

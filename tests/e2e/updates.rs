@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::caches::use_credentials;
-use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order};
+use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, REDIS, REDIS_ON_AWS};
 use crate::world::shared;
 
 /// `memcached-standard-0` of deploy/plans.
@@ -74,5 +74,40 @@ async fn a_cache_is_emptied_and_tells_what_it_counts() {
         (200, &json!({ "flush_all": "ok" }))
     );
     assert_eq!(items().await.0, 1);
+    osb.give_back(&order).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_on_elasticache_is_restarted_backed_up_and_restored() {
+    let world = shared().await;
+    let osb = world.osb();
+    let order = Order::new(REDIS, REDIS_ON_AWS);
+    osb.have(&order).await;
+    let done = async |accepted: crate::osb::Reply| {
+        let operation = accepted.operation();
+        let (state, description) = osb.ended(&order, &operation).await;
+        assert_eq!(state, "succeeded", "{description}");
+    };
+    done(osb.act(&order, "restart").await).await;
+    done(osb.act(&order, "backups").await).await;
+    let listed = osb
+        .get(&format!("/v2/service_instances/{}/actions/backups", order.id))
+        .await;
+    let backups = listed.body.as_array().unwrap();
+    assert_eq!(
+        (backups.len(), &backups[0]["status"]),
+        (1, &json!("available")),
+        "{listed:?}"
+    );
+    let backup = backups[0]["id"].as_str().unwrap();
+    let place = world.place(&order).await;
+    let before = world.instance(&place).await.unwrap().status.unwrap();
+    done(osb.restore(&order, backup).await).await;
+    let after = world.instance(&place).await.unwrap().status.unwrap();
+    assert_eq!(after.restored_from.as_deref(), Some(backup));
+    assert_ne!(after.provider_id, before.provider_id);
+    assert_eq!(osb.restore(&order, backup).await.status, 422, "not twice in a row");
+    let bound = osb.bind(&order, "b").await;
+    assert_eq!(bound.body["credentials"]["host"], json!(after.endpoint.unwrap().host));
     osb.give_back(&order).await;
 }

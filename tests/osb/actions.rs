@@ -88,6 +88,26 @@ async fn each_action_has_an_openapi_document() {
     );
 }
 
+#[tokio::test]
+async fn memcached_and_caches_in_the_cluster_have_no_backups() {
+    let broker = serving().await;
+    let backups = format!("{ACTIONS}/backups");
+    let restore = Broker::request(Method::PUT, &format!("{backups}/b"))
+        .body(Full::default())
+        .unwrap();
+    for reply in [
+        broker.post(&backups).await,
+        broker.get(&backups).await,
+        broker.get(&format!("{backups}/b")).await,
+        broker.send(restore).await,
+    ] {
+        assert_eq!(reply.error(), (422, None));
+        assert_eq!(reply.body["description"], json!("memcached has no backups"));
+    }
+    assert_eq!(broker.get("/v2/service_instances/x/actions/backups").await.status, 404);
+    assert_eq!(broker.count("select count(*) from operations").await, 1);
+}
+
 /// The clients of the actions are not platforms: they know passwords, and no API version.
 #[tokio::test]
 async fn actions_need_no_api_version() {

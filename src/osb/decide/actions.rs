@@ -8,26 +8,114 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Answer, Reply, fetch};
-use crate::ledger::{Connection, Held, Judgement, NewRestart, OperationKind, WebhookTarget};
+use crate::api::{EngineType, ProviderKind};
+use crate::ledger::{
+    Backup, Connection, Deed, Held, Judgement, NewAction, OperationKind, OperationState, WebhookTarget,
+};
 use crate::osb::error::OsbError;
 use crate::wire;
 
-/// The decision on a restart.
-pub fn restart(
-    held: Option<&Held>,
+/// The decision on what takes time. `backups` are those of the instance, `filled` the one it was filled from last.
+pub fn act(
+    deed: Deed,
+    held: Option<&Held<Option<Connection>>>,
+    (backups, filled): (&[Backup], Option<&str>),
     deadline: Duration,
     webhook: Option<WebhookTarget>,
-) -> Judgement<Reply, NewRestart> {
-    match usable(held) {
+) -> Judgement<Reply, NewAction> {
+    match judge(&deed, held, backups, filled) {
+        Ok(Some(answer)) => Judgement::Answer(Ok(answer)),
+        Ok(None) => Judgement::Accept(NewAction {
+            deed,
+            webhook,
+            deadline,
+        }),
         Err(error) => Judgement::Answer(Err(error)),
-        Ok(held) => match held.running() {
-            Some(running) if running.kind == OperationKind::Restart => {
-                Judgement::Answer(Ok(Answer::accepted(running.id)))
-            }
-            Some(running) => Judgement::Answer(Err(busy(running.kind))),
-            None => Judgement::Accept(NewRestart { webhook, deadline }),
-        },
     }
+}
+
+fn judge(
+    deed: &Deed,
+    held: Option<&Held<Option<Connection>>>,
+    backups: &[Backup],
+    filled: Option<&str>,
+) -> Result<Option<Answer>, OsbError> {
+    let held = usable(held)?;
+    if *deed != Deed::Restart {
+        has_backups(held)?;
+    }
+    if let Some(running) = held.running() {
+        let same = match deed {
+            Deed::Restart => running.kind == OperationKind::Restart,
+            Deed::Backup => running.kind == OperationKind::Backup,
+            Deed::Restore(backup) => running.kind == OperationKind::Restore && filled == Some(backup),
+        };
+        return if same {
+            Ok(Some(Answer::accepted(running.id)))
+        } else {
+            Err(busy(running.kind))
+        };
+    }
+    if let Deed::Restore(name) = deed {
+        let why = match backup(backups, name)?.state {
+            OperationState::InProgress => "the backup is not complete yet: try again once it is",
+            OperationState::Failed => "the backup failed: restore another one",
+            OperationState::Succeeded if filled == Some(name) => {
+                "the cache was filled from this backup last, and is not filled from one twice in a row: make a new backup"
+            }
+            OperationState::Succeeded => return Ok(None),
+        };
+        return Err(OsbError::unprocessable(None, why));
+    }
+    Ok(None)
+}
+
+/// Memcached has no backups, and neither has a cache in the cluster.
+fn has_backups(held: &Held<Option<Connection>>) -> Result<(), OsbError> {
+    let connection = reached(held)?;
+    let who = if connection.engine == EngineType::Memcached {
+        "memcached"
+    } else if connection.provider == ProviderKind::Kubernetes {
+        "a cache in the cluster"
+    } else {
+        return Ok(());
+    };
+    Err(OsbError::unprocessable(None, format!("{who} has no backups")))
+}
+
+fn backup<'a>(backups: &'a [Backup], name: &str) -> Result<&'a Backup, OsbError> {
+    backups
+        .iter()
+        .find(|backup| backup.name == name)
+        .ok_or_else(|| OsbError::not_found("the instance has no backup of this id that was asked for here"))
+}
+
+/// The backups of an instance, or the one of them that is named.
+///
+/// # Errors
+/// When there is no such instance or backup, or the instance can have none.
+pub fn backups(held: Option<&Held<Option<Connection>>>, backups: &[Backup], named: Option<&str>) -> Reply {
+    let held = usable(held)?;
+    has_backups(held)?;
+    let shown = |backup: &Backup| {
+        let (status, progress) = match backup.state {
+            OperationState::InProgress => ("creating", 0),
+            OperationState::Succeeded => ("available", 100),
+            OperationState::Failed => ("failed", 0),
+        };
+        json!({
+            "resource": { "name": held.instance.name },
+            "id": backup.name,
+            "progress": progress,
+            "status": status,
+            "created_at": backup.created_at,
+        })
+    };
+    let body = match named {
+        Some(name) => shown(backup(backups, name)?),
+        None => backups.iter().map(shown).collect(),
+    };
+    Ok(Answer::new(StatusCode::OK, body))
 }
 
 /// Where to reach the nodes of an instance that is to be looked at.
@@ -130,7 +218,6 @@ pub fn counted(replies: &[wire::Reply<BTreeMap<String, String>>]) -> Reply {
 mod tests {
     use super::super::fixtures::*;
     use super::*;
-    use crate::ledger::OperationState;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -177,12 +264,7 @@ mod tests {
         ];
         for (state, restarted, emptied, looked) in rows {
             let held = state.map(|state| state(Some(connection())));
-            let bare = held.clone().map(|held| Held {
-                instance: held.instance,
-                latest: held.latest,
-                opened: (),
-            });
-            let told = match restart(bare.as_ref(), HOUR, None) {
+            let told = match act(Deed::Restart, held.as_ref(), (&[], None), HOUR, None) {
                 Judgement::Accept(_) => "ok".to_owned(),
                 Judgement::Answer(Ok(answer)) => {
                     assert_eq!(answer, Answer::accepted(operation_id()));
@@ -196,5 +278,77 @@ mod tests {
             assert_eq!(told(flush(held.as_ref())), emptied, "{held:?}");
             assert_eq!(told(look(held.as_ref())), looked, "{held:?}");
         }
+    }
+
+    #[test]
+    fn backups_are_made_and_restored_where_there_are_any() {
+        let redis = || {
+            Some(Connection {
+                engine: EngineType::Redis,
+                provider: ProviderKind::ElastiCache,
+                ..connection()
+            })
+        };
+        let made = |name: &str, state| Backup {
+            name: name.to_owned(),
+            state,
+            description: None,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let all = [
+            made("new", OperationState::InProgress),
+            made("good", OperationState::Succeeded),
+            made("bad", OperationState::Failed),
+        ];
+        let told = |deed: Deed, held: &Held<Option<Connection>>, filled| match act(
+            deed,
+            Some(held),
+            (&all, filled),
+            HOUR,
+            None,
+        ) {
+            Judgement::Accept(_) => "ok".to_owned(),
+            Judgement::Answer(Ok(_)) => "repeated".to_owned(),
+            Judgement::Answer(Err(error)) => code(&error),
+        };
+        let restore = |name: &str| Deed::Restore(name.to_owned());
+        let resting = held(redis());
+        for (deed, filled, expected) in [
+            (Deed::Backup, None, "ok"),
+            (restore("good"), None, "ok"),
+            (restore("good"), Some("bad"), "ok"),
+            (restore("good"), Some("good"), "422"),
+            (restore("new"), None, "422"),
+            (restore("bad"), None, "422"),
+            (restore("nothing"), None, "404"),
+        ] {
+            assert_eq!(told(deed.clone(), &resting, filled), expected, "{deed:?} {filled:?}");
+        }
+        let mut busy = held(redis());
+        busy.latest = Some(operation(OperationKind::Restore, OperationState::InProgress));
+        assert_eq!(told(restore("good"), &busy, Some("good")), "repeated");
+        assert_eq!(told(restore("bad"), &busy, Some("good")), "422 ConcurrencyError");
+        assert_eq!(told(Deed::Backup, &busy, Some("good")), "422 ConcurrencyError");
+        // Memcached, and anything in the cluster.
+        let in_cluster = held(redis().map(|redis| Connection {
+            provider: ProviderKind::Kubernetes,
+            ..redis
+        }));
+        for without in [held(Some(connection())), in_cluster] {
+            assert_eq!(told(Deed::Backup, &without, None), "422");
+            assert_eq!(backups(Some(&without), &all, None).unwrap_err().status().as_u16(), 422);
+        }
+        let listed = backups(Some(&resting), &all, None).unwrap().body;
+        let states: Vec<_> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["status"].clone())
+            .collect();
+        assert_eq!(states, ["creating", "available", "failed"]);
+        assert_eq!(
+            backups(Some(&resting), &all, Some("good")).unwrap().body["id"],
+            json!("good")
+        );
     }
 }

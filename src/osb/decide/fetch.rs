@@ -32,7 +32,11 @@ pub fn instance(held: Option<&Held<Map<String, Value>>>, version: Version) -> Re
             ));
         }
         // It stays what it is.
-        Some(running) if running.kind == OperationKind::Restart => {}
+        Some(running)
+            if matches!(
+                running.kind,
+                OperationKind::Restart | OperationKind::Backup | OperationKind::Restore
+            ) => {}
         Some(running) => {
             return Err(OsbError::concurrency(format!(
                 "the instance has a {} going on: fetch it once that ended",

@@ -61,7 +61,7 @@ pub fn judge(polled: Option<&Polled>, named: bool, version: Version, now: Timest
     }
     if operation.state == OperationState::Failed && version >= Version::V16 {
         match operation.kind {
-            OperationKind::Provision | OperationKind::Restart => {}
+            OperationKind::Provision | OperationKind::Restart | OperationKind::Backup | OperationKind::Restore => {}
             OperationKind::Update => {
                 let remains = operation.remains;
                 let (usable, repeatable) = remains.map_or((true, true), |it| (it.usable, it.repeatable));
