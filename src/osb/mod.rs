@@ -11,6 +11,7 @@ pub mod decide;
 pub mod error;
 mod handlers;
 mod identity;
+mod json;
 pub mod limits;
 pub mod request;
 mod routes;

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::error::OsbError;
+use super::json::Unambiguous;
 use super::version::Version;
 use crate::ledger::{BindingId, InstanceId, PlanId, ServiceId, WebhookTarget};
 use crate::webhooks::{Policy, target};
@@ -111,7 +112,7 @@ impl Body {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Map::new()));
         }
-        match serde_json::from_slice(bytes) {
+        match serde_json::from_slice(bytes).map(|Unambiguous(value)| value) {
             Ok(Value::Object(members)) => Ok(Self(members)),
             Ok(_) => Err(OsbError::bad_request("the body is not a JSON object: send {...}")),
             Err(error) => Err(OsbError::bad_request(format!("the body is not JSON: {error}"))),
