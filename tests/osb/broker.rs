@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::document;
+
 pub use crate::database::{empty_database, ledger, own_postgres};
 
 pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
@@ -135,6 +137,7 @@ impl Broker {
     /// Sends a request as it is, with nothing added.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
         let (mut parts, body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.to_string());
         parts.uri = format!("http://{}{}", self.address, parts.uri).parse().unwrap();
         let response = tokio::time::timeout(PATIENCE, self.client.request(Request::from_parts(parts, body)));
         let response = response.await.unwrap().unwrap();
@@ -143,10 +146,12 @@ impl Broker {
         if parts.status != StatusCode::NOT_MODIFIED {
             assert_eq!(parts.headers["content-type"], "application/json");
         }
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        document::check(&method, &path, parts.status, &body);
         Reply {
             status: parts.status,
             headers: parts.headers,
-            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            body,
         }
     }
 

@@ -10,6 +10,7 @@ mod broker;
 mod concurrency;
 #[path = "../common/database.rs"]
 mod database;
+mod document;
 mod hostile;
 mod http_rules;
 mod instance_life;
