@@ -15,6 +15,7 @@ mod crash;
 mod leader;
 mod osb;
 mod plans;
+mod pool;
 mod provider;
 mod quiet;
 #[path = "../common/receiver.rs"]
