@@ -24,6 +24,8 @@ pub enum Reason {
     Unavailable,
     /// It is being changed in place.
     Updating,
+    /// It answers; a change that loses data waits for the maintenance window or for consent.
+    AwaitingMaintenance,
     /// Its nodes are being restarted.
     Restarting,
     /// It is being filled from a backup.
@@ -44,6 +46,12 @@ pub enum Reason {
     PlanMismatch,
     /// Its parameters do not fit the plan.
     ParametersInvalid,
+    /// The backup it is to be filled from cannot be read yet.
+    BackupNotReady,
+    /// The instance that a backup is of does not exist, or does not answer, yet.
+    InstanceNotFound,
+    /// The backup it is to be filled from does not fit it, or failed.
+    BackupMismatch,
     /// It asks for something this version of the broker, or its provider, does not do.
     Unsupported,
     /// The plan is deprecated and takes no new instances.
@@ -70,6 +78,7 @@ impl Reason {
             Self::Available => "Available",
             Self::Unavailable => "Unavailable",
             Self::Updating => "Updating",
+            Self::AwaitingMaintenance => "AwaitingMaintenance",
             Self::Restarting => "Restarting",
             Self::Restoring => "Restoring",
             Self::Snapshotting => "Snapshotting",
@@ -80,6 +89,9 @@ impl Reason {
             Self::PlanRevisionNotFound => "PlanRevisionNotFound",
             Self::PlanMismatch => "PlanMismatch",
             Self::ParametersInvalid => "ParametersInvalid",
+            Self::BackupNotReady => "BackupNotReady",
+            Self::InstanceNotFound => "InstanceNotFound",
+            Self::BackupMismatch => "BackupMismatch",
             Self::Unsupported => "Unsupported",
             Self::PlanDeprecated => "PlanDeprecated",
             Self::ProviderDisabled => "ProviderDisabled",

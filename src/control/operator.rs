@@ -20,13 +20,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Error;
+use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
 use super::plans::Plans;
 use super::pool;
 use super::projector::{self, Projector};
 use super::retries::Retries;
-use crate::api::{CacheInstance, CachePlan, labels};
+use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
@@ -160,17 +161,20 @@ impl Operator {
             plan_store.clone(),
             revision_store.clone(),
         );
+        let events = Recorder::new(
+            self.client.clone(),
+            Reporter {
+                controller: "cache-broker".to_owned(),
+                instance: None,
+            },
+        );
+        let backup_index = BackupIndex::default();
         let instances = Arc::new(Instances {
             client: self.client.clone(),
             plans: plans.clone(),
+            backups: backup_index.clone(),
             providers: providers.clone(),
-            events: Recorder::new(
-                self.client.clone(),
-                Reporter {
-                    controller: "cache-broker".to_owned(),
-                    instance: None,
-                },
-            ),
+            events: events.clone(),
             retries: Retries::default(),
             resync: self.resync,
         });
@@ -190,6 +194,26 @@ impl Operator {
             let (store, run) = instance_controller(&self.client, scope, in_scope, shutdown.clone(), instances.clone());
             stores.push(store);
             controllers.push(run);
+        }
+        let elasticache = providers.elasticache.as_ref();
+        let backups = Arc::new(Backups {
+            client: self.client.clone(),
+            elasticache: elasticache.map(|elasticache| elasticache.poller.clone()),
+            prefix: elasticache.map_or_else(String::new, |elasticache| elasticache.defaults.name_prefix.clone()),
+            instances: stores.clone(),
+            index: backup_index.clone(),
+            nudge: nudge.clone(),
+            events,
+            retries: Retries::default(),
+            resync: self.resync,
+        });
+        let mut backup_stores = Vec::new();
+        let mut backup_controllers = Vec::new();
+        for scope in scopes {
+            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), backups.clone());
+            backup_index.add(store.clone());
+            backup_stores.push(store);
+            backup_controllers.push(run);
         }
         *routes.lock() = Arc::new(to_scopes);
         let polling = async {
@@ -211,7 +235,14 @@ impl Operator {
                 () = stopped(shutdown.clone()) => return Ok(()),
             }
             let controllers = async {
-                futures::future::join_all(controllers).await;
+                // A controller's own store fills while it runs: instances wait for the backups they may name.
+                let instances = async {
+                    for store in &backup_stores {
+                        let _ = store.wait_until_ready().await;
+                    }
+                    futures::future::join_all(controllers).await;
+                };
+                tokio::join!(instances, futures::future::join_all(backup_controllers));
             };
             let pools = pool::Views::default();
             let keeper = pool::Keeper {
@@ -302,11 +333,7 @@ fn instance_controller(
     shutdown: watch::Receiver<bool>,
     context: Arc<Instances>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
-    let api = match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let controller = Controller::new(api, watcher::Config::default());
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
     let store = controller.store();
     let run = async move {
         controller
@@ -322,6 +349,40 @@ fn instance_controller(
             .await;
     };
     (store, run)
+}
+
+fn backup_controller(
+    client: &Client,
+    scope: &Scope,
+    shutdown: watch::Receiver<bool>,
+    context: Arc<Backups>,
+) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
+    let store = controller.store();
+    let run = async move {
+        controller
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .graceful_shutdown_on(stopped(shutdown))
+            .run(
+                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, error, context| context.after_error(&backup, error),
+                context,
+            )
+            .for_each(|outcome| async { log(outcome) })
+            .await;
+    };
+    (store, run)
+}
+
+/// The objects of one kind in a scope.
+fn scoped<K>(client: &Client, scope: &Scope) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
 }
 
 /// What reconciling a plan needs.

@@ -13,6 +13,7 @@ mod cel_cases;
 mod cluster;
 mod crash;
 mod leader;
+mod life;
 mod osb;
 mod plans;
 mod pool;

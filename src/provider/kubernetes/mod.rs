@@ -10,7 +10,7 @@ mod manifests;
 mod stores;
 
 pub use act::act;
-pub use decide::decide;
+pub use decide::{decide, remove};
 pub use stores::{Children, Scope, Stores};
 
 use std::collections::BTreeMap;
