@@ -132,7 +132,12 @@ impl Plans {
             .id
             .parse()
             .map_err(|error| Error::Plan(format!("plan {name}: id {error}")))?;
-        let data = serde_json::to_value(&plan.spec).map_err(|error| Error::Plan(format!("plan {name}: {error}")))?;
+        // How many are made ahead is no matter of those that are made.
+        let spec = CachePlanSpec {
+            preprovision: 0,
+            ..plan.spec.clone()
+        };
+        let data = serde_json::to_value(&spec).map_err(|error| Error::Plan(format!("plan {name}: {error}")))?;
         let known = digest(&SHA256, data.to_string().as_bytes());
         let newest = self
             .revisions

@@ -169,8 +169,11 @@ async fn a_leader_that_stood_still_finds_another_one_and_stands_by() {
     );
     world.until_ready(&world.place(&order).await).await;
     let more = reconciled(&world, &world.broker).await;
-    world.until_ready(&world.place(&more).await).await;
-    let bound = world.osb().bind(&more, "b").await;
+    let bound = eventually("a binding", async || {
+        let bound = world.osb().bind(&more, "b").await;
+        (bound.status == StatusCode::CREATED).then_some(bound)
+    })
+    .await;
     use_credentials(
         &bound.body["credentials"],
         world.sandbox.elasticache().unwrap().ca_file(),

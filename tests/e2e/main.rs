@@ -17,6 +17,7 @@ mod leader;
 mod life;
 mod osb;
 mod plans;
+mod pool;
 mod provider;
 mod quiet;
 #[path = "../common/receiver.rs"]

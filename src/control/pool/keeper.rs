@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::Map;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use super::super::plans::is_offered;
@@ -107,10 +108,17 @@ impl Keeper {
         }
         // Failures in a row, by plan, for pacing only.
         let mut failures = HashMap::new();
-        let mut empty = false;
+        let mut sweeps = tokio::time::interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut wait, mut empty) = (SWEEP, false);
         loop {
-            let sweep = tokio::time::sleep(SWEEP);
-            let wait = match self.look(&mut failures, &mut empty).await {
+            let sweep = tokio::select! {
+                _ = sweeps.tick() => true,
+                () = self.views.0.wake.notified() => false,
+                () = tokio::time::sleep(wait) => false,
+            };
+            tokio::time::sleep(SETTLE).await;
+            wait = match self.look(&mut failures, &mut empty, sweep).await {
                 Ok(again) => again.unwrap_or(SWEEP),
                 Err(Error::Ledger(error @ LedgerError::Fenced { .. })) => return Err(error.into()),
                 Err(error) => {
@@ -118,18 +126,17 @@ impl Keeper {
                     RETRY
                 }
             };
-            tokio::select! {
-                () = self.views.0.wake.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-                () = sweep => empty = false,
-            }
-            tokio::time::sleep(SETTLE).await;
         }
     }
 
     /// Looks at every pool and does what is to be done; says when to look again although nothing happens. `empty` spares
-    /// asking the ledger where there are no pools.
-    async fn look(&self, failures: &mut HashMap<String, u32>, empty: &mut bool) -> Result<Option<Duration>, Error> {
+    /// asking the ledger where there are no pools, but for a sweep.
+    async fn look(
+        &self,
+        failures: &mut HashMap<String, u32>,
+        empty: &mut bool,
+        sweep: bool,
+    ) -> Result<Option<Duration>, Error> {
         let wanted: BTreeSet<String> = self
             .plans
             .state()
@@ -137,10 +144,12 @@ impl Keeper {
             .filter(|plan| plan.spec.preprovision > 0)
             .map(|plan| plan.name_any())
             .collect();
-        if *empty && wanted.is_empty() {
+        if *empty && wanted.is_empty() && !sweep {
             return Ok(None);
         }
-        self.ledger.forget_claimed_members(self.epoch).await?;
+        if sweep {
+            self.ledger.forget_claimed_members(self.epoch).await?;
+        }
         let mut pools = self.pools(wanted).await?;
         *empty = pools.is_empty();
         let mut again: Option<Duration> = None;
