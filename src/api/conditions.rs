@@ -26,6 +26,10 @@ pub enum Reason {
     Updating,
     /// Its nodes are being restarted.
     Restarting,
+    /// It answers as it was: a change that loses data waits for the maintenance window or for consent.
+    AwaitingMaintenance,
+    /// A Pod of it does not start; what answered before goes on answering.
+    WorkloadFailing,
     /// It is being filled from a backup.
     Restoring,
     /// A snapshot of it is being taken; it answers.
@@ -71,6 +75,8 @@ impl Reason {
             Self::Unavailable => "Unavailable",
             Self::Updating => "Updating",
             Self::Restarting => "Restarting",
+            Self::AwaitingMaintenance => "AwaitingMaintenance",
+            Self::WorkloadFailing => "WorkloadFailing",
             Self::Restoring => "Restoring",
             Self::Snapshotting => "Snapshotting",
             Self::Deleting => "Deleting",

@@ -136,7 +136,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         );
         return say(Progress::Stalled, Reason::PlanDeprecated, message);
     }
-    if !deleting && let Some(message) = unsupported(instance) {
+    if !deleting && let Some(message) = unsupported(instance, revision) {
         return say(Progress::Stalled, Reason::Unsupported, message);
     }
     let plan = match effective(&revision.spec, &instance.spec.parameters) {
@@ -205,12 +205,13 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
 }
 
 /// What an instance asks for that this version does not do. It is said before anything is made: nothing is ignored.
-fn unsupported(instance: &CacheInstance) -> Option<String> {
+fn unsupported(instance: &CacheInstance, revision: &PlanRevision) -> Option<String> {
     let spec = &instance.spec;
+    let in_cluster = revision.spec.kubernetes.is_some();
     let asked = [
         (spec.adopt.is_some(), "adopt"),
         (spec.restore.is_some(), "restore"),
-        (spec.restart_at.is_some(), "restartAt"),
+        (spec.restart_at.is_some() && !in_cluster, "restartAt"),
         (!spec.users.is_empty(), "users"),
     ];
     let names: Vec<_> = asked

@@ -181,7 +181,10 @@ impl Run<'_> {
         let warning = report.progress == Progress::Stalled
             || matches!(
                 report.reason,
-                Reason::ProviderUnavailable | Reason::ProviderStateUnknown | Reason::Unavailable
+                Reason::ProviderUnavailable
+                    | Reason::ProviderStateUnknown
+                    | Reason::Unavailable
+                    | Reason::WorkloadFailing
             );
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
