@@ -68,7 +68,11 @@ fn without_its_plan_an_instance_waits_and_can_be_deleted_if_nothing_was_made() {
         open(&instance(&none, &deleting, &json!(null)), &PlanLookup::NoPlan),
         Opening::LetGo
     );
-    let made = instance(&none, &deleting, &json!({ "provider": "elasticache", "providerId": "x" }));
+    let made = instance(
+        &none,
+        &deleting,
+        &json!({ "provider": "elasticache", "providerId": "x" }),
+    );
     assert_eq!(said(open(&made, &PlanLookup::NoPlan)).1, Reason::PlanNotFound);
 }
 
@@ -92,7 +96,7 @@ fn what_cannot_be_done_is_said_before_anything_is_made() {
         (
             json!({ "restartAt": DELETING }),
             json!(null),
-            plan(&none),
+            plan(&json!({ "kubernetes": null, "elasticache": { "nodeType": "cache.t4g.micro" } })),
             Reason::Unsupported,
         ),
         (none.clone(), running, plan(&none), Reason::PlanMismatch),

@@ -10,6 +10,7 @@ mod caches;
 mod cel;
 #[path = "../common/cel_cases.rs"]
 mod cel_cases;
+mod changes;
 mod cluster;
 mod crash;
 mod osb;
@@ -19,6 +20,7 @@ mod quiet;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod settings;
+mod steady;
 mod stories;
 mod world;
 mod yaml;
