@@ -24,10 +24,10 @@ pub enum Reason {
     Unavailable,
     /// It is being changed in place.
     Updating,
+    /// It answers; a change that loses data waits for the maintenance window or for consent.
+    AwaitingMaintenance,
     /// Its nodes are being restarted.
     Restarting,
-    /// It answers as it was: a change that loses data waits for the maintenance window or for consent.
-    AwaitingMaintenance,
     /// A Pod of it does not start; what answered before goes on answering.
     WorkloadFailing,
     /// It is being filled from a backup.
@@ -48,6 +48,12 @@ pub enum Reason {
     PlanMismatch,
     /// Its parameters do not fit the plan.
     ParametersInvalid,
+    /// The backup it is to be filled from cannot be read yet.
+    BackupNotReady,
+    /// The instance that a backup is of does not exist, or does not answer, yet.
+    InstanceNotFound,
+    /// The backup it is to be filled from does not fit it, or failed.
+    BackupMismatch,
     /// It asks for something this version of the broker, or its provider, does not do.
     Unsupported,
     /// The plan is deprecated and takes no new instances.
@@ -74,8 +80,8 @@ impl Reason {
             Self::Available => "Available",
             Self::Unavailable => "Unavailable",
             Self::Updating => "Updating",
-            Self::Restarting => "Restarting",
             Self::AwaitingMaintenance => "AwaitingMaintenance",
+            Self::Restarting => "Restarting",
             Self::WorkloadFailing => "WorkloadFailing",
             Self::Restoring => "Restoring",
             Self::Snapshotting => "Snapshotting",
@@ -86,6 +92,9 @@ impl Reason {
             Self::PlanRevisionNotFound => "PlanRevisionNotFound",
             Self::PlanMismatch => "PlanMismatch",
             Self::ParametersInvalid => "ParametersInvalid",
+            Self::BackupNotReady => "BackupNotReady",
+            Self::InstanceNotFound => "InstanceNotFound",
+            Self::BackupMismatch => "BackupMismatch",
             Self::Unsupported => "Unsupported",
             Self::PlanDeprecated => "PlanDeprecated",
             Self::ProviderDisabled => "ProviderDisabled",

@@ -6,14 +6,14 @@ use std::path::Path;
 use kube::CustomResourceExt;
 use serde_yaml::Value;
 
-use super::{CacheInstance, CachePlan};
+use super::{CacheBackup, CacheInstance, CachePlan};
 
 /// The generated files below `crds/`: name and content.
 ///
 /// # Errors
 /// When a definition cannot be written as YAML.
 pub fn manifests() -> Result<Vec<(String, String)>, serde_yaml::Error> {
-    [CachePlan::crd(), CacheInstance::crd()]
+    [CachePlan::crd(), CacheInstance::crd(), CacheBackup::crd()]
         .into_iter()
         .map(|crd| {
             let name = format!("{}.yaml", crd.metadata.name.as_deref().unwrap_or_default());

@@ -25,6 +25,13 @@ impl EngineType {
         }
     }
 
+    /// The engine of that [name](Self::as_str).
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Memcached, Self::Redis, Self::Valkey]
+            .into_iter()
+            .find(|engine| engine.as_str() == name)
+    }
+
     /// The port it listens on when nothing else is said.
     pub fn default_port(self) -> u16 {
         match self {

@@ -1,8 +1,9 @@
-//! The custom resources of group `cache.akkeris.io`: what may be ordered ([`CachePlan`]) and what was ordered
-//! ([`CacheInstance`]).
+//! The custom resources of group `cache.akkeris.io`: what may be ordered ([`CachePlan`]), what was ordered
+//! ([`CacheInstance`]), and snapshots of it ([`CacheBackup`]).
 //!
 //! This room holds types, their validation rules and the words that users read in conditions. It calls nobody.
 
+mod backup;
 #[cfg(test)]
 mod cel_tests;
 pub mod conditions;
@@ -15,6 +16,7 @@ mod parameters;
 mod plan;
 mod schema;
 
+pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackupStatus};
 pub use connection::Connection;
 pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType};
@@ -44,6 +46,8 @@ pub mod annotations {
     pub const UPDATE_TO_REVISION: &str = "cache.akkeris.io/update-to-revision";
     /// Allows changes that lose data at any time: `"true"`, or the generation of the one spec it is meant for.
     pub const APPROVE_DISRUPTION: &str = "cache.akkeris.io/approve-disruption";
+    /// `"true"` has a cache whose place another one took deleted before its time of grace is over.
+    pub const RELEASE_SUPERSEDED: &str = "cache.akkeris.io/release-superseded";
     /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.

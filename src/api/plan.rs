@@ -110,6 +110,9 @@ pub struct CachePlanSpec {
     /// How long an operation may take before it counts as failed; one hour if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_deadline: Option<Duration>,
+    /// How long a cache on ElastiCache is kept after another one took its place; a day if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_grace_period: Option<Duration>,
     /// Made by AWS ElastiCache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elasticache: Option<ElastiCacheSpec>,
@@ -137,6 +140,9 @@ impl CachePlanSpec {
     /// How long an operation may take when the plan does not say.
     pub const DEFAULT_OPERATION_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3600);
 
+    /// How long a cache is kept after another one took its place when the plan does not say.
+    pub const DEFAULT_REPLACE_GRACE_PERIOD: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
     /// The provider part. `None` for a plan with none or two, which the API server refuses.
     pub fn provider(&self) -> Option<ProviderSpec<'_>> {
         match (&self.elasticache, &self.kubernetes) {
@@ -150,6 +156,12 @@ impl CachePlanSpec {
     pub fn operation_deadline(&self) -> std::time::Duration {
         self.operation_deadline
             .map_or(Self::DEFAULT_OPERATION_DEADLINE, Into::into)
+    }
+
+    /// How long a cache is kept after another one took its place.
+    pub fn replace_grace_period(&self) -> std::time::Duration {
+        self.replace_grace_period
+            .map_or(Self::DEFAULT_REPLACE_GRACE_PERIOD, Into::into)
     }
 
     /// How instances are made on ElastiCache: as the plan says, else a replication group for redis and valkey and a

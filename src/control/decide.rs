@@ -5,14 +5,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::status_record::{record, recorded};
 use crate::api::conditions::{self, Progress, Reason};
 use crate::api::{
-    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, FINALIZER, LocalRef, PlanState, PlanStatus,
-    annotations, effective,
+    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
+    PlanState, PlanStatus, ProviderKind, Topology, annotations, effective,
 };
-use crate::provider::{Consent, Desired, Existence, Report};
+use crate::provider::elasticache::is_downgrade;
+use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
 
 /// A revision of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,26 @@ pub enum PlanLookup {
     NoPlan,
     /// There is no such revision of it.
     NoRevision(i64),
+}
+
+/// What was found under the backup that an instance is to be filled from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BackupLookup {
+    /// It names none.
+    NotAsked,
+    /// There is no such backup.
+    Missing,
+    /// It cannot be used yet.
+    NotReady,
+    /// It failed and will never be.
+    Failed(String),
+    /// It can be used.
+    Ready {
+        /// The snapshot's name in the provider.
+        snapshot: String,
+        /// The engine it was taken of.
+        engine: EngineType,
+    },
 }
 
 /// The first thing to do about an instance.
@@ -78,7 +100,7 @@ fn consent(instance: &CacheInstance) -> Consent {
 }
 
 /// What an instance asks for.
-pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
+pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) -> Opening {
     let deleting = instance.metadata.deletion_timestamp.is_some();
     let held = instance.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
     if deleting && !held {
@@ -110,6 +132,13 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         PlanLookup::Found(revision) => revision,
         // Nothing is made before a plan is found, and what is made keeps the revision in its status.
         _ if deleting && record.serving.is_none() => return Opening::LetGo,
+        _ if deleting => match orphan(instance) {
+            Some(revision) => &Arc::new(revision),
+            None => {
+                let message = "the revision of its plan is lost, and with it what is to become of the data: set spec.deletionPolicy to Delete, Retain or Snapshot, and it is deleted so".to_owned();
+                return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
+            }
+        },
         PlanLookup::NoPlan => {
             let message = format!(
                 "there is no CachePlan {0} yet: create it, or see `kubectl describe cacheplan {0}` if it exists; this goes on by itself then",
@@ -125,7 +154,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
             return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
         }
     };
-    if let Some(message) = mismatch(instance, revision) {
+    if !deleting && let Some(message) = mismatch(instance, revision) {
         return say(Progress::Stalled, Reason::PlanMismatch, message);
     }
     let is_new = instance.status.as_ref().is_none_or(|status| status.plan.is_none());
@@ -136,9 +165,14 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
         );
         return say(Progress::Stalled, Reason::PlanDeprecated, message);
     }
-    if !deleting && let Some(message) = unsupported(instance, revision) {
+    if !deleting && let Some(message) = unsupported(instance) {
         return say(Progress::Stalled, Reason::Unsupported, message);
     }
+    let restore = match restore(instance, &revision.spec, backup) {
+        Ok(restore) => restore,
+        Err(_) if deleting => None,
+        Err((progress, reason, message)) => return say(progress, reason, message),
+    };
     let plan = match effective(&revision.spec, &instance.spec.parameters) {
         Ok(plan) => plan,
         // Parameters that never fitted must not keep it from being deleted.
@@ -169,14 +203,101 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
             Existence::Present
         },
         plan_name: revision.name.clone(),
+        grace: plan.replace_grace_period(),
         plan,
         owner: instance.spec.owner.clone().unwrap_or_default(),
         connection_secret: instance.connection_secret_name(),
         was_ready,
         consent: consent(instance),
-        restart_at: instance.spec.restart_at.as_ref().map(|time| time.0),
+        restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
+        adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
+        restore,
+        release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
+        published: published(instance),
         record,
     }))
+}
+
+/// What an instance is to be filled from, or why it cannot be.
+fn restore(
+    instance: &CacheInstance,
+    plan: &CachePlanSpec,
+    backup: &BackupLookup,
+) -> Result<Option<RestoreFrom>, (Progress, Reason, String)> {
+    let Some(restore) = &instance.spec.restore else {
+        return Ok(None);
+    };
+    let name = &restore.backup;
+    let done = instance
+        .status
+        .as_ref()
+        .is_some_and(|status| status.restored_from.as_ref() == Some(name));
+    let from = |snapshot: String| {
+        Ok(Some(RestoreFrom {
+            backup: name.clone(),
+            snapshot,
+        }))
+    };
+    match backup {
+        // It was filled already: what became of the backup since does not matter.
+        BackupLookup::NotAsked | BackupLookup::Missing | BackupLookup::NotReady | BackupLookup::Failed(_) if done => {
+            from(String::new())
+        }
+        BackupLookup::Ready { snapshot, engine } if done || may_fill(*engine, plan.engine.type_) => {
+            from(snapshot.clone())
+        }
+        BackupLookup::Ready { engine, .. } => Err((
+            Progress::Stalled,
+            Reason::BackupMismatch,
+            format!(
+                "CacheBackup {name} is of {engine} and cannot fill {}: name one of the same engine in spec.restore, or take it back",
+                plan.engine.type_
+            ),
+        )),
+        BackupLookup::NotAsked | BackupLookup::Missing => Err((
+            Progress::Reconciling,
+            Reason::BackupNotReady,
+            format!(
+                "there is no CacheBackup {name} in this namespace yet: create it, or correct spec.restore; this goes on by itself then"
+            ),
+        )),
+        BackupLookup::NotReady => Err((
+            Progress::Reconciling,
+            Reason::BackupNotReady,
+            format!("waiting for CacheBackup {name} to be ready"),
+        )),
+        BackupLookup::Failed(why) => Err((
+            Progress::Stalled,
+            Reason::BackupMismatch,
+            format!("CacheBackup {name} failed ({why}): name another in spec.restore, or take it back"),
+        )),
+    }
+}
+
+/// Whether a snapshot of one engine can fill a cache of another: valkey reads what redis wrote.
+fn may_fill(of: EngineType, into: EngineType) -> bool {
+    of == into && of != EngineType::Memcached || (of, into) == (EngineType::Redis, EngineType::Valkey)
+}
+
+/// As much of a lost plan as a deletion needs, if the instance itself says what is to become of its data.
+fn orphan(instance: &CacheInstance) -> Option<PlanRevision> {
+    instance.spec.deletion_policy?;
+    let status = instance.status.as_ref()?;
+    let plan = status.plan.as_ref()?;
+    let mut spec = json!({
+        "service": "", "id": plan.id, "description": "",
+        "engine": { "type": plan.engine, "version": plan.version },
+    });
+    let (provider, part) = match status.provider.unwrap_or(plan.provider) {
+        ProviderKind::ElastiCache => ("elasticache", json!({ "nodeType": "" })),
+        ProviderKind::Kubernetes => ("kubernetes", json!({ "memory": "64Mi" })),
+    };
+    spec.as_object_mut()?.insert(provider.to_owned(), part);
+    Some(PlanRevision {
+        name: plan.name.clone(),
+        revision: plan.revision,
+        spec: serde_json::from_value(spec).ok()?,
+    })
 }
 
 /// Why a plan cannot take over an instance that runs from another.
@@ -191,29 +312,46 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
-    if before.engine != revision.spec.engine.type_ || before.provider != provider.kind() {
+    let (from, to) = (before.engine, revision.spec.engine.type_);
+    let elasticache =
+        |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();
+    let upgrade = (from, to) == (EngineType::Redis, EngineType::Valkey)
+        && before.provider == ProviderKind::ElastiCache
+        && elasticache(&revision.spec);
+    let across = before.provider != provider.kind();
+    let back = || "put spec.planRef back, or make a new instance; it goes on serving what it served".to_owned();
+    if from != to && !upgrade {
         return Some(format!(
-            "it runs {} by {} and cannot move to plan {}, which is {} by {}: put spec.planRef back and make a new instance",
-            before.engine,
+            "it runs {from} and cannot move to plan {}, which is {to}: {}",
+            revision.name,
+            back()
+        ));
+    }
+    if across && to != EngineType::Memcached {
+        return Some(format!(
+            "it runs by {} and cannot move to plan {}, which is by {}, without losing its data: {}",
             before.provider.as_str(),
             revision.name,
-            revision.spec.engine.type_,
-            provider.kind().as_str()
+            provider.kind().as_str(),
+            back()
+        ));
+    }
+    if from == to && to != EngineType::Memcached && is_downgrade(&before.version, &revision.spec.engine.version) {
+        return Some(format!(
+            "it runs {from} {} and cannot go back to {} of plan {}: {}",
+            before.version,
+            revision.spec.engine.version,
+            revision.name,
+            back()
         ));
     }
     None
 }
 
 /// What an instance asks for that this version does not do. It is said before anything is made: nothing is ignored.
-fn unsupported(instance: &CacheInstance, revision: &PlanRevision) -> Option<String> {
+fn unsupported(instance: &CacheInstance) -> Option<String> {
     let spec = &instance.spec;
-    let in_cluster = revision.spec.kubernetes.is_some();
-    let asked = [
-        (spec.adopt.is_some(), "adopt"),
-        (spec.restore.is_some(), "restore"),
-        (spec.restart_at.is_some() && !in_cluster, "restartAt"),
-        (!spec.users.is_empty(), "users"),
-    ];
+    let asked = [(!spec.users.is_empty(), "users")];
     let names: Vec<_> = asked
         .iter()
         .filter(|(asked, _)| *asked)
@@ -227,16 +365,27 @@ fn unsupported(instance: &CacheInstance, revision: &PlanRevision) -> Option<Stri
     })
 }
 
+/// A time as the API server keeps it in a status (`metav1.Time`).
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// What the status tells those who use the cache.
+fn published(instance: &CacheInstance) -> Published {
+    instance
+        .status
+        .as_ref()
+        .map_or_else(Published::default, |status| Published {
+            endpoint: status.endpoint.clone(),
+            reader_endpoint: status.reader_endpoint.clone(),
+            nodes: status.nodes.clone(),
+            bound: status.binding.is_some(),
+        })
+}
+
 /// A report that looked at nothing keeps the addresses that were known.
 fn carried(instance: &CacheInstance, report: Report) -> Report {
-    let Some(status) = &instance.status else { return report };
-    Report {
-        endpoint: status.endpoint.clone(),
-        reader_endpoint: status.reader_endpoint.clone(),
-        nodes: status.nodes.clone(),
-        bound: status.binding.is_some(),
-        ..report
-    }
+    report.publishing(&published(instance))
 }
 
 /// The report on an instance that could not be observed.
@@ -245,7 +394,13 @@ pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
 }
 
 /// The status that says a report.
-pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now: Timestamp) -> CacheInstanceStatus {
+pub fn status(
+    instance: &CacheInstance,
+    plan: &PlanLookup,
+    report: &Report,
+    latest: Option<LastBackup>,
+    now: Timestamp,
+) -> CacheInstanceStatus {
     let before = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or_default();
     let running = match plan {
@@ -280,7 +435,7 @@ pub fn status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now:
             name: instance.connection_secret_name(),
         }),
         first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
-        last_backup: before.last_backup,
+        last_backup: latest.or(before.last_backup),
         ..recorded(instance, &report.record)
     }
 }

@@ -1,6 +1,5 @@
 use serde_json::{Value, json};
 
-use super::status as status_of;
 use super::*;
 use crate::provider::Record;
 
@@ -37,6 +36,14 @@ fn plan(more: &Value) -> PlanLookup {
 
 const DELETING: &str = "2026-01-01T00:00:00Z";
 
+fn opened(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
+    open(instance, plan, &BackupLookup::NotAsked)
+}
+
+fn said_status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now: Timestamp) -> CacheInstanceStatus {
+    status(instance, plan, report, None, now)
+}
+
 fn said(opening: Opening) -> (Progress, Reason, String) {
     match opening {
         Opening::Say(report) => (report.progress, report.reason, report.message),
@@ -48,24 +55,24 @@ fn said(opening: Opening) -> (Progress, Reason, String) {
 fn an_instance_is_held_before_anything_is_made_and_not_touched_once_it_is_let_go() {
     let none = json!({});
     let free = instance(&none, &json!({ "finalizers": [] }), &json!(null));
-    assert_eq!(open(&free, &plan(&none)), Opening::AddFinalizer);
+    assert_eq!(opened(&free, &plan(&none)), Opening::AddFinalizer);
     let gone = instance(
         &none,
         &json!({ "finalizers": ["other"], "deletionTimestamp": DELETING }),
         &json!(null),
     );
-    assert_eq!(open(&gone, &plan(&none)), Opening::Nothing);
+    assert_eq!(opened(&gone, &plan(&none)), Opening::Nothing);
 }
 
 #[test]
 fn without_its_plan_an_instance_waits_and_can_be_deleted_if_nothing_was_made() {
     let none = json!({});
-    let (progress, reason, message) = said(open(&instance(&none, &none, &json!(null)), &PlanLookup::NoPlan));
+    let (progress, reason, message) = said(opened(&instance(&none, &none, &json!(null)), &PlanLookup::NoPlan));
     assert_eq!((progress, reason), (Progress::Reconciling, Reason::PlanNotFound));
     assert!(message.contains("CachePlan small"), "{message}");
     let deleting = json!({ "deletionTimestamp": DELETING });
     assert_eq!(
-        open(&instance(&none, &deleting, &json!(null)), &PlanLookup::NoPlan),
+        opened(&instance(&none, &deleting, &json!(null)), &PlanLookup::NoPlan),
         Opening::LetGo
     );
     let made = instance(
@@ -73,7 +80,22 @@ fn without_its_plan_an_instance_waits_and_can_be_deleted_if_nothing_was_made() {
         &deleting,
         &json!({ "provider": "elasticache", "providerId": "x" }),
     );
-    assert_eq!(said(open(&made, &PlanLookup::NoPlan)).1, Reason::PlanNotFound);
+    let (progress, reason, message) = said(opened(&made, &PlanLookup::NoPlan));
+    assert_eq!((progress, reason), (Progress::Stalled, Reason::PlanRevisionNotFound));
+    assert!(message.contains("spec.deletionPolicy"), "{message}");
+    // Once it says what is to become of the data, it needs no plan to go.
+    let running = json!({
+        "provider": "elasticache", "providerId": "x", "firstReadyTime": DELETING,
+        "plan": { "name": "p", "id": "p", "engine": "redis", "version": "7.1", "provider": "elasticache", "revision": 1 },
+    });
+    let told = instance(&json!({ "deletionPolicy": "Snapshot" }), &deleting, &running);
+    assert!(
+        matches!(opened(&told, &PlanLookup::NoRevision(1)), Opening::Proceed(desired)
+        if desired.existence == Existence::Absent(DeletionPolicy::Snapshot))
+    );
+    // What it was asked to become does not keep it.
+    let mismatched = instance(&none, &deleting, &running);
+    assert!(matches!(opened(&mismatched, &plan(&none)), Opening::Proceed(_)));
 }
 
 #[test]
@@ -88,15 +110,9 @@ fn what_cannot_be_done_is_said_before_anything_is_made() {
             Reason::ParametersInvalid,
         ),
         (
-            json!({ "adopt": { "providerId": "x" } }),
+            json!({ "users": [{ "name": "u", "secretRef": { "name": "s" } }] }),
             json!(null),
             plan(&none),
-            Reason::Unsupported,
-        ),
-        (
-            json!({ "restartAt": DELETING }),
-            json!(null),
-            plan(&json!({ "kubernetes": null, "elasticache": { "nodeType": "cache.t4g.micro" } })),
             Reason::Unsupported,
         ),
         (none.clone(), running, plan(&none), Reason::PlanMismatch),
@@ -119,7 +135,7 @@ fn what_cannot_be_done_is_said_before_anything_is_made() {
             Reason::PlanRevisionNotFound,
         ),
     ] {
-        let (progress, said, message) = said(open(&instance(&spec, &none, &status), &plan));
+        let (progress, said, message) = said(opened(&instance(&spec, &none, &status), &plan));
         assert_eq!((progress, said), (Progress::Stalled, reason), "{message}");
     }
 }
@@ -127,7 +143,7 @@ fn what_cannot_be_done_is_said_before_anything_is_made() {
 #[test]
 fn a_deprecated_plan_goes_on_for_instances_that_run_from_it() {
     let running = json!({ "plan": { "name": "small", "id": "p", "engine": "memcached", "version": "1.6", "provider": "kubernetes", "revision": 1 } });
-    let opening = open(
+    let opening = opened(
         &instance(&json!({}), &json!({}), &running),
         &plan(&json!({ "state": "deprecated" })),
     );
@@ -145,11 +161,11 @@ fn a_pause_stops_changes_and_deletions_and_keeps_what_answered_answering() {
         metadata["annotations"] = json!({ annotations::PAUSED: "true" });
         let paused = instance(&json!({}), &metadata, &status);
         let plan = plan(&json!({}));
-        let Opening::Say(report) = open(&paused, &plan) else {
+        let Opening::Say(report) = opened(&paused, &plan) else {
             panic!()
         };
         assert_eq!(report.reason, Reason::Paused);
-        let paused = status_of(&paused, &plan, &report, Timestamp::UNIX_EPOCH);
+        let paused = said_status(&paused, &plan, &report, Timestamp::UNIX_EPOCH);
         assert!(conditions::is_true(&paused.conditions, conditions::READY, 3));
         assert!(paused.endpoint.is_some());
     }
@@ -180,7 +196,7 @@ fn the_policy_is_the_instances_then_the_plans_and_delete_for_what_never_answered
             DeletionPolicy::Delete,
         ),
     ] {
-        let Opening::Proceed(desired) = open(&instance(&spec, &deleting, &status), &plan(&more)) else {
+        let Opening::Proceed(desired) = opened(&instance(&spec, &deleting, &status), &plan(&more)) else {
             panic!()
         };
         assert_eq!(desired.existence, Existence::Absent(policy));
@@ -198,20 +214,154 @@ fn an_instance_stays_on_the_revision_it_runs_from_unless_its_spec_says_another()
 }
 
 #[test]
+fn an_annotation_moves_an_instance_and_another_plan_begins_at_its_newest_revision() {
+    let none = json!({});
+    let running = |name: &str| json!({ "plan": { "name": name, "id": "p", "engine": "memcached", "version": "1.6", "provider": "kubernetes", "revision": 1 } });
+    let moved = json!({ "annotations": { annotations::UPDATE_TO_REVISION: "3" } });
+    assert_eq!(pinned_revision(&instance(&none, &moved, &running("small"))), Some(3));
+    let pinned = json!({ "planRef": { "name": "small", "revision": 4 } });
+    assert_eq!(pinned_revision(&instance(&pinned, &moved, &running("small"))), Some(4));
+    assert_eq!(pinned_revision(&instance(&none, &none, &running("other"))), None);
+    let garbled = json!({ "annotations": { annotations::UPDATE_TO_REVISION: "newest" } });
+    assert_eq!(pinned_revision(&instance(&none, &garbled, &running("small"))), Some(1));
+}
+
+#[test]
+fn plans_that_an_instance_can_move_between() {
+    let elasticache = |engine: &str, version: &str| {
+        plan(&json!({
+            "engine": { "type": engine, "version": version }, "kubernetes": null,
+            "elasticache": { "nodeType": "cache.t4g.micro" },
+        }))
+    };
+    let cluster = |engine: &str, version: &str| plan(&json!({ "engine": { "type": engine, "version": version } }));
+    let running = |engine: &str, version: &str, provider: &str| {
+        json!({ "plan": {
+            "name": "old", "id": "o", "engine": engine, "version": version, "provider": provider, "revision": 1,
+        } })
+    };
+    let none = json!({});
+    for (before, to, may) in [
+        (
+            running("redis", "7.0", "elasticache"),
+            elasticache("redis", "7.1"),
+            true,
+        ),
+        (
+            running("redis", "7.1", "elasticache"),
+            elasticache("redis", "7.0"),
+            false,
+        ),
+        (
+            running("redis", "7.1", "elasticache"),
+            elasticache("valkey", "7.2"),
+            true,
+        ),
+        (
+            running("valkey", "7.2", "elasticache"),
+            elasticache("redis", "7.2"),
+            false,
+        ),
+        (running("redis", "7.0", "elasticache"), cluster("redis", "7.0"), false),
+        (running("redis", "7.0", "kubernetes"), cluster("valkey", "8.0"), false),
+        (
+            running("memcached", "1.6", "elasticache"),
+            cluster("memcached", "1.6"),
+            true,
+        ),
+        (
+            running("memcached", "1.6", "kubernetes"),
+            elasticache("memcached", "1.5"),
+            true,
+        ),
+        (running("memcached", "1.6", "kubernetes"), cluster("redis", "7"), false),
+    ] {
+        let opening = opened(&instance(&none, &none, &before), &to);
+        assert_eq!(matches!(opening, Opening::Proceed(_)), may, "{before} {opening:?}");
+    }
+}
+
+#[test]
+fn consent_is_given_by_order_by_annotation_and_for_one_generation() {
+    let none = json!({});
+    let consent_of = |annotations: Value| match opened(
+        &instance(&none, &json!({ "annotations": annotations }), &json!(null)),
+        &plan(&none),
+    ) {
+        Opening::Proceed(desired) => desired.consent,
+        other => panic!("{other:?}"),
+    };
+    for (annotations, consent) in [
+        (json!({}), Consent::Withheld),
+        (json!({ annotations::APPROVE_DISRUPTION: "true" }), Consent::Given),
+        (json!({ annotations::APPROVE_DISRUPTION: "3" }), Consent::Given),
+        (json!({ annotations::APPROVE_DISRUPTION: "2" }), Consent::Withheld),
+        (json!({ annotations::INSTANCE_ID: "x" }), Consent::Given),
+    ] {
+        assert_eq!(consent_of(annotations.clone()), consent, "{annotations}");
+    }
+}
+
+#[test]
+fn a_restart_is_asked_for_to_the_second_as_a_status_can_keep_it() {
+    let none = json!({});
+    let asked = json!({ "restartAt": "2026-01-01T00:00:00.987654321Z" });
+    let Opening::Proceed(desired) = opened(&instance(&asked, &none, &json!(null)), &plan(&none)) else {
+        panic!()
+    };
+    assert_eq!(desired.restart_at, Some("2026-01-01T00:00:00Z".parse().unwrap()));
+}
+
+#[test]
+fn a_backup_is_waited_for_and_must_fit() {
+    let redis = plan(&json!({
+        "engine": { "type": "redis", "version": "7.1" }, "kubernetes": null,
+        "elasticache": { "nodeType": "cache.t4g.micro" },
+    }));
+    let none = json!({});
+    let asking = json!({ "restore": { "backup": "b" } });
+    let ready = |engine| BackupLookup::Ready {
+        snapshot: "s".to_owned(),
+        engine,
+    };
+    let wanted = |status: &Value, backup: &BackupLookup| open(&instance(&asking, &none, status), &redis, backup);
+    for (backup, progress, reason) in [
+        (BackupLookup::Missing, Progress::Reconciling, Reason::BackupNotReady),
+        (BackupLookup::NotReady, Progress::Reconciling, Reason::BackupNotReady),
+        (
+            BackupLookup::Failed("f".to_owned()),
+            Progress::Stalled,
+            Reason::BackupMismatch,
+        ),
+        (ready(EngineType::Valkey), Progress::Stalled, Reason::BackupMismatch),
+    ] {
+        let (found, said, _) = said(wanted(&json!(null), &backup));
+        assert_eq!((found, said), (progress, reason), "{backup:?}");
+    }
+    assert!(
+        matches!(wanted(&json!(null), &ready(EngineType::Redis)), Opening::Proceed(desired)
+        if desired.restore.as_ref().unwrap().snapshot == "s")
+    );
+    // Once it was filled, the backup may go.
+    let filled = json!({ "restoredFrom": "b" });
+    assert!(matches!(wanted(&filled, &BackupLookup::Missing), Opening::Proceed(_)));
+}
+
+#[test]
 fn the_first_time_it_answered_is_kept() {
     let none = json!({});
     let before = instance(&none, &none, &json!(null));
     let plan = plan(&none);
     let report = |progress| Report::new(progress, Reason::Available, "m", Record::default());
     let at = |second| Timestamp::from_second(second).unwrap();
-    let waiting = status_of(&before, &plan, &report(Progress::Reconciling), at(1));
+    let waiting = said_status(&before, &plan, &report(Progress::Reconciling), at(1));
     assert_eq!(waiting.first_ready_time, None);
-    let ready = status_of(&before, &plan, &report(Progress::Ready), at(2));
+    let ready = said_status(&before, &plan, &report(Progress::Ready), at(2));
     assert_eq!(ready.first_ready_time, Some(Time(at(2))));
     let later = CacheInstance {
         status: Some(ready.clone()),
         ..before
     };
-    let again = status_of(&later, &plan, &report(Progress::Ready), at(3));
+    let again = said_status(&later, &plan, &report(Progress::Ready), at(3));
     assert_eq!(again, ready, "nothing changed, so nothing is written");
 }

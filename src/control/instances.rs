@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
 
-use super::decide::{self, Opening, PlanLookup};
+use super::backups::BackupIndex;
+use super::decide::{self, BackupLookup, Opening, PlanLookup};
+use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
-use super::{Error, deadline};
+use super::{Error, deadline, set_finalizer};
+use crate::api::CacheInstance;
 use crate::api::conditions::{self, Progress, READY, Reason};
-use crate::api::{CacheInstance, FINALIZER};
 use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
 
 /// How soon to look again after somebody else wrote the resource at the same time. The watch is usually sooner.
@@ -28,12 +29,14 @@ pub struct Instances {
     pub client: Client,
     /// Plans and their revisions.
     pub plans: Plans,
+    /// Backups, to fill instances from.
+    pub backups: BackupIndex,
     /// The providers that are switched on.
     pub providers: Providers,
     /// Publishes Kubernetes Events.
     pub events: Recorder,
     /// Pace of failures.
-    pub retries: Retries,
+    pub retries: Retries<CacheInstance>,
     /// How often an instance at rest is looked at although nothing happened.
     pub resync: Duration,
 }
@@ -45,6 +48,7 @@ struct Run<'a> {
     reference: ObjectRef<CacheInstance>,
     instance: Arc<CacheInstance>,
     plan: PlanLookup,
+    backup: BackupLookup,
 }
 
 impl Instances {
@@ -56,6 +60,7 @@ impl Instances {
         let namespace = instance.namespace().unwrap_or_default();
         let reference = ObjectRef::from_obj(&*instance);
         let plan = self.plans.look_up(&instance);
+        let backup = self.backups.look_up(&instance);
         let api = Api::namespaced(self.client.clone(), &namespace);
         let mut run = Run {
             context: self,
@@ -63,6 +68,7 @@ impl Instances {
             reference,
             instance,
             plan,
+            backup,
         };
         match run.reconcile().await {
             Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),
@@ -80,7 +86,7 @@ impl Instances {
 
 impl Run<'_> {
     async fn reconcile(&mut self) -> Result<Action, Error> {
-        match decide::open(&self.instance, &self.plan) {
+        match decide::open(&self.instance, &self.plan, &self.backup) {
             Opening::Nothing => Ok(Action::await_change()),
             Opening::AddFinalizer => {
                 self.set_finalizer(true).await?;
@@ -109,12 +115,12 @@ impl Run<'_> {
         let decision = providers.decide(desired, &observed, Timestamp::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {
-            Next::Rest => {
+            Next::Rest | Next::Replace => {
                 self.say(&decision.report).await?;
                 self.context.retries.rested(&self.reference);
                 Ok(match decision.again {
                     Again::OnChange => Action::requeue(self.context.resync),
-                    Again::After(wait) => Action::requeue(wait),
+                    Again::After(wait) => Action::requeue(wait.min(self.context.resync)),
                 })
             }
             Next::Release => {
@@ -130,7 +136,7 @@ impl Run<'_> {
                     None => decision.report.clone(),
                 };
                 self.say(&report).await?;
-                match providers.act(desired, &observed, step).await {
+                match providers.act(desired, step).await {
                     Ok(again) => {
                         let pace = self.context.retries.stepped(&self.reference);
                         Ok(Action::requeue(again.max(pace)))
@@ -157,7 +163,8 @@ impl Run<'_> {
     /// Writes the status if it differs, on condition that nobody wrote the resource since it was read, and publishes an
     /// Event if its reason changed.
     async fn say(&mut self, report: &Report) -> Result<(), Error> {
-        let status = decide::status(&self.instance, &self.plan, report, Timestamp::now());
+        let latest = self.context.backups.latest(&self.instance);
+        let status = decide::status(&self.instance, &self.plan, report, latest, Timestamp::now());
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -178,57 +185,15 @@ impl Run<'_> {
     }
 
     async fn publish(&self, report: &Report) {
-        let warning = report.progress == Progress::Stalled
-            || matches!(
-                report.reason,
-                Reason::ProviderUnavailable
-                    | Reason::ProviderStateUnknown
-                    | Reason::Unavailable
-                    | Reason::WorkloadFailing
-            );
-        let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason: report.reason.as_str().to_owned(),
-            note: Some(report.message.chars().take(1000).collect()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
+        let said = events::Said {
+            progress: report.progress,
+            reason: report.reason,
+            message: &report.message,
         };
-        let reference = self.instance.object_ref(&());
-        match deadline(self.context.events.publish(&event, &reference)).await {
-            // An instance in a namespace that is going away cannot have Events any more.
-            Ok(()) => {}
-            Err(error) => tracing::debug!(instance = %self.reference, %error, "publishing an Event"),
-        }
+        events::publish(&self.context.events, &self.instance.object_ref(&()), said).await;
     }
 
     async fn set_finalizer(&self, held: bool) -> Result<(), Error> {
-        let mut finalizers: Vec<_> = self
-            .instance
-            .finalizers()
-            .iter()
-            .filter(|finalizer| *finalizer != FINALIZER)
-            .cloned()
-            .collect();
-        if held {
-            finalizers.push(FINALIZER.to_owned());
-        }
-        let patch = json!({ "metadata": {
-            "resourceVersion": self.instance.resource_version(),
-            "finalizers": finalizers,
-        } });
-        let call = async {
-            self.api
-                .patch_metadata(
-                    &self.instance.name_any(),
-                    &PatchParams::default(),
-                    &Patch::Merge(&patch),
-                )
-                .await
-        };
-        match deadline(call).await {
-            // Nobody is left to hold.
-            Err(Error::Kube(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
-            outcome => outcome.map(|_| ()),
-        }
+        set_finalizer(&self.api, &*self.instance, held).await
     }
 }

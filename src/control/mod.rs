@@ -1,7 +1,10 @@
 //! The operator: reconcilers for instances and plans, the outbox that writes what was accepted, and the projector that
 //! tells the ledger what became of it.
 
+mod backups;
 pub mod decide;
+mod events;
+mod finalizer;
 mod instances;
 pub mod operator;
 pub mod outbox;
@@ -11,6 +14,8 @@ mod retries;
 mod status_record;
 
 use std::time::Duration;
+
+use finalizer::set_finalizer;
 
 use crate::ledger::LedgerError;
 

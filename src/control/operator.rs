@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Error;
+use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::plans::Plans;
 use super::projector::{self, Projector};
 use super::retries::Retries;
-use crate::api::{CacheInstance, CachePlan, labels};
+use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::Ledger;
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
@@ -75,17 +76,20 @@ impl Operator {
             plan_store.clone(),
             revision_store.clone(),
         );
+        let events = Recorder::new(
+            self.client.clone(),
+            Reporter {
+                controller: "cache-broker".to_owned(),
+                instance: None,
+            },
+        );
+        let backup_index = BackupIndex::default();
         let instances = Arc::new(Instances {
             client: self.client.clone(),
             plans: plans.clone(),
+            backups: backup_index.clone(),
             providers: self.providers.clone(),
-            events: Recorder::new(
-                self.client.clone(),
-                Reporter {
-                    controller: "cache-broker".to_owned(),
-                    instance: None,
-                },
-            ),
+            events: events.clone(),
             retries: Retries::default(),
             resync: self.resync,
         });
@@ -106,6 +110,26 @@ impl Operator {
             stores.push(store);
             controllers.push(run);
         }
+        let elasticache = self.providers.elasticache.as_ref();
+        let backups = Arc::new(Backups {
+            client: self.client.clone(),
+            elasticache: elasticache.map(|elasticache| elasticache.poller.clone()),
+            prefix: elasticache.map_or_else(String::new, |elasticache| elasticache.defaults.name_prefix.clone()),
+            instances: stores.clone(),
+            index: backup_index.clone(),
+            nudge: nudge.clone(),
+            events,
+            retries: Retries::default(),
+            resync: self.resync,
+        });
+        let mut backup_stores = Vec::new();
+        let mut backup_controllers = Vec::new();
+        for scope in &scopes {
+            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), backups.clone());
+            backup_index.add(store.clone());
+            backup_stores.push(store);
+            backup_controllers.push(run);
+        }
         let listed = async {
             self.providers.stores.ready(scopes.len()).await;
             for wait in [
@@ -123,7 +147,14 @@ impl Operator {
         // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
         let controllers = async {
             listed.clone().await;
-            futures::future::join_all(controllers).await;
+            // A controller's own store fills while it runs: instances wait for the backups they may name.
+            let instances = async {
+                for store in &backup_stores {
+                    let _ = store.wait_until_ready().await;
+                }
+                futures::future::join_all(controllers).await;
+            };
+            tokio::join!(instances, futures::future::join_all(backup_controllers));
         };
         let plan_controller = async {
             listed.clone().await;
@@ -204,11 +235,7 @@ fn instance_controller(
     mut shutdown: watch::Receiver<bool>,
     context: Arc<Instances>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
-    let api = match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let controller = Controller::new(api, watcher::Config::default());
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
     let store = controller.store();
     let run = async move {
         controller
@@ -226,6 +253,42 @@ fn instance_controller(
             .await;
     };
     (store, run)
+}
+
+fn backup_controller(
+    client: &Client,
+    scope: &Scope,
+    mut shutdown: watch::Receiver<bool>,
+    context: Arc<Backups>,
+) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
+    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
+    let store = controller.store();
+    let run = async move {
+        controller
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .graceful_shutdown_on(async move {
+                let _ = shutdown.wait_for(|stop| *stop).await;
+            })
+            .run(
+                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, error, context| context.after_error(&backup, error),
+                context,
+            )
+            .for_each(|outcome| async { log(outcome) })
+            .await;
+    };
+    (store, run)
+}
+
+/// The objects of one kind in a scope.
+fn scoped<K>(client: &Client, scope: &Scope) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
 }
 
 /// What reconciling a plan needs.
@@ -266,18 +329,18 @@ async fn plan_controller(
                     nudge,
                 } = &*context;
                 let name = plan.name_any();
-                let of_plan: Vec<_> = instances
-                    .iter()
-                    .flat_map(Store::state)
-                    .filter(|instance| instance.spec.plan_ref.name == name)
-                    .collect();
-                let action = plans.reconcile(&plan, of_plan.len()).await?;
-                // Instances that waited for the plan go on.
-                for instance in of_plan
-                    .iter()
-                    .filter(|instance| instance.status.as_ref().is_none_or(|status| status.plan.is_none()))
-                {
-                    let _ = nudge.send(ObjectRef::from_obj(&**instance)).await;
+                let of_plan = || {
+                    let all = instances.iter().flat_map(Store::state);
+                    all.filter(|instance| instance.spec.plan_ref.name == name)
+                };
+                let action = plans.reconcile(&plan, of_plan().count()).await?;
+                // Instances that waited for the plan go on: new ones, and those that are to move to it. Looked for now:
+                // one that came since did not see the revision either.
+                for instance in of_plan().filter(|instance| {
+                    let runs = instance.status.as_ref().and_then(|status| status.plan.as_ref());
+                    runs.is_none_or(|runs| runs.name != name)
+                }) {
+                    let _ = nudge.send(ObjectRef::from_obj(&*instance)).await;
                 }
                 Ok::<_, Error>(action)
             },

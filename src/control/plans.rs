@@ -52,6 +52,18 @@ impl Plans {
 
     /// The revision of its plan that an instance runs from, or is to run from.
     pub fn look_up(&self, instance: &CacheInstance) -> PlanLookup {
+        // What is to go goes as what it is, whatever it was asked to become.
+        let running = instance.status.as_ref().and_then(|status| status.plan.as_ref());
+        if let Some(plan) = running.filter(|_| instance.metadata.deletion_timestamp.is_some()) {
+            return match self.revision(&plan.name, plan.revision) {
+                Some(spec) => PlanLookup::Found(Arc::new(PlanRevision {
+                    name: plan.name.clone(),
+                    revision: plan.revision,
+                    spec,
+                })),
+                None => PlanLookup::NoRevision(plan.revision),
+            };
+        }
         let name = &instance.spec.plan_ref.name;
         let plan = self.plans.get(&ObjectRef::new(name));
         let newest = || plan.as_ref().and_then(|plan| plan.status.as_ref()?.revision);

@@ -1,22 +1,28 @@
-//! What is remembered of an instance between reconciles, for pacing only. Losing it costs nothing but a retry.
+//! What is remembered of an object between reconciles, for pacing only. Losing it costs nothing but a retry.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
-use crate::api::CacheInstance;
 use crate::provider::Fault;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(300);
-/// How many steps in a row are taken at full speed. An instance that takes more does not converge.
+/// How many steps in a row are taken at full speed. An object that takes more does not converge.
 const STEPS_AT_FULL_SPEED: u32 = 12;
 
-/// Failures and steps in a row, by instance.
-#[derive(Debug, Default)]
-pub struct Retries(Mutex<HashMap<ObjectRef<CacheInstance>, Pace>>);
+/// Failures and steps in a row, by object.
+#[derive(Debug)]
+pub struct Retries<K: Resource<DynamicType = ()>>(Mutex<HashMap<ObjectRef<K>, Pace>>);
+
+impl<K: Resource<DynamicType = ()>> Default for Retries<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 #[derive(Debug, Default)]
 struct Pace {
@@ -25,40 +31,40 @@ struct Pace {
     fault: Option<Fault>,
 }
 
-impl Retries {
+impl<K: Resource<DynamicType = ()>> Retries<K> {
     /// Notes a failure; returns how long to wait before the next try.
-    pub fn failed(&self, instance: &ObjectRef<CacheInstance>, fault: Option<Fault>) -> Duration {
+    pub fn failed(&self, object: &ObjectRef<K>, fault: Option<Fault>) -> Duration {
         let mut paces = self.0.lock();
-        let pace = paces.entry(instance.clone()).or_default();
+        let pace = paces.entry(object.clone()).or_default();
         pace.failures = pace.failures.saturating_add(1);
         pace.fault = fault;
         jittered(backoff(pace.failures), rand::random())
     }
 
     /// Notes a step that was done; returns how long to wait at least before the next one.
-    pub fn stepped(&self, instance: &ObjectRef<CacheInstance>) -> Duration {
+    pub fn stepped(&self, object: &ObjectRef<K>) -> Duration {
         let mut paces = self.0.lock();
-        let pace = paces.entry(instance.clone()).or_default();
+        let pace = paces.entry(object.clone()).or_default();
         pace.failures = 0;
         pace.fault = None;
         pace.steps = pace.steps.saturating_add(1);
         match pace.steps.checked_sub(STEPS_AT_FULL_SPEED) {
             None | Some(0) => Duration::ZERO,
             Some(beyond) => {
-                tracing::warn!(%instance, steps = pace.steps, "an instance takes step after step without coming to rest");
+                tracing::warn!(%object, steps = pace.steps, "an object takes step after step without coming to rest");
                 backoff(beyond)
             }
         }
     }
 
     /// The fault of the last try, if it failed.
-    pub fn fault(&self, instance: &ObjectRef<CacheInstance>) -> Option<Fault> {
-        self.0.lock().get(instance).and_then(|pace| pace.fault.clone())
+    pub fn fault(&self, object: &ObjectRef<K>) -> Option<Fault> {
+        self.0.lock().get(object).and_then(|pace| pace.fault.clone())
     }
 
-    /// Forgets an instance that came to rest, or is gone.
-    pub fn rested(&self, instance: &ObjectRef<CacheInstance>) {
-        self.0.lock().remove(instance);
+    /// Forgets an object that came to rest, or is gone.
+    pub fn rested(&self, object: &ObjectRef<K>) {
+        self.0.lock().remove(object);
     }
 }
 
@@ -78,6 +84,7 @@ fn jittered(wait: Duration, random: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::CacheInstance;
 
     #[test]
     fn waits_double_up_to_the_longest() {
@@ -93,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_does_not_converge_is_slowed_down_and_one_that_rests_is_not() {
-        let (retries, instance) = (Retries::default(), ObjectRef::new("a").within("n"));
+        let (retries, instance) = (Retries::<CacheInstance>::default(), ObjectRef::new("a").within("n"));
         for _ in 0..STEPS_AT_FULL_SPEED {
             assert_eq!(retries.stepped(&instance), Duration::ZERO);
         }

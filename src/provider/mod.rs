@@ -2,15 +2,17 @@
 //!
 //! `decide` reads no clock and names no SDK type. A new provider is a new folder and a new arm of [`Step`].
 
+mod backups;
 pub mod elasticache;
 pub mod kubernetes;
 mod objects;
 mod providers;
 mod record;
 pub mod secrets;
+mod succession;
 mod window;
 
-pub use providers::{ElastiCache, Observed, Providers};
+pub use providers::{ElastiCache, Observed, Providers, Seen, Switches};
 pub use record::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
 pub use window::{Consent, Leave, Window};
 
@@ -48,8 +50,40 @@ pub struct Desired {
     pub consent: Consent,
     /// When its nodes are to be restarted, if that was ever asked for.
     pub restart_at: Option<Timestamp>,
+    /// The id of a cache that exists in the provider and is to be taken over.
+    pub adopt: Option<String>,
+    /// What it is to be filled from.
+    pub restore: Option<RestoreFrom>,
+    /// How long a cache is kept whose place another one took.
+    pub grace: Duration,
+    /// Whether nobody needs such a cache any more.
+    pub release_superseded: bool,
+    /// What its status tells those who use it.
+    pub published: Published,
     /// What was recorded of it in the provider.
     pub record: Record,
+}
+
+/// A backup that a cache is to be filled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreFrom {
+    /// The name of the `CacheBackup`.
+    pub backup: String,
+    /// The snapshot's name in the provider.
+    pub snapshot: String,
+}
+
+/// What a status tells those who use a cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Where it answers.
+    pub endpoint: Option<Endpoint>,
+    /// Where its replicas answer reads.
+    pub reader_endpoint: Option<Endpoint>,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// Whether the connection Secret is complete.
+    pub bound: bool,
 }
 
 /// Whether a cache is to exist.
@@ -83,6 +117,8 @@ pub enum Next<A> {
     Rest,
     /// Nothing is left in the provider: let the resource go.
     Release,
+    /// Make another cache that takes the place of this one.
+    Replace,
 }
 
 /// When to look again if nothing happens before.
@@ -127,6 +163,18 @@ impl Report {
             reader_endpoint: None,
             nodes: Vec::new(),
             bound: false,
+        }
+    }
+
+    /// The same, with what was told to those who use the cache before.
+    #[must_use]
+    pub fn publishing(self, published: &Published) -> Self {
+        Self {
+            endpoint: published.endpoint.clone(),
+            reader_endpoint: published.reader_endpoint.clone(),
+            nodes: published.nodes.clone(),
+            bound: published.bound,
+            ..self
         }
     }
 
@@ -190,12 +238,29 @@ impl<A> Decision<A> {
         self
     }
 
+    /// The same, looked at again at once: its report alone changes what comes next.
+    #[must_use]
+    pub fn now(self) -> Self {
+        self.after(Duration::ZERO)
+    }
+
+    /// The same, looked at again at a time or before.
+    #[must_use]
+    pub fn no_later_than(self, at: Timestamp, now: Timestamp) -> Self {
+        let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+        match self.again {
+            Again::After(sooner) if sooner <= wait => self,
+            Again::OnChange | Again::After(_) => self.after(wait),
+        }
+    }
+
     /// The same decision about a step of another type.
     pub fn map<B>(self, into: impl FnOnce(A) -> B) -> Decision<B> {
         let step = match self.step {
             Next::Act(step) => Next::Act(into(step)),
             Next::Rest => Next::Rest,
             Next::Release => Next::Release,
+            Next::Replace => Next::Replace,
         };
         Decision {
             step,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
-use super::{Decision, Desired, Existence, Fault, Next, Report, Step, elasticache, kubernetes};
+use super::{Cluster, Decision, Desired, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CacheInstance, ProviderKind, ProviderSpec};
 
@@ -32,23 +32,55 @@ pub struct ElastiCache {
     pub defaults: elasticache::Defaults,
 }
 
-/// What was observed for one instance.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Observed {
-    /// In the cluster.
-    Kubernetes(kubernetes::Observed),
-    /// On ElastiCache.
-    ElastiCache(elasticache::Target, Box<elasticache::Observed>),
-    /// Nowhere: its provider is switched off.
-    Disabled(ProviderKind),
+/// Which providers are switched on, and the settings that decisions there depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Switches {
+    /// How in-cluster caches are placed.
+    pub kubernetes: Option<kubernetes::Placement>,
+    /// What fills plans of ElastiCache.
+    pub elasticache: Option<elasticache::Defaults>,
 }
 
-impl Providers {
+impl Switches {
     /// Whether a provider is switched on.
     pub fn enabled(&self, kind: ProviderKind) -> bool {
         match kind {
             ProviderKind::Kubernetes => self.kubernetes.is_some(),
             ProviderKind::ElastiCache => self.elasticache.is_some(),
+        }
+    }
+}
+
+/// What was observed of one of an instance's caches.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// In the cluster.
+    Kubernetes(kubernetes::Observed),
+    /// On ElastiCache.
+    ElastiCache(Box<elasticache::Observed>),
+    /// Nowhere: its provider is switched off.
+    Disabled(ProviderKind),
+}
+
+/// What was observed of an instance's caches, beside its record of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The one that serves, or is to serve first.
+    pub serving: Seen,
+    /// The one that is being made to take its place.
+    pub replacement: Option<Seen>,
+    /// Those whose place was taken, in the record's order.
+    pub superseded: Vec<Seen>,
+}
+
+impl Providers {
+    fn switches(&self) -> Switches {
+        Switches {
+            kubernetes: self.kubernetes.clone(),
+            elasticache: self
+                .elasticache
+                .as_ref()
+                .map(|elasticache| elasticache.defaults.clone()),
         }
     }
 
@@ -57,99 +89,101 @@ impl Providers {
     /// # Errors
     /// When the provider does not answer.
     pub async fn observe(&self, desired: &Desired) -> Result<Observed, Fault> {
-        match desired.plan.provider() {
-            Some(ProviderSpec::ElastiCache(_)) => match &self.elasticache {
-                Some(elasticache) => {
-                    let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-                    let (target, observed) =
-                        elasticache::observe(&elasticache.poller, desired, &elasticache.defaults, secrets).await?;
-                    Ok(Observed::ElastiCache(target, Box::new(observed)))
-                }
-                None => Ok(Observed::Disabled(ProviderKind::ElastiCache)),
+        let record = &desired.record;
+        let serving = match &record.serving {
+            Some(place) => self.observe_at(desired, place).await?,
+            None => match desired.plan.provider() {
+                Some(ProviderSpec::ElastiCache(_)) => self.observe_cluster(desired, None).await?,
+                // A plan always has a provider; one that had none would be found out as disabled.
+                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_objects(desired),
             },
-            // A plan always has a provider; one that had none would be found out as disabled.
-            Some(ProviderSpec::Kubernetes(_)) | None if self.kubernetes.is_some() => Ok(Observed::Kubernetes(
-                self.stores.observe(&desired.namespace, &desired.name),
-            )),
-            Some(ProviderSpec::Kubernetes(_)) | None => Ok(Observed::Disabled(ProviderKind::Kubernetes)),
+        };
+        let replacement = match &record.replacement {
+            Some(place) => Some(self.observe_at(desired, place).await?),
+            None => None,
+        };
+        let mut superseded = Vec::new();
+        for each in &record.superseded {
+            superseded.push(self.observe_at(desired, &each.place).await?);
         }
+        Ok(Observed {
+            serving,
+            replacement,
+            superseded,
+        })
+    }
+
+    async fn observe_at(&self, desired: &Desired, place: &Place) -> Result<Seen, Fault> {
+        match place {
+            Place::Kubernetes => Ok(self.observe_objects(desired)),
+            Place::ElastiCache(cluster) => self.observe_cluster(desired, Some(cluster)).await,
+        }
+    }
+
+    fn observe_objects(&self, desired: &Desired) -> Seen {
+        if self.kubernetes.is_some() {
+            Seen::Kubernetes(self.stores.observe(&desired.namespace, &desired.name))
+        } else {
+            Seen::Disabled(ProviderKind::Kubernetes)
+        }
+    }
+
+    async fn observe_cluster(&self, desired: &Desired, at: Option<&Cluster>) -> Result<Seen, Fault> {
+        let Some(elasticache) = &self.elasticache else {
+            return Ok(Seen::Disabled(ProviderKind::ElastiCache));
+        };
+        let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
+        let seen = elasticache::observe(&elasticache.poller, desired, at, &elasticache.defaults, secrets).await?;
+        Ok(Seen::ElastiCache(Box::new(seen)))
     }
 
     /// What to do next. Pure: it does no I/O.
     pub fn decide(&self, desired: &Desired, observed: &Observed, now: Timestamp) -> Decision<Step> {
-        match (observed, desired.plan.provider()) {
-            (Observed::Kubernetes(observed), Some(ProviderSpec::Kubernetes(spec))) => match &self.kubernetes {
-                Some(placement) => kubernetes::decide(desired, spec, placement, observed, now).map(Step::Kubernetes),
-                None => disabled(desired, ProviderKind::Kubernetes),
-            },
-            (Observed::ElastiCache(_, observed), Some(ProviderSpec::ElastiCache(spec))) => match &self.elasticache {
-                Some(elasticache) => {
-                    elasticache::decide(desired, spec, &elasticache.defaults, observed).map(Step::ElastiCache)
-                }
-                None => disabled(desired, ProviderKind::ElastiCache),
-            },
-            (Observed::Disabled(kind), _) => disabled(desired, *kind),
-            (Observed::Kubernetes(_), _) => disabled(desired, ProviderKind::Kubernetes),
-            (Observed::ElastiCache(..), _) => disabled(desired, ProviderKind::ElastiCache),
-        }
+        succession::decide(&self.switches(), desired, observed, now)
     }
 
     /// Does a step. Returns how soon to decide anew.
     ///
     /// # Errors
     /// When the provider refuses or does not answer.
-    pub async fn act(&self, desired: &Desired, observed: &Observed, step: &Step) -> Result<Duration, Fault> {
-        match (step, observed, &self.elasticache) {
-            (Step::Kubernetes(step), _, _) => {
+    pub async fn act(&self, desired: &Desired, step: &Step) -> Result<Duration, Fault> {
+        match (step, &self.elasticache) {
+            (Step::Kubernetes(step), _) => {
                 kubernetes::act(&self.kube, desired, step).await?;
                 Ok(AFTER_CLUSTER_STEP)
             }
-            (Step::ElastiCache(step), Observed::ElastiCache(_, observed), Some(elasticache)) => {
-                elasticache::act(&self.kube, &elasticache.poller, desired, observed, step).await?;
+            (Step::ElastiCache(step), Some(elasticache)) => {
+                let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
+                elasticache::act(&self.kube, &elasticache.poller, desired, &secrets, step).await?;
                 Ok(match step {
                     elasticache::Step::Secret(_) => AFTER_CLUSTER_STEP,
                     _ => Duration::ZERO,
                 })
             }
-            (Step::ElastiCache(_), _, _) => Err(Fault::refused("ElastiCache is switched off: set AWS_REGION")),
+            (Step::ElastiCache(_), None) => Err(Fault::refused("ElastiCache is switched off: set AWS_REGION")),
         }
     }
 
     /// Tells the providers whether an instance still waits for something there.
     pub fn settle(&self, desired: &Desired, observed: &Observed, decision: &Decision<Step>) {
-        let (Observed::ElastiCache(target, seen), Some(elasticache)) = (observed, &self.elasticache) else {
-            return;
-        };
-        if decision.step == Next::Release {
-            elasticache.poller.forget(target);
-        } else {
-            let in_flight = seen.live.is_some() && decision.report.progress == Progress::Reconciling
-                || decision.report.progress == Progress::ReadyAndReconciling
-                || decision.report.reason == Reason::Snapshotting;
-            let instance = ObjectRef::<CacheInstance>::new(&desired.name).within(&desired.namespace);
-            elasticache.poller.interest(target, instance, in_flight);
+        let Some(elasticache) = &self.elasticache else { return };
+        let waits = matches!(
+            decision.report.progress,
+            Progress::Reconciling | Progress::ReadyAndReconciling
+        ) && decision.report.reason != Reason::AwaitingMaintenance
+            || decision.report.reason == Reason::Snapshotting
+            || desired.existence != Existence::Present;
+        let beside = observed.replacement.iter().chain(&observed.superseded);
+        for seen in std::iter::once(&observed.serving).chain(beside) {
+            let Seen::ElastiCache(seen) = seen else { continue };
+            let target = &seen.place.target;
+            if decision.step == Next::Release {
+                elasticache.poller.forget(target);
+            } else {
+                let instance = ObjectRef::<CacheInstance>::new(&desired.name).within(&desired.namespace);
+                let in_flight = waits && seen.live.is_some();
+                elasticache.poller.interest(target, instance, in_flight);
+            }
         }
     }
-}
-
-fn disabled(desired: &Desired, kind: ProviderKind) -> Decision<Step> {
-    let variable = match kind {
-        ProviderKind::ElastiCache => "AWS_REGION",
-        ProviderKind::Kubernetes => "USE_KUBERNETES=true",
-    };
-    let what = match desired.existence {
-        Existence::Present => "made",
-        Existence::Absent(_) | Existence::Superseded => "deleted",
-    };
-    let message = format!(
-        "the plan is made by {}, which the operator's settings switch off: nothing is {what} until {variable} is set",
-        kind.as_str()
-    );
-    let report = Report::new(
-        Progress::Stalled,
-        Reason::ProviderDisabled,
-        message,
-        desired.record.clone(),
-    );
-    Decision::rest(report)
 }

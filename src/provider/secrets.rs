@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::{Desired, Fault, objects};
-use crate::api::Connection;
+use crate::api::{Connection, EngineType};
 
 /// The key of the password in both Secrets.
 pub const PASSWORD: &str = "password";
@@ -75,7 +75,7 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
             let body = json!({
                 "apiVersion": "v1",
                 "kind": "Secret",
-                "type": format!("servicebinding.io/{}", desired.plan.engine.type_),
+                "type": format!("servicebinding.io/{}", protocol(desired.plan.engine.type_)),
                 "metadata": objects::metadata(desired, name),
                 "data": data,
             });
@@ -93,6 +93,14 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
             }
             Ok(())
         }
+    }
+}
+
+/// The type of the connection Secret, which cannot change: a redis that becomes valkey goes on speaking its protocol.
+fn protocol(engine: EngineType) -> &'static str {
+    match engine {
+        EngineType::Memcached => "memcached",
+        EngineType::Redis | EngineType::Valkey => "redis",
     }
 }
 

@@ -13,6 +13,7 @@ mod cel_cases;
 mod changes;
 mod cluster;
 mod crash;
+mod life;
 mod osb;
 mod plans;
 mod provider;

@@ -12,7 +12,7 @@ use crate::world::{World, eventually, shared};
 const CREATE: &str = "CreateReplicationGroup";
 
 /// ElastiCache, as somebody else uses it.
-fn elasticache(world: &World) -> Client {
+pub fn elasticache(world: &World) -> Client {
     let config = aws_sdk_elasticache::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-west-2"))
@@ -59,7 +59,7 @@ fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
         .add(fault.on(operation).of(id));
 }
 
-async fn gone(world: &World, place: &Place, id: &str) {
+pub async fn gone(world: &World, place: &Place, id: &str) {
     world.delete(place).await;
     world.until_nothing_is_left(place, Some(id)).await;
 }

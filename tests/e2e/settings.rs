@@ -105,7 +105,9 @@ async fn the_manifests_in_the_project_are_those_of_the_types() {
         );
         count += 1;
     }
-    assert_eq!(count, 2);
+    assert_eq!(count, 3);
+    let list = fs::read_to_string(format!("{PROJECT}/crds/kustomization.yaml")).unwrap();
+    assert_eq!(list.matches(".akkeris.io.yaml").count(), count, "{list}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

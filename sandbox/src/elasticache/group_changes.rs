@@ -116,6 +116,11 @@ impl Cloud {
         self.read_users(p, &group, &mut after)?;
         read_auth(p, &group, &mut after)?;
         let id = group.id.clone();
+        for member in group.members() {
+            if let Some(cluster) = self.clusters.get_mut(member) {
+                cluster.upkeep = after.upkeep.clone();
+            }
+        }
         self.groups.insert(id.clone(), after);
         if now
             && self

@@ -1,149 +1,121 @@
 use std::collections::BTreeMap;
 
-use super::super::{Cluster, Decision, Desired, Existence, Place, Record, Report};
-use super::{Create, Defaults, Live, OWNER_TAG, Observed, Ownership, Phase, Step, Target, provider_id};
+use jiff::Timestamp;
+
+use super::super::window::{Leave, Window};
+use super::super::{Cluster, Decision, Desired, Next, Place, Record, Report};
+use super::plan::{Change, Way, next_change};
+use super::restart::{Restarting, restarting};
+use super::{Create, Defaults, Live, OWNER_TAG, Observed, Ownership, Phase, Step, Target};
 use crate::api::conditions::{Progress, Reason};
-use crate::api::{
-    Authentication, Connection, DeletionPolicy, ElastiCacheSpec, EngineType, Owner, ProviderKind, Topology,
-};
+use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, Owner, ProviderKind, annotations};
 use crate::provider::secrets::{self, SecretStep};
 
-/// What to do next for an instance on ElastiCache.
-pub fn decide(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, observed: &Observed) -> Decision<Step> {
-    let cluster = place(desired, defaults);
-    match desired.existence {
-        Existence::Absent(policy) => absent(desired, cluster, policy, observed),
-        Existence::Superseded => absent(desired, cluster, DeletionPolicy::Delete, observed),
-        Existence::Present => present(desired, spec, defaults, cluster, observed),
-    }
-}
-
-fn present(
+/// What to do next for an instance whose cache on ElastiCache is wanted.
+pub fn present(
     desired: &Desired,
     spec: &ElastiCacheSpec,
     defaults: &Defaults,
-    mut cluster: Cluster,
     observed: &Observed,
+    now: Timestamp,
 ) -> Decision<Step> {
-    let id = cluster.target.id.clone();
-    let authentication = spec.authentication == Some(Authentication::Token);
+    let mut place = observed.place.clone();
+    let id = place.target.id.clone();
     let password = observed
         .secrets
         .get(&desired.auth_secret())
         .and_then(|secret| secrets::password(secret));
+    let authentication = spec.authentication == Some(Authentication::Token);
     let Some(live) = &observed.live else {
-        if cluster.arn.is_some() {
-            let message = format!(
-                "{id} is gone from ElastiCache although nobody asked for that here: delete this instance, and make a new one if the cache is still wanted"
-            );
-            return Decision::rest(Report::new(
-                Progress::Stalled,
-                Reason::ProviderResourceMissing,
-                message,
-                recorded(desired, &cluster),
-            ));
-        }
-        let working = |message: &str| {
-            Report::new(
-                Progress::Reconciling,
-                Reason::Creating,
-                message,
-                recorded(desired, &cluster),
-            )
-        };
-        if authentication && password.is_none() {
-            return Decision::act(Step::Secret(SecretStep::CreateAuth), working("making the password"));
-        }
-        let create = create(desired, spec, defaults, id);
-        return Decision::act(
-            Step::Create(Box::new(create)),
-            working("asking ElastiCache for the cache"),
-        );
+        return missing(desired, spec, defaults, place, password.is_some());
     };
-
-    let say = |cluster: &Cluster, progress: Progress, reason: Reason, message: String| {
-        let mut report = Report::new(progress, reason, message, recorded(desired, cluster));
-        report.endpoint.clone_from(&live.endpoint);
-        report.reader_endpoint.clone_from(&live.reader_endpoint);
-        report.nodes.clone_from(&live.nodes);
-        report.bound = desired.was_ready && observed.secrets.contains_key(&desired.connection_secret);
-        report
+    let adopted = desired
+        .adopt
+        .as_ref()
+        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(&id));
+    if place.arn.is_none() {
+        match (observed.ownership, adopted) {
+            (Ownership::Ours, _) => place.arn.clone_from(&live.arn),
+            (Ownership::Foreign, _) => {
+                let message = format!(
+                    "{id} exists in ElastiCache and carries another owner's tags: find out whose it is; change NAME_PREFIX if two brokers share the account"
+                );
+                return Decision::rest(stalled(desired, &place, Reason::NameConflict, message));
+            }
+            // The id follows from this instance's uid: proof enough until the tags can be read.
+            (Ownership::Unowned | Ownership::Unreadable, false) => {}
+            (_, true)
+                if live
+                    .config
+                    .engine
+                    .is_some_and(|engine| engine != desired.plan.engine.type_) =>
+            {
+                let message = format!(
+                    "{id} does not run {}: name a plan of its engine",
+                    desired.plan.engine.type_
+                );
+                return Decision::rest(stalled(desired, &place, Reason::PlanMismatch, message));
+            }
+            (Ownership::Unowned, true) => {
+                if let Some(arn) = live.arn.clone() {
+                    let report = working(desired, &place, Reason::Creating, format!("taking over {id}"));
+                    return Decision::act(Step::Claim { arn }, report);
+                }
+            }
+            (Ownership::Unreadable, true) => {
+                let message = format!(
+                    "waiting for the tags of {id}, to see that it is nobody's; they are read once it is available"
+                );
+                return Decision::rest(working(desired, &place, Reason::Creating, message));
+            }
+        }
+    }
+    let view = View {
+        desired,
+        observed,
+        live,
+        place: &place,
     };
     let first = if desired.was_ready {
         Reason::Updating
     } else {
         Reason::Creating
     };
-    if cluster.arn.is_none() {
-        match observed.ownership {
-            Ownership::Foreign => {
-                let message = format!(
-                    "{id} exists in ElastiCache and carries another owner's tags: find out whose it is; change NAME_PREFIX if two brokers share the account"
-                );
-                return Decision::rest(Report::new(
-                    Progress::Stalled,
-                    Reason::NameConflict,
-                    message,
-                    recorded(desired, &cluster),
-                ));
-            }
-            Ownership::Ours => cluster.arn.clone_from(&live.arn),
-            // The id follows from this instance's uid: proof enough until the tags can be read.
-            Ownership::Unreadable => {}
-        }
-    }
     match &live.phase {
-        Phase::Creating => Decision::rest(say(
-            &cluster,
+        Phase::Creating => Decision::rest(view.say(
             Progress::Reconciling,
             Reason::Creating,
             format!("{id} is being created"),
         )),
         Phase::Deleting => {
             let message = format!("{id} is being deleted in ElastiCache although nobody asked for that here");
-            Decision::rest(say(&cluster, Progress::Reconciling, Reason::Unavailable, message))
+            Decision::rest(view.say(Progress::Reconciling, Reason::Unavailable, message))
         }
         Phase::Failed(status) => {
             let cause = observed.failure.as_deref().unwrap_or("its events say no more");
             let message = format!(
                 "{id} is {status} in ElastiCache: {cause}; delete this instance, and order again once that is mended"
             );
-            Decision::rest(say(&cluster, Progress::Stalled, Reason::Failed, message))
+            Decision::rest(view.say(Progress::Stalled, Reason::Failed, message))
         }
         Phase::Unknown(status) => {
             let message =
                 format!("{id} has the status {status:?} in ElastiCache, which is not known; waiting for another");
-            Decision::rest(say(
-                &cluster,
-                Progress::Reconciling,
-                Reason::ProviderStateUnknown,
-                message,
-            ))
+            Decision::rest(view.say(Progress::Reconciling, Reason::ProviderStateUnknown, message))
         }
-        Phase::Rebooting => Decision::rest(say(
-            &cluster,
-            Progress::Reconciling,
-            Reason::Restarting,
-            format!("{id} is rebooting"),
-        )),
-        Phase::Available | Phase::Modifying | Phase::Snapshotting => {
+        Phase::Available | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting => {
             if authentication && password.is_none() {
                 let message = format!(
                     "Secret {} with the password of {id} is gone: put it back from a backup, or delete this instance",
                     desired.auth_secret()
                 );
-                return Decision::rest(say(&cluster, Progress::Stalled, Reason::Failed, message));
+                return Decision::rest(view.say(Progress::Stalled, Reason::Failed, message));
             }
             let Some(endpoint) = &live.endpoint else {
-                return Decision::rest(say(
-                    &cluster,
-                    Progress::Reconciling,
-                    first,
-                    format!("{id} has no endpoint yet"),
-                ));
+                return Decision::rest(view.say(Progress::Reconciling, first, format!("{id} has no endpoint yet")));
             };
             let connection = Connection {
-                engine: desired.plan.engine.type_,
+                engine: live.config.engine.unwrap_or(desired.plan.engine.type_),
                 provider: ProviderKind::ElastiCache,
                 host: endpoint.host.clone(),
                 port: endpoint.port,
@@ -156,156 +128,314 @@ fn present(
                 nodes: live
                     .nodes
                     .iter()
-                    .filter_map(|node| Some(format!("{}:{}", node.host.as_ref()?, node.port?)))
+                    .filter_map(|node| Some(format!("{}:{}", node.node.host.as_ref()?, node.node.port?)))
                     .collect(),
             };
             if let Some(step) = secrets::connection_step(desired, &observed.secrets, &connection) {
-                let report = say(
-                    &cluster,
-                    Progress::Reconciling,
-                    first,
-                    "writing the connection Secret".to_owned(),
-                );
+                let report = view.say(Progress::Reconciling, first, "writing the connection Secret".to_owned());
                 return Decision::act(Step::Secret(step), report);
             }
-            let mut report = match (difference(desired, spec, live), &live.phase) {
-                (Some(difference), _) => say(&cluster, Progress::Stalled, Reason::Unsupported, difference),
-                (None, Phase::Modifying) => say(
-                    &cluster,
-                    Progress::ReadyAndReconciling,
-                    Reason::Updating,
-                    format!("{id} is being modified"),
-                ),
-                (None, Phase::Snapshotting) => say(
-                    &cluster,
-                    Progress::Ready,
-                    Reason::Snapshotting,
-                    format!("{id} answers while a snapshot is taken"),
-                ),
-                (None, _) => say(
-                    &cluster,
-                    Progress::Ready,
-                    Reason::Available,
-                    format!("{} answers at {}", desired.plan.engine.type_, endpoint.address),
-                ),
-            };
-            report.bound = true;
-            Decision::rest(report)
+            let mut decision = settled(&view, spec, now);
+            decision.report.bound = true;
+            decision
         }
     }
 }
 
-/// Where the cache is, or is to be.
-pub fn place(desired: &Desired, defaults: &Defaults) -> Cluster {
-    desired.record.cluster().cloned().unwrap_or_else(|| Cluster {
-        target: Target {
-            topology: desired.plan.topology(),
-            id: provider_id(&defaults.name_prefix, &desired.uid, 0),
-        },
-        arn: None,
-        generation: 0,
-    })
+/// Whether a live cache can become what is asked for only by another one taking its place, and why.
+pub fn must_replace(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<String> {
+    if let Some(restore) = &desired.restore
+        && desired.record.restored_from.as_ref() != Some(&restore.backup)
+    {
+        return Some(format!("it is to be filled from backup {}", restore.backup));
+    }
+    next_change(desired, spec, live)
+        .filter(|change| change.way == Way::Replace)
+        .map(|change| change.what)
 }
 
-fn recorded(desired: &Desired, cluster: &Cluster) -> Record {
+/// A cache that is to be and is not there.
+fn missing(
+    desired: &Desired,
+    spec: &ElastiCacheSpec,
+    defaults: &Defaults,
+    place: Cluster,
+    has_password: bool,
+) -> Decision<Step> {
+    let id = &place.target.id;
+    let adopted = desired
+        .adopt
+        .as_ref()
+        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(id));
+    if adopted && place.arn.is_none() {
+        let message = format!(
+            "there is no replication group or cache cluster {id} in this region and account: correct spec.adopt in a new instance, or make it"
+        );
+        return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+    }
+    if place.arn.is_some() {
+        let message = format!(
+            "{id} is gone from ElastiCache although nobody asked for that here: delete this instance, and make a new one if the cache is still wanted"
+        );
+        return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+    }
+    let restored_from = desired.restore.as_ref().map(|restore| restore.backup.clone());
+    let making = |message: String| {
+        let mut report = working(
+            desired,
+            &place,
+            match restored_from {
+                Some(_) => Reason::Restoring,
+                None => Reason::Creating,
+            },
+            message,
+        );
+        report.record.restored_from.clone_from(&restored_from);
+        report
+    };
+    if spec.authentication == Some(Authentication::Token) && !has_password {
+        return Decision::act(
+            Step::Secret(SecretStep::CreateAuth),
+            making("making the password".to_owned()),
+        );
+    }
+    let message = match &restored_from {
+        Some(backup) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
+        None => "asking ElastiCache for the cache".to_owned(),
+    };
+    let create = create(desired, spec, defaults, &place.target);
+    Decision::act(Step::Create(Box::new(create)), making(message))
+}
+
+fn recorded(desired: &Desired, place: &Cluster) -> Record {
     Record {
-        serving: Some(Place::ElastiCache(cluster.clone())),
+        serving: Some(Place::ElastiCache(place.clone())),
         ..desired.record.clone()
     }
 }
 
-fn absent(desired: &Desired, cluster: Cluster, policy: DeletionPolicy, observed: &Observed) -> Decision<Step> {
-    let id = cluster.target.id.clone();
-    let deleting = |message: String| {
-        Report::new(
-            Progress::Reconciling,
-            Reason::Deleting,
-            message,
-            recorded(desired, &cluster),
-        )
-    };
-    let secrets = match desired.existence {
-        Existence::Superseded => Vec::new(),
-        Existence::Present | Existence::Absent(_) => secrets::owned(desired, &observed.secrets),
-    };
-    let Some(live) = &observed.live else {
-        // Not left to the cluster's garbage collector: who is told that the cache is gone may count on its password
-        // being gone.
-        return if secrets.is_empty() {
-            Decision::release(deleting("nothing is left".to_owned()))
-        } else {
-            let message = format!("deleting the Secrets {}", secrets.join(", "));
-            Decision::act(Step::Secret(SecretStep::Delete(secrets)), deleting(message))
-        };
-    };
-    if cluster.arn.is_none() && observed.ownership == Ownership::Foreign {
-        return Decision::release(deleting(format!("{id} is somebody else's and stays")));
+fn stalled(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
+    Report::new(Progress::Stalled, reason, message, recorded(desired, place))
+}
+
+fn working(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
+    Report::new(Progress::Reconciling, reason, message, recorded(desired, place))
+}
+
+/// A cache that is there.
+struct View<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    live: &'a Live,
+    place: &'a Cluster,
+}
+
+impl View<'_> {
+    fn say(&self, progress: Progress, reason: Reason, message: String) -> Report {
+        let mut report = Report::new(progress, reason, message, recorded(self.desired, self.place));
+        report.endpoint.clone_from(&self.live.endpoint);
+        report.reader_endpoint.clone_from(&self.live.reader_endpoint);
+        report.nodes = self.live.nodes();
+        report.bound = self.desired.was_ready && self.observed.secrets.contains_key(&self.desired.connection_secret);
+        report
     }
-    // What never answered holds nobody's data.
-    let policy = if desired.was_ready {
-        policy
-    } else {
-        DeletionPolicy::Delete
-    };
-    if policy == DeletionPolicy::Retain {
-        // The only copy of its password is there.
-        return if secrets.is_empty() {
-            Decision::release(deleting(format!("{id} is left as it stands")))
-        } else {
-            let message = format!("letting go of the Secrets {}", secrets.join(", "));
-            Decision::act(Step::Secret(SecretStep::Disown(secrets)), deleting(message))
-        };
-    }
-    match &live.phase {
-        Phase::Available | Phase::Failed(_) => {
-            let snapshots = desired.plan.engine.type_ != EngineType::Memcached;
-            let final_snapshot = (policy == DeletionPolicy::Snapshot && snapshots).then(|| format!("{id}-final"));
-            let step = Step::Delete {
-                topology: live.topology,
-                id: id.clone(),
-                final_snapshot,
-            };
-            Decision::act(step, deleting(format!("asking ElastiCache to delete {id}")))
-        }
-        Phase::Deleting => Decision::rest(deleting(format!("{id} is being deleted"))),
-        Phase::Creating | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting => Decision::rest(deleting(
-            format!("{id} is busy; ElastiCache deletes it once it is available"),
+}
+
+/// What to do next for a cache that answers, and whose connection Secret says so.
+fn settled(view: &View, spec: &ElastiCacheSpec, now: Timestamp) -> Decision<Step> {
+    let (desired, live) = (view.desired, view.live);
+    let id = &view.place.target.id;
+    let busy = match &live.phase {
+        Phase::Available => None,
+        Phase::Snapshotting => Some((
+            Progress::Ready,
+            Reason::Snapshotting,
+            format!("{id} answers while a snapshot is taken"),
         )),
-        Phase::Unknown(status) => Decision::rest(deleting(format!(
-            "{id} has the status {status:?}, which is not known; waiting for another"
-        ))),
+        Phase::Rebooting => Some((Progress::Reconciling, Reason::Restarting, format!("{id} is rebooting"))),
+        _ => Some((
+            Progress::ReadyAndReconciling,
+            Reason::Updating,
+            format!("{id} is being modified"),
+        )),
+    };
+    let mut later = None;
+    if matches!(live.phase, Phase::Available | Phase::Rebooting) {
+        match restart(view, now) {
+            Restart::Nothing => {}
+            Restart::Later(at) => later = Some(at),
+            Restart::Now(decision) => return *decision,
+        }
+    }
+    let decision = match busy {
+        Some((progress, reason, message)) => Decision::rest(view.say(progress, reason, message)),
+        None => match must_replace(desired, spec, live) {
+            Some(why) => replaced(view, spec, &why, now),
+            None => match next_change(desired, spec, live) {
+                Some(change) => changed(view, spec, change, now),
+                None if live.config.pending => Decision::rest(view.say(
+                    Progress::ReadyAndReconciling,
+                    Reason::Updating,
+                    format!("a change of {id} waits for its maintenance window in ElastiCache"),
+                )),
+                None => Decision::rest(view.say(
+                    Progress::Ready,
+                    Reason::Available,
+                    format!(
+                        "{} answers at {}",
+                        desired.plan.engine.type_,
+                        live.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str())
+                    ),
+                )),
+            },
+        },
+    };
+    match later {
+        Some(at) => decision.no_later_than(at, now),
+        None => decision,
     }
 }
 
-/// What of the plan the live cache does not have and this version cannot change.
-fn difference(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<String> {
-    let nodes = expected_nodes(desired, spec);
-    let found = live.nodes.len();
-    if live.node_type.as_ref().is_some_and(|live| *live != spec.node_type) {
-        let live = live.node_type.as_deref().unwrap_or_default();
-        Some(format!(
-            "it runs on {live} and is asked to run on {}, which this version of the broker cannot change; it goes on serving as it is",
-            spec.node_type
-        ))
-    } else if found != 0 && found != nodes {
-        Some(format!(
-            "it has {found} nodes and is asked to have {nodes}, which this version of the broker cannot change; it goes on serving as it is"
-        ))
+/// What a restart makes of a decision.
+enum Restart {
+    Nothing,
+    Later(Timestamp),
+    Now(Box<Decision<Step>>),
+}
+
+fn restart(view: &View, now: Timestamp) -> Restart {
+    let record = recorded(view.desired, view.place);
+    let target = &view.place.target;
+    let say = |record: Record, message: String| {
+        let progress = if view.live.nodes.len() > 1 {
+            Progress::ReadyAndReconciling
+        } else {
+            Progress::Reconciling
+        };
+        Report {
+            record,
+            ..view.say(progress, Reason::Restarting, message)
+        }
+    };
+    let decision = match restarting(view.desired, &record, view.live, now) {
+        Restarting::Nothing => return Restart::Nothing,
+        Restarting::Later(at) => return Restart::Later(at),
+        Restarting::Impossible => Decision::rest(view.say(
+            Progress::Stalled,
+            Reason::Unsupported,
+            format!(
+                "{} has shards, and ElastiCache restarts no nodes of such: take spec.restartAt back; it goes on serving",
+                target.id
+            ),
+        )),
+        Restarting::Reboot(record, node) => {
+            let report = say(record, format!("restarting node {} of {}", node.node.id, target.id));
+            Decision::act(Step::Reboot(target.clone(), Box::new(node)), report)
+        }
+        Restarting::Waiting(record, node) => Decision::rest(say(record, format!("node {node} is restarting"))),
+        Restarting::Done(record) => {
+            let report = Report {
+                record,
+                ..view.say(
+                    Progress::ReadyAndReconciling,
+                    Reason::Restarting,
+                    format!("all nodes of {} were restarted", target.id),
+                )
+            };
+            Decision::rest(report).now()
+        }
+    };
+    Restart::Now(Box::new(decision))
+}
+
+fn window(spec: &ElastiCacheSpec, live: &Live) -> Option<Window> {
+    let text = spec
+        .maintenance_window
+        .as_ref()
+        .or(live.config.maintenance_window.as_ref())?;
+    Window::parse(text)
+}
+
+fn changed(view: &View, spec: &ElastiCacheSpec, change: Change, now: Timestamp) -> Decision<Step> {
+    let target = &view.place.target;
+    let Change { what, way } = change;
+    let modify = |modification| {
+        let report = view.say(
+            Progress::ReadyAndReconciling,
+            Reason::Updating,
+            format!("changing {}: {what}", target.id),
+        );
+        Decision::act(Step::Modify(target.clone(), modification), report)
+    };
+    match way {
+        Way::InPlace(modification) => modify(modification),
+        Way::Cold(modification) => {
+            match Leave::of(view.desired.consent, window(spec, view.live), now) {
+                Leave::Granted => modify(modification),
+                leave => waiting(view, &format!("{what}, which loses what it stores"), leave, now),
+            }
+        }
+        Way::Replace => replaced(view, spec, &what, now),
+        Way::Never => Decision::rest(view.say(
+            Progress::Stalled,
+            Reason::PlanMismatch,
+            format!(
+                "{what}, which cannot be done with {}: put spec.planRef back, or make a new instance; it goes on serving",
+                target.id
+            ),
+        )),
+    }
+}
+
+fn replaced(view: &View, spec: &ElastiCacheSpec, why: &str, now: Timestamp) -> Decision<Step> {
+    // Whoever names a backup wants what stands in it.
+    let restoring = view
+        .desired
+        .restore
+        .as_ref()
+        .is_some_and(|restore| view.desired.record.restored_from.as_ref() != Some(&restore.backup));
+    let leave = if restoring {
+        Leave::Granted
     } else {
-        None
-    }
-}
-
-fn expected_nodes(desired: &Desired, spec: &ElastiCacheSpec) -> usize {
-    match desired.plan.topology() {
-        Topology::CacheCluster => usize::from(spec.nodes.unwrap_or(1)),
-        Topology::ReplicationGroup => {
-            usize::from(spec.shards.unwrap_or(1)) * usize::from(spec.replicas.unwrap_or(0) + 1)
+        Leave::of(view.desired.consent, window(spec, view.live), now)
+    };
+    match leave {
+        Leave::Granted => {
+            let report = view.say(
+                Progress::ReadyAndReconciling,
+                if restoring { Reason::Restoring } else { Reason::Updating },
+                format!("making another cache beside {}: {why}", view.place.target.id),
+            );
+            Decision {
+                step: Next::Replace,
+                ..Decision::rest(report)
+            }
+        }
+        leave => {
+            let what =
+                format!("{why}, which takes another cache, with another address and without what this one stores");
+            waiting(view, &what, leave, now)
         }
     }
 }
 
-fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, id: String) -> Create {
+fn waiting(view: &View, what: &str, leave: Leave, now: Timestamp) -> Decision<Step> {
+    let (when, at) = match leave {
+        Leave::At(at) => (format!("its maintenance window opens at {at}"), Some(at)),
+        Leave::Granted | Leave::OnConsent => ("it is allowed".to_owned(), None),
+    };
+    let message = format!(
+        "it waits until {when}: {what}; annotate it with {}=true to have it done now",
+        annotations::APPROVE_DISRUPTION
+    );
+    let decision = Decision::rest(view.say(Progress::ReadyAndReconciling, Reason::AwaitingMaintenance, message));
+    match at {
+        Some(at) => decision.no_later_than(at, now),
+        None => decision,
+    }
+}
+
+fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target: &Target) -> Create {
     let engine = desired.plan.engine.type_;
     let subnet_group = match engine {
         EngineType::Memcached => &defaults.memcached_subnet_group,
@@ -317,8 +447,8 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, id: St
         spec.security_group_ids.clone()
     };
     Create {
-        topology: desired.plan.topology(),
-        id,
+        topology: target.topology,
+        id: target.id.clone(),
         engine,
         version: desired.plan.engine.version.clone(),
         description: format!("cache-broker {}/{}", desired.namespace, desired.name),
@@ -336,6 +466,7 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, id: St
         maintenance_window: spec.maintenance_window.clone(),
         snapshot_window: spec.snapshot_window.clone(),
         snapshot_retention_days: spec.snapshot_retention_days.map(i32::from),
+        snapshot: desired.restore.as_ref().map(|restore| restore.snapshot.clone()),
         tags: tags(desired, spec),
     }
 }

@@ -2,119 +2,62 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::super::fixtures::{
+    self, UID, at, auth, cluster, defaults, desired, made, observed as observed_at, plan, proven, redis,
+};
 use super::*;
-use crate::api::{CachePlanSpec, Endpoint, Node};
-use crate::provider::{Consent, Next};
+use crate::api::{DeletionPolicy, Topology};
+use crate::provider::elasticache::{Modification, provider_id, remove};
+use crate::provider::{Existence, Next, RestoreFrom};
 
-const UID: &str = "11111111-2222-3333-4444-555555555555";
-
-fn defaults() -> Defaults {
-    Defaults {
-        name_prefix: "Test".to_owned(),
-        security_group: Some("sg-1".to_owned()),
-        redis_subnet_group: Some("redis-subnets".to_owned()),
-        memcached_subnet_group: Some("memcached-subnets".to_owned()),
-    }
-}
-
-fn plan(engine: &str, elasticache: &Value) -> CachePlanSpec {
-    serde_json::from_value(json!({
-        "service": "s", "id": "p", "description": "d",
-        "engine": { "type": engine, "version": "7.1" }, "elasticache": elasticache,
-    }))
-    .unwrap()
-}
-
-fn redis() -> CachePlanSpec {
-    plan(
-        "redis",
-        &json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true, "authentication": "token" }),
-    )
-}
-
-fn desired(plan: CachePlanSpec) -> Desired {
-    Desired {
-        namespace: "n".to_owned(),
-        name: "i".to_owned(),
-        uid: UID.to_owned(),
-        existence: Existence::Present,
-        plan_name: "plan".to_owned(),
-        plan,
-        owner: Owner {
-            organization: Some("org; drop".to_owned()),
-            ..Owner::default()
-        },
-        connection_secret: "i-connection".to_owned(),
-        was_ready: false,
-        consent: Consent::Withheld,
-        restart_at: None,
-        record: Record::default(),
-    }
-}
+const GROUP: Topology = Topology::ReplicationGroup;
 
 fn live(phase: Phase) -> Live {
     Live {
-        topology: Topology::ReplicationGroup,
-        id: provider_id("test", UID, 0),
-        arn: Some("arn:g".to_owned()),
         phase,
-        endpoint: Some(Endpoint::new("h", 6379, true)),
-        reader_endpoint: None,
-        nodes: vec![Node {
-            id: "g-001".to_owned(),
-            host: Some("h".to_owned()),
-            port: Some(6379),
-        }],
-        node_type: Some("cache.t4g.micro".to_owned()),
-        authentication: true,
-    }
-}
-
-fn proven() -> Cluster {
-    Cluster {
-        target: Target {
-            topology: Topology::ReplicationGroup,
-            id: provider_id("test", UID, 0),
-        },
-        arn: Some("arn:g".to_owned()),
-        generation: 0,
+        ..made(&redis(), 0)
     }
 }
 
 fn observed(live: Option<Live>) -> Observed {
-    Observed {
-        live,
-        ownership: Ownership::Unreadable,
-        failure: None,
-        secrets: BTreeMap::new(),
-    }
-}
-
-fn secret(name: &str, data: BTreeMap<String, k8s_openapi::ByteString>) -> (String, Arc<Secret>) {
-    (
-        name.to_owned(),
-        Arc::new(Secret {
-            data: Some(data),
-            ..Secret::default()
-        }),
-    )
+    observed_at(cluster(0, GROUP), live)
 }
 
 fn with_auth(mut observed: Observed) -> Observed {
-    let data = [(
-        "password".to_owned(),
-        k8s_openapi::ByteString(b"hunter2hunter2hunter2".to_vec()),
-    )]
-    .into();
-    observed.secrets.extend([secret("i-auth", data)]);
+    observed.secrets.insert("i-auth".to_owned(), auth());
     observed
 }
 
+fn secret(name: &str, data: BTreeMap<String, k8s_openapi::ByteString>) -> (String, Arc<Secret>) {
+    (name.to_owned(), fixtures::secret(data))
+}
+
+/// Runs a decision as the process does: from where the record says that the cache is.
 fn run(desired: &Desired, observed: &Observed) -> Decision<Step> {
+    run_at(desired, observed, Timestamp::UNIX_EPOCH)
+}
+
+fn run_at(desired: &Desired, observed: &Observed, now: Timestamp) -> Decision<Step> {
+    let mut observed = observed.clone();
+    if let Some(place) = desired.record.cluster() {
+        observed.place = place.clone();
+    }
     let spec = desired.plan.elasticache.clone().unwrap();
-    decide(desired, &spec, &defaults(), observed)
+    match desired.existence {
+        Existence::Present => present(desired, &spec, &defaults(), &observed, now),
+        _ => remove(desired, &observed),
+    }
+}
+
+/// A cache that answers, with everything in its place.
+fn serving(desired: &Desired, live: Live) -> Observed {
+    let mut observed = with_auth(observed_at(cluster(0, live.topology), Some(live)));
+    if let Next::Act(Step::Secret(SecretStep::ApplyConnection(data))) = run(desired, &observed).step {
+        observed.secrets.extend([secret("i-connection", data)]);
+    }
+    observed
 }
 
 #[test]
@@ -147,9 +90,11 @@ fn a_create_is_on_record_first_under_an_id_that_follows_from_the_uid() {
 fn the_plans_own_groups_win_over_the_settings() {
     let plan = plan(
         "memcached",
+        "1.6.22",
         &json!({ "nodeType": "cache.t4g.micro", "nodes": 2, "subnetGroup": "own", "securityGroupIds": ["sg-2"] }),
     );
-    let Next::Act(Step::Create(create)) = run(&desired(plan), &observed(None)).step else {
+    let place = cluster(0, Topology::CacheCluster);
+    let Next::Act(Step::Create(create)) = run(&desired(plan), &observed_at(place, None)).step else {
         panic!()
     };
     assert_eq!((create.topology, create.nodes), (Topology::CacheCluster, 2));
@@ -163,7 +108,6 @@ fn each_phase_of_a_new_cache_is_said_as_it_is() {
     for (phase, progress, reason) in [
         (Phase::Creating, Progress::Reconciling, Reason::Creating),
         (Phase::Deleting, Progress::Reconciling, Reason::Unavailable),
-        (Phase::Rebooting, Progress::Reconciling, Reason::Restarting),
         (
             Phase::Failed("create-failed".to_owned()),
             Progress::Stalled,
@@ -202,8 +146,8 @@ fn an_available_cache_gets_its_connection_secret_and_is_ready_with_it() {
     let Next::Act(Step::Secret(SecretStep::ApplyConnection(data))) = decision.step else {
         panic!()
     };
-    assert_eq!(data["uri"].0, b"rediss://default:hunter2hunter2hunter2@h:6379");
-    assert_eq!(decision.report.record.cluster().unwrap().arn.as_deref(), Some("arn:g"));
+    assert_eq!(data["uri"].0, b"rediss://default:hunter2hunter2hunter2@h0:6379");
+    assert_eq!(decision.report.record.cluster().unwrap().arn.as_deref(), Some("arn:0"));
     observed.secrets.extend([secret("i-connection", data)]);
     let decision = run(&desired, &observed);
     assert_eq!(decision.step, Next::Rest);
@@ -231,7 +175,7 @@ fn whose_tags_name_another_is_left_alone_also_when_deleting() {
 #[test]
 fn what_was_proven_and_is_gone_is_not_made_again() {
     let mut desired = desired(redis());
-    desired.record.serving = Some(Place::ElastiCache(proven()));
+    desired.record.serving = Some(Place::ElastiCache(proven(0, GROUP)));
     let decision = run(&desired, &with_auth(observed(None)));
     assert_eq!(
         (decision.step, decision.report.reason),
@@ -250,20 +194,128 @@ fn a_lost_password_stalls_and_never_makes_another() {
 }
 
 #[test]
-fn a_difference_that_cannot_be_changed_is_said_while_the_cache_goes_on_serving() {
-    let mut desired = desired(redis());
-    let mut observed = with_auth(observed(Some(live(Phase::Available))));
-    let Next::Act(Step::Secret(SecretStep::ApplyConnection(data))) = run(&desired, &observed).step else {
-        panic!()
-    };
-    observed.secrets.extend([secret("i-connection", data)]);
-    desired.plan.elasticache.as_mut().unwrap().node_type = "cache.r7g.large".to_owned();
-    let decision = run(&desired, &observed);
+fn a_change_in_place_is_made_at_once_and_one_that_loses_data_waits_for_leave() {
+    let mut wanted = desired(redis());
+    let before = serving(&wanted, live(Phase::Available));
+    wanted.plan.elasticache.as_mut().unwrap().node_type = "cache.r7g.large".to_owned();
+    let decision = run(&wanted, &before);
+    assert!(matches!(
+        decision.step,
+        Next::Act(Step::Modify(_, Modification::Settings(_)))
+    ));
     assert_eq!(
         (decision.report.progress, decision.report.reason),
-        (Progress::Stalled, Reason::Unsupported)
+        (Progress::ReadyAndReconciling, Reason::Updating)
     );
     assert!(decision.report.endpoint.is_some() && decision.report.bound);
+
+    let mut wanted = desired(fixtures::memcached());
+    let before = serving(&wanted, made(&fixtures::memcached(), 0));
+    wanted.plan.elasticache.as_mut().unwrap().node_type = "cache.r7g.large".to_owned();
+    // Its window is Monday, one to two.
+    let sunday = run_at(&wanted, &before, at("2026-11-22T12:00:00Z"));
+    assert_eq!(
+        (sunday.step, sunday.report.reason),
+        (Next::Rest, Reason::AwaitingMaintenance)
+    );
+    assert!(
+        sunday.report.message.contains("2026-11-23T01:00:00Z"),
+        "{}",
+        sunday.report.message
+    );
+    assert_eq!(
+        sunday.again,
+        crate::provider::Again::After(std::time::Duration::from_secs(13 * 3600))
+    );
+    let monday = run_at(&wanted, &before, at("2026-11-23T01:30:00Z"));
+    assert!(matches!(monday.step, Next::Act(Step::Modify(..))));
+    wanted.consent = crate::provider::Consent::Given;
+    let consented = run_at(&wanted, &before, at("2026-11-22T12:00:00Z"));
+    assert!(matches!(consented.step, Next::Act(Step::Modify(..))));
+}
+
+#[test]
+fn what_needs_another_cache_says_so_and_what_cannot_be_stalls_while_it_serves() {
+    let mut wanted = desired(redis());
+    let before = serving(&wanted, live(Phase::Available));
+    wanted.plan.elasticache.as_mut().unwrap().subnet_group = Some("other".to_owned());
+    assert_eq!(
+        run_at(&wanted, &before, at("2026-11-22T12:00:00Z")).report.reason,
+        Reason::AwaitingMaintenance
+    );
+    wanted.consent = crate::provider::Consent::Given;
+    assert_eq!(run(&wanted, &before).step, Next::Replace);
+
+    let mut wanted = desired(redis());
+    wanted.plan.engine.version = "6.2".to_owned();
+    let decision = run(&wanted, &before);
+    assert_eq!(
+        (decision.report.progress, decision.report.reason),
+        (Progress::Stalled, Reason::PlanMismatch)
+    );
+    assert!(decision.report.endpoint.is_some() && decision.report.bound);
+}
+
+#[test]
+fn a_cache_is_filled_from_its_backup_when_it_is_made_and_replaced_when_one_is_named_later() {
+    let mut wanted = desired(redis());
+    let before = serving(&wanted, live(Phase::Available));
+    wanted.restore = Some(RestoreFrom {
+        backup: "b".to_owned(),
+        snapshot: "snap".to_owned(),
+    });
+    let decision = run(&wanted, &with_auth(observed(None)));
+    let Next::Act(Step::Create(create)) = decision.step else {
+        panic!()
+    };
+    assert_eq!(create.snapshot.as_deref(), Some("snap"));
+    assert_eq!(decision.report.record.restored_from.as_deref(), Some("b"));
+    // Asking for what stands in a backup is consent to lose the rest.
+    assert_eq!(run(&wanted, &before).step, Next::Replace);
+    wanted.record.restored_from = Some("b".to_owned());
+    assert_eq!(run(&wanted, &before).step, Next::Rest);
+}
+
+#[test]
+fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
+    let mut wanted = desired(redis());
+    wanted.adopt = Some("Old-Redis".to_owned());
+    let place = Cluster {
+        target: Target {
+            topology: GROUP,
+            id: "old-redis".to_owned(),
+        },
+        arn: None,
+        generation: 0,
+    };
+    let mut seen = with_auth(observed_at(place, Some(live(Phase::Available))));
+    for (ownership, step, reason) in [
+        (Ownership::Unreadable, Next::Rest, Reason::Creating),
+        (Ownership::Foreign, Next::Rest, Reason::NameConflict),
+        (
+            Ownership::Unowned,
+            Next::Act(Step::Claim {
+                arn: "arn:0".to_owned(),
+            }),
+            Reason::Creating,
+        ),
+    ] {
+        seen.ownership = ownership;
+        let decision = run(&wanted, &seen);
+        assert_eq!((decision.step, decision.report.reason), (step, reason), "{ownership:?}");
+    }
+    let mut gone = seen.clone();
+    gone.live = None;
+    let decision = run(&wanted, &gone);
+    assert_eq!(
+        (decision.step, decision.report.reason),
+        (Next::Rest, Reason::ProviderResourceMissing)
+    );
+    // What was never taken over is not deleted with the instance.
+    wanted.existence = Existence::Absent(DeletionPolicy::Delete);
+    assert_eq!(run(&wanted, &seen).step, Next::Release);
+    seen.ownership = Ownership::Ours;
+    assert!(matches!(run(&wanted, &seen).step, Next::Act(Step::Delete { .. })));
 }
 
 #[test]
@@ -321,10 +373,16 @@ fn the_deletion_policy_counts_for_what_was_ready_only() {
         assert_eq!(final_snapshot, snapshot, "{policy:?} {was_ready}");
     }
     (desired.existence, desired.was_ready) = (Existence::Absent(DeletionPolicy::Retain), true);
+    let mut seen = observed(Some(live(Phase::Available)));
+    seen.ownership = Ownership::Ours;
     assert_eq!(
-        run(&desired, &observed(Some(live(Phase::Available)))).step,
-        Next::Release
+        run(&desired, &seen).step,
+        Next::Act(Step::Release {
+            arn: "arn:0".to_owned()
+        })
     );
+    seen.ownership = Ownership::Unowned;
+    assert_eq!(run(&desired, &seen).step, Next::Release);
 }
 
 #[test]
@@ -387,7 +445,7 @@ proptest! {
     ) {
         let mut desired = desired(redis());
         desired.was_ready = was_ready;
-        desired.record.serving = known.then(|| Place::ElastiCache(proven()));
+        desired.record.serving = known.then(|| Place::ElastiCache(proven(0, GROUP)));
         desired.existence = policy.map_or(Existence::Present, Existence::Absent);
         let mut seen = observed(phase.map(live));
         seen.ownership = ownership;
@@ -405,7 +463,9 @@ proptest! {
             Next::Act(Step::Secret(SecretStep::CreateAuth)) => prop_assert!(!auth && seen.live.is_none()),
             Next::Act(Step::Secret(_)) => prop_assert!(policy.is_none() && seen.live.is_some()),
             Next::Release => prop_assert!(policy.is_some()),
-            Next::Rest => {}
+            Next::Act(Step::Release { .. }) => prop_assert!(policy == Some(DeletionPolicy::Retain)),
+            Next::Act(step) => prop_assert!(false, "{step:?}"),
+            Next::Rest | Next::Replace => {}
         }
     }
 }

@@ -3,15 +3,24 @@
 
 mod client;
 mod decide;
+#[cfg(test)]
+pub(super) mod fixtures;
 mod id;
+mod live;
 mod observe;
+mod plan;
 mod poller;
+mod remove;
+mod restart;
 
-pub use client::{Client, Limits};
-pub use decide::decide;
+pub use client::{Client, Limits, Snapshot, SnapshotState};
+pub use decide::{must_replace, present};
 pub use id::provider_id;
+pub use live::{Config, Live, LiveNode, Phase, Tls};
 pub use observe::observe;
+pub use plan::{Modification, Settings, is_downgrade};
 pub use poller::{Poller, Target};
+pub use remove::remove;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +28,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::secrets::SecretStep;
-use super::{Desired, Fault, secrets};
-use crate::api::{Endpoint, EngineType, Node, Topology};
+use super::{Cluster, Desired, Fault, backups};
+use crate::api::{EngineType, Topology};
 
 /// Settings that fill what a plan leaves empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,82 +46,18 @@ pub struct Defaults {
 
 /// Tag that holds the uid of the instance a cache was made for: the proof that it is ours.
 pub const OWNER_TAG: &str = "cache.akkeris.io/instance-uid";
-
-/// A cache as ElastiCache describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
-    /// Whether it is a replication group or a cache cluster.
-    pub topology: Topology,
-    /// Its id.
-    pub id: String,
-    /// Its ARN, once it has one.
-    pub arn: Option<String>,
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// Where it takes writes.
-    pub endpoint: Option<Endpoint>,
-    /// Where its replicas answer reads.
-    pub reader_endpoint: Option<Endpoint>,
-    /// Its nodes.
-    pub nodes: Vec<Node>,
-    /// Its node type.
-    pub node_type: Option<String>,
-    /// Whether it asks for a password.
-    pub authentication: bool,
-}
-
-/// Where a cache is in its life, from its status text. The API documents the texts loosely, so they are compared without
-/// regard to case and separators, and one that is not known is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It is being made.
-    Creating,
-    /// It answers.
-    Available,
-    /// It answers and is being changed.
-    Modifying,
-    /// It answers while a snapshot is taken.
-    Snapshotting,
-    /// Nodes are being restarted.
-    Rebooting,
-    /// It is going away.
-    Deleting,
-    /// It will not answer without somebody's doing.
-    Failed(String),
-    /// A text that is not known.
-    Unknown(String),
-}
-
-impl Phase {
-    /// Reads a status text.
-    pub fn from_status(text: &str) -> Self {
-        let folded: String = text
-            .chars()
-            .filter(char::is_ascii_alphabetic)
-            .map(|letter| letter.to_ascii_lowercase())
-            .collect();
-        match folded.as_str() {
-            "creating" => Self::Creating,
-            "available" => Self::Available,
-            "modifying" | "updating" | "recovering" => Self::Modifying,
-            "snapshotting" => Self::Snapshotting,
-            "rebooting" | "rebootingclusternodes" | "rebootingcacheclusternodes" => Self::Rebooting,
-            "deleting" | "deleted" => Self::Deleting,
-            "createfailed" | "failed" | "restorefailed" | "incompatiblenetwork" | "incompatibleparameters" => {
-                Self::Failed(text.to_owned())
-            }
-            _ => Self::Unknown(text.to_owned()),
-        }
-    }
-}
+/// The value of that tag on a cache that was let go: whoever asks may take it over.
+pub const RELEASED: &str = "released";
 
 /// Whose a cache is, as its tags tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// The tags name our instance.
     Ours,
-    /// The tags can be read and do not name our instance.
+    /// The tags name another instance.
     Foreign,
+    /// The tags can be read and name no instance, or say that it was let go.
+    Unowned,
     /// The tags cannot be read now; the API refuses while a cache is busy.
     Unreadable,
 }
@@ -120,6 +65,8 @@ pub enum Ownership {
 /// What was observed for one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
+    /// Where it is, or is to be.
+    pub place: Cluster,
     /// The cache; `None` only if a Describe by id did not find it.
     pub live: Option<Live>,
     /// Whose it is.
@@ -137,13 +84,25 @@ pub enum Step {
     Secret(SecretStep),
     /// `CreateReplicationGroup` or `CreateCacheCluster`.
     Create(Box<Create>),
+    /// Changes a cache in place.
+    Modify(Target, Modification),
+    /// `RebootCacheCluster` of one node.
+    Reboot(Target, Box<LiveNode>),
+    /// Tags a cache that is taken over as the instance's.
+    Claim {
+        /// The cache's ARN.
+        arn: String,
+    },
+    /// Tags a cache that is let go as nobody's.
+    Release {
+        /// The cache's ARN.
+        arn: String,
+    },
     /// `DeleteReplicationGroup` or `DeleteCacheCluster`.
     Delete {
-        /// Which of them.
-        topology: Topology,
         /// The cache.
-        id: String,
-        /// The snapshot to leave behind.
+        target: Target,
+        /// The snapshot to leave behind, which a `CacheBackup` records.
         final_snapshot: Option<String>,
     },
 }
@@ -189,6 +148,8 @@ pub struct Create {
     pub snapshot_window: Option<String>,
     /// Days that snapshots are kept.
     pub snapshot_retention_days: Option<i32>,
+    /// The snapshot to fill it from.
+    pub snapshot: Option<String>,
     /// Tags, ours among them.
     pub tags: BTreeMap<String, String>,
 }
@@ -201,51 +162,31 @@ pub async fn act(
     kube: &kube::Client,
     poller: &Poller,
     desired: &Desired,
-    observed: &Observed,
+    secrets: &BTreeMap<String, Arc<Secret>>,
     step: &Step,
 ) -> Result<(), Fault> {
     match step {
-        Step::Secret(step) => secrets::act(kube, desired, step).await,
+        Step::Secret(step) => super::secrets::act(kube, desired, step).await,
         Step::Create(create) => {
             let token = if create.authentication {
-                let auth = observed
-                    .secrets
+                let auth = secrets
                     .get(&desired.auth_secret())
-                    .and_then(|secret| secrets::password(secret));
+                    .and_then(|secret| super::secrets::password(secret));
                 Some(auth.ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))?)
             } else {
                 None
             };
             poller.create(create, token).await
         }
-        Step::Delete {
-            topology,
-            id,
-            final_snapshot,
-        } => poller.delete(*topology, id, final_snapshot.as_deref()).await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn status_texts_are_read_in_every_spelling() {
-        for (text, phase) in [
-            ("available", Phase::Available),
-            ("AVAILABLE", Phase::Available),
-            ("rebooting cluster nodes", Phase::Rebooting),
-            ("create-failed", Phase::Failed("create-failed".to_owned())),
-            (
-                "incompatible_parameters",
-                Phase::Failed("incompatible_parameters".to_owned()),
-            ),
-            ("incompatible-network", Phase::Failed("incompatible-network".to_owned())),
-            ("hibernating", Phase::Unknown("hibernating".to_owned())),
-            ("", Phase::Unknown(String::new())),
-        ] {
-            assert_eq!(Phase::from_status(text), phase);
+        Step::Modify(target, modification) => poller.modify(target, modification).await,
+        Step::Reboot(target, node) => poller.reboot(target, node).await,
+        Step::Claim { arn } => poller.client().tag_owner(arn, &desired.uid).await,
+        Step::Release { arn } => poller.client().tag_owner(arn, RELEASED).await,
+        Step::Delete { target, final_snapshot } => {
+            if let Some(snapshot) = final_snapshot {
+                backups::record_final(kube, desired, snapshot).await?;
+            }
+            poller.delete(target, final_snapshot.as_deref()).await
         }
     }
 }

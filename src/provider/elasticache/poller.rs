@@ -4,7 +4,7 @@
 //! fewer caches are in flight than there are pages, each is described; at the resync period everything is listed. An
 //! instance whose cache changed is nudged; nothing else is woken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::super::Fault;
-use super::{Client, Create, Live, Ownership};
+use super::{Client, Create, Live, LiveNode, Modification, Ownership};
 use crate::api::{CacheInstance, Topology};
 
 /// One cache of one instance.
@@ -46,7 +46,7 @@ struct Shared {
 struct View {
     seen: HashMap<Target, Seen>,
     instances: HashMap<Target, Interest>,
-    pages: HashMap<Topology, usize>,
+    pages: usize,
 }
 
 #[derive(Debug)]
@@ -127,13 +127,39 @@ impl Poller {
     ///
     /// # Errors
     /// When ElastiCache refuses or does not answer.
-    pub async fn delete(&self, topology: Topology, id: &str, final_snapshot: Option<&str>) -> Result<(), Fault> {
-        let target = Target {
-            topology,
-            id: id.to_owned(),
-        };
-        let outcome = self.0.client.delete(topology, id, final_snapshot).await;
-        self.noted(&target, outcome)
+    pub async fn delete(&self, target: &Target, final_snapshot: Option<&str>) -> Result<(), Fault> {
+        let outcome = self.0.client.delete(target.topology, &target.id, final_snapshot).await;
+        self.noted(target, outcome)
+    }
+
+    /// Asks for a cache to be changed in place.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn modify(&self, target: &Target, modification: &Modification) -> Result<(), Fault> {
+        let outcome = self.0.client.modify(target, modification).await;
+        self.noted(target, outcome)
+    }
+
+    /// Asks for a node to be restarted.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn reboot(&self, target: &Target, node: &LiveNode) -> Result<(), Fault> {
+        let outcome = self.0.client.reboot(target, node).await;
+        self.noted(target, outcome)
+    }
+
+    /// The API itself, for what is not looked at again and again: snapshots and tags.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// The ids under which a list found caches, of those that are asked about.
+    pub fn known(&self, ids: impl Iterator<Item = Target>) -> Vec<Target> {
+        let view = self.0.view.read();
+        ids.filter(|target| view.seen.get(target).is_some_and(|seen| seen.live.is_some()))
+            .collect()
     }
 
     /// Whose a cache is, by its tags.
@@ -155,10 +181,7 @@ impl Poller {
     /// Lists the region once, then polls for ever. `nudge` hears of every instance whose cache changed.
     pub async fn run(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) {
         loop {
-            match self
-                .list(&[Topology::ReplicationGroup, Topology::CacheCluster], nudge)
-                .await
-            {
+            match self.list(nudge).await {
                 Ok(()) => break,
                 Err(fault) => {
                     tracing::warn!(%fault, "ElastiCache cannot be listed; instances there wait");
@@ -171,7 +194,7 @@ impl Poller {
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
-                _ = resync.tick() => self.list(&[Topology::ReplicationGroup, Topology::CacheCluster], nudge).await,
+                _ = resync.tick() => self.list(nudge).await,
                 () = self.0.work.notified(), if idle => continue,
                 () = tokio::time::sleep(self.0.interval), if !idle => self.poll(nudge).await,
             };
@@ -192,51 +215,52 @@ impl Poller {
 
     async fn poll(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
         let in_flight = self.in_flight();
-        for topology in [Topology::ReplicationGroup, Topology::CacheCluster] {
-            let targets: Vec<_> = in_flight.iter().filter(|target| target.topology == topology).collect();
-            let pages = self.0.view.read().pages.get(&topology).copied().unwrap_or(1);
-            if targets.is_empty() {
-                continue;
+        // A group takes a call for itself and one for each member.
+        let calls: usize = {
+            let view = self.0.view.read();
+            let members = |target: &Target| {
+                let live = view.seen.get(target)?.live.as_ref()?;
+                (target.topology == Topology::ReplicationGroup).then_some(live.nodes.len())
+            };
+            in_flight.iter().map(|target| 1 + members(target).unwrap_or(0)).sum()
+        };
+        let pages = self.0.view.read().pages;
+        if calls <= pages {
+            for target in &in_flight {
+                self.describe(target, nudge).await?;
             }
-            if targets.len() <= pages {
-                for target in targets {
-                    self.describe(target, nudge).await?;
-                }
-            } else {
-                self.list(&[topology], nudge).await?;
-            }
+            Ok(())
+        } else {
+            self.list(nudge).await
         }
-        Ok(())
     }
 
-    async fn list(&self, topologies: &[Topology], nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
-        for &topology in topologies {
-            let asked = Instant::now();
-            let (found, pages) = self.0.client.list(topology).await?;
-            self.0.view.write().pages.insert(topology, pages.max(1));
-            let mut missing: Vec<_> = {
-                let view = self.0.view.read();
-                view.seen
-                    .iter()
-                    .filter(|(target, seen)| target.topology == topology && seen.live.is_some())
-                    .map(|(target, _)| target.clone())
-                    .collect()
+    async fn list(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
+        let asked = Instant::now();
+        let (found, pages) = self.0.client.list().await?;
+        let mut missing: HashSet<_> = {
+            let mut view = self.0.view.write();
+            view.pages = pages;
+            view.seen
+                .iter()
+                .filter(|(_, seen)| seen.live.is_some())
+                .map(|(target, _)| target.clone())
+                .collect()
+        };
+        for live in found {
+            let target = Target {
+                topology: live.topology,
+                id: live.id.clone(),
             };
-            for live in found {
-                let target = Target {
-                    topology,
-                    id: live.id.clone(),
-                };
-                missing.retain(|other| *other != target);
-                let ours = live.id.starts_with(&self.0.prefix) || self.0.view.read().instances.contains_key(&target);
-                if ours && let Some(instance) = self.note(&target, Some(live), asked) {
-                    let _ = nudge.send(instance).await;
-                }
+            missing.remove(&target);
+            let ours = live.id.starts_with(&self.0.prefix) || self.0.view.read().instances.contains_key(&target);
+            if ours && let Some(instance) = self.note(&target, Some(live), asked) {
+                let _ = nudge.send(instance).await;
             }
-            // Only a Describe by id proves that something is gone.
-            for target in missing {
-                self.describe(&target, nudge).await?;
-            }
+        }
+        // Only a Describe by id proves that something is gone.
+        for target in missing {
+            self.describe(&target, nudge).await?;
         }
         Ok(())
     }

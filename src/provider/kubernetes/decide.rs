@@ -18,9 +18,19 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision<Step> {
     match desired.existence {
-        Existence::Absent(policy) => absent(desired, policy, observed),
-        Existence::Superseded => absent(desired, DeletionPolicy::Delete, &without_secrets(observed)),
         Existence::Present => Instance::new(desired, spec, placement, observed, now).decide(),
+        Existence::Absent(_) | Existence::Superseded => remove(desired, observed),
+    }
+}
+
+/// What to do next about a cache in the cluster that is to go.
+pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
+    match desired.existence {
+        Existence::Absent(policy) => absent(desired, policy, observed),
+        // The connection Secret is that of the cache that took its place.
+        Existence::Present | Existence::Superseded => {
+            absent(desired, DeletionPolicy::Delete, &without_secrets(observed))
+        }
     }
 }
 

@@ -44,6 +44,11 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         was_ready: false,
         consent: Consent::Withheld,
         restart_at: None,
+        adopt: None,
+        restore: None,
+        grace: Duration::ZERO,
+        release_superseded: false,
+        published: crate::provider::Published::default(),
         record: Record::default(),
     }
 }

@@ -22,7 +22,7 @@ mod template;
 mod workload;
 
 pub use act::act;
-pub use decide::decide;
+pub use decide::{decide, remove};
 pub use observed::Observed;
 pub use stores::{Children, Scope, Stores};
 

@@ -1,0 +1,178 @@
+//! Calls that look.
+
+use aws_sdk_elasticache::error::DisplayErrorContext;
+use aws_sdk_elasticache::types::{SourceType, Tag};
+
+use super::super::super::Fault;
+use super::super::live::{Live, Phase};
+use super::super::{OWNER_TAG, Ownership, RELEASED};
+use super::view::{Clusters, cluster, group};
+use super::{Client, passing};
+use crate::api::Topology;
+
+/// Page size of Describe calls; the most the API gives.
+const PAGE: i32 = 100;
+
+impl Client {
+    /// A cache by its id. `None` is the API's own word that there is none. The members of a group are described too
+    /// once it is available: it may be while they are not.
+    pub(in super::super) async fn describe(&self, topology: Topology, id: &str) -> Result<Option<Live>, Fault> {
+        match topology {
+            Topology::ReplicationGroup => self.describe_group(id).await,
+            Topology::CacheCluster => Ok(self.describe_cluster(id).await?.as_ref().and_then(cluster)),
+        }
+    }
+
+    async fn describe_group(&self, id: &str) -> Result<Option<Live>, Fault> {
+        self.turn().await;
+        let call = self.sdk.describe_replication_groups().replication_group_id(id);
+        let found = match call.send().await {
+            Ok(output) => output.replication_groups.unwrap_or_default().into_iter().next(),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_replication_group_not_found_fault()) =>
+            {
+                None
+            }
+            Err(error) => return Err(passing(format!("describing replication group {id}"), &error)),
+        };
+        let Some(found) = found else { return Ok(None) };
+        let mut members = Clusters::new();
+        if Phase::from_status(found.status().unwrap_or_default()) == Phase::Available {
+            for member in found.member_clusters() {
+                if let Some(cluster) = self.describe_cluster(member).await? {
+                    members.insert(member.clone(), cluster);
+                }
+            }
+        }
+        Ok(group(&found, &members))
+    }
+
+    async fn describe_cluster(&self, id: &str) -> Result<Option<aws_sdk_elasticache::types::CacheCluster>, Fault> {
+        self.turn().await;
+        let call = self
+            .sdk
+            .describe_cache_clusters()
+            .cache_cluster_id(id)
+            .show_cache_node_info(true);
+        match call.send().await {
+            Ok(output) => Ok(output.cache_clusters.unwrap_or_default().into_iter().next()),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_cache_cluster_not_found_fault()) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(passing(format!("describing cache cluster {id}"), &error)),
+        }
+    }
+
+    /// Every cache of the region, and how many pages that took. Groups come before their members: one that turns
+    /// available between the two lists is seen as still busy.
+    pub(in super::super) async fn list(&self) -> Result<(Vec<Live>, usize), Fault> {
+        let (mut groups, mut clusters, mut pages) = (Vec::new(), Clusters::new(), 0);
+        let mut marker = None;
+        loop {
+            self.turn().await;
+            pages += 1;
+            let call = self.sdk.describe_replication_groups().max_records(PAGE);
+            let output = call
+                .set_marker(marker)
+                .send()
+                .await
+                .map_err(|error| passing("listing replication groups", &error))?;
+            groups.extend(output.replication_groups.unwrap_or_default());
+            marker = output.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        loop {
+            self.turn().await;
+            pages += 1;
+            let call = self
+                .sdk
+                .describe_cache_clusters()
+                .max_records(PAGE)
+                .show_cache_node_info(true);
+            let output = call
+                .set_marker(marker)
+                .send()
+                .await
+                .map_err(|error| passing("listing cache clusters", &error))?;
+            let page = output.cache_clusters.unwrap_or_default();
+            clusters.extend(
+                page.into_iter()
+                    .filter_map(|cluster| Some((cluster.cache_cluster_id.clone()?, cluster))),
+            );
+            marker = output.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        let bare = clusters
+            .values()
+            .filter(|cluster| cluster.replication_group_id().is_none())
+            .filter_map(cluster);
+        let found = groups
+            .iter()
+            .filter_map(|found| group(found, &clusters))
+            .chain(bare)
+            .collect();
+        Ok((found, pages))
+    }
+
+    /// Whose a cache is, by its tags. The API refuses to tell while the cache is busy, also with a 404 for one that
+    /// exists, and may refuse altogether.
+    pub(in super::super) async fn ownership(&self, arn: &str, uid: &str) -> Ownership {
+        self.turn().await;
+        match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
+            Ok(output) => {
+                let owner = output
+                    .tag_list()
+                    .iter()
+                    .find(|tag| tag.key() == Some(OWNER_TAG))
+                    .and_then(Tag::value);
+                match owner {
+                    Some(owner) if owner == uid => Ownership::Ours,
+                    None | Some(RELEASED) => Ownership::Unowned,
+                    Some(_) => Ownership::Foreign,
+                }
+            }
+            Err(error) => {
+                tracing::debug!(arn, error = %DisplayErrorContext(&error), "reading tags");
+                Ownership::Unreadable
+            }
+        }
+    }
+
+    /// What the newest event of a cache says; the cause of a failed creation stands nowhere else.
+    pub(in super::super) async fn newest_event(&self, topology: Topology, id: &str) -> Option<String> {
+        self.turn().await;
+        let source = match topology {
+            Topology::ReplicationGroup => SourceType::ReplicationGroup,
+            Topology::CacheCluster => SourceType::CacheCluster,
+        };
+        // Two weeks, the longest the API keeps events.
+        let call = self
+            .sdk
+            .describe_events()
+            .source_identifier(id)
+            .source_type(source)
+            .duration(20_160);
+        match call.send().await {
+            Ok(output) => output
+                .events()
+                .iter()
+                .max_by_key(|event| event.date().map(aws_sdk_elasticache::primitives::DateTime::as_nanos))
+                .and_then(|event| event.message())
+                .map(str::to_owned),
+            Err(error) => {
+                tracing::debug!(id, error = %DisplayErrorContext(&error), "reading events");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::elasticache::fixtures::{at, auth, defaults, desired, made, modified, plan, redis};
+use super::super::elasticache::{self as ec, Live, Ownership};
+use super::super::secrets::SecretStep;
+use super::super::{Consent, RestoreFrom};
+use super::*;
+use crate::api::CachePlanSpec;
+
+const NOW: &str = "2026-11-22T12:00:00Z";
+
+fn switches() -> Switches {
+    Switches {
+        kubernetes: None,
+        elasticache: Some(defaults()),
+    }
+}
+
+/// ElastiCache, and what the cluster holds of one instance.
+#[derive(Clone, Debug, Default)]
+struct World {
+    caches: BTreeMap<String, (Live, Option<String>)>,
+    secrets: BTreeMap<String, std::sync::Arc<k8s_openapi::api::core::v1::Secret>>,
+    /// Every call that changed a cache.
+    calls: Vec<String>,
+}
+
+impl World {
+    fn see(&self, desired: &Desired, place: Option<&Place>) -> Seen {
+        let first = || Cluster {
+            target: ec::Target {
+                topology: desired.plan.topology(),
+                id: ec::provider_id("test", &desired.uid, 0),
+            },
+            arn: None,
+            generation: 0,
+        };
+        let place = place.and_then(Place::cluster).cloned().unwrap_or_else(first);
+        Seen::ElastiCache(Box::new(ec::Observed {
+            live: self.caches.get(&place.target.id).map(|(live, _)| live.clone()),
+            place,
+            ownership: Ownership::Ours,
+            failure: None,
+            secrets: self.secrets.clone(),
+        }))
+    }
+
+    fn observe(&self, desired: &Desired) -> Observed {
+        let record = &desired.record;
+        Observed {
+            serving: self.see(desired, record.serving.as_ref()),
+            replacement: record.replacement.as_ref().map(|place| self.see(desired, Some(place))),
+            superseded: record
+                .superseded
+                .iter()
+                .map(|superseded| self.see(desired, Some(&superseded.place)))
+                .collect(),
+        }
+    }
+
+    /// Does a step as the API would, with everything that takes time done at once.
+    fn act(&mut self, plan: &CachePlanSpec, step: &Step) {
+        let Step::ElastiCache(step) = step else {
+            panic!("{step:?}")
+        };
+        match step {
+            ec::Step::Secret(SecretStep::CreateAuth) => {
+                self.secrets.insert("i-auth".to_owned(), auth());
+            }
+            ec::Step::Secret(SecretStep::ApplyConnection(data)) => {
+                self.secrets
+                    .insert("i-connection".to_owned(), ec::fixtures::secret(data.clone()));
+            }
+            ec::Step::Secret(SecretStep::Delete(_) | SecretStep::Disown(_)) => self.secrets.clear(),
+            ec::Step::Create(create) => {
+                assert!(!self.caches.contains_key(&create.id), "made twice");
+                let mut live = made(plan, 0);
+                live.id.clone_from(&create.id);
+                live.arn = Some(format!("arn:{}", create.id));
+                live.endpoint.as_mut().unwrap().host.clone_from(&create.id);
+                self.calls
+                    .push(format!("create {}", create.snapshot.as_deref().unwrap_or("empty")));
+                self.caches.insert(create.id.clone(), (live, create.snapshot.clone()));
+            }
+            ec::Step::Modify(target, modification) => {
+                let (live, snapshot) = self.caches.remove(&target.id).unwrap();
+                self.calls.push("modify".to_owned());
+                self.caches
+                    .insert(target.id.clone(), (modified(live, modification), snapshot));
+            }
+            ec::Step::Delete { target, .. } => {
+                self.calls.push("delete".to_owned());
+                self.caches.remove(&target.id).unwrap();
+            }
+            ec::Step::Reboot(..) | ec::Step::Claim { .. } | ec::Step::Release { .. } => panic!("{step:?}"),
+        }
+    }
+
+    /// Where applications are sent.
+    fn address(&self) -> Option<String> {
+        let data = self.secrets.get("i-connection")?.data.as_ref()?;
+        String::from_utf8(data.get("host")?.0.clone()).ok()
+    }
+
+    /// Runs the reconciler until it rests; returns its last decision.
+    fn settle(&mut self, desired: &mut Desired, now: &str) -> Decision<Step> {
+        for _ in 0..60 {
+            let served = self.address();
+            let decision = decide(&switches(), desired, &self.observe(desired), at(now));
+            desired.record = decision.report.record.clone();
+            desired.published.endpoint.clone_from(&decision.report.endpoint);
+            desired.published.bound = decision.report.bound;
+            desired.was_ready |= decision.report.progress == Progress::Ready;
+            match &decision.step {
+                Next::Act(step) => {
+                    self.act(&desired.plan.clone(), step);
+                    if desired.existence == Existence::Present
+                        && let Some(host) = served
+                    {
+                        assert!(self.caches.contains_key(&host), "what is served was deleted: {step:?}");
+                    }
+                }
+                Next::Release => return decision,
+                Next::Rest | Next::Replace
+                    if decision.again == super::super::Again::After(std::time::Duration::ZERO) => {}
+                Next::Rest | Next::Replace => return decision,
+            }
+        }
+        panic!("no end: {desired:?} {self:?}");
+    }
+}
+
+fn settled(plan: CachePlanSpec) -> (World, Desired) {
+    let (mut world, mut desired) = (World::default(), desired(plan));
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(decision.report.progress, Progress::Ready, "{}", decision.report.message);
+    (world, desired)
+}
+
+fn elsewhere() -> CachePlanSpec {
+    let mut plan = redis();
+    plan.elasticache.as_mut().unwrap().subnet_group = Some("other".to_owned());
+    plan
+}
+
+#[test]
+fn another_cache_serves_before_the_old_one_goes_and_the_old_one_has_its_time_of_grace() {
+    let (mut world, mut desired) = settled(redis());
+    let old = world.address().unwrap();
+    desired.plan = elsewhere();
+    assert_eq!(
+        world.settle(&mut desired, NOW).report.reason,
+        Reason::AwaitingMaintenance
+    );
+    assert_eq!(world.calls, ["create empty"]);
+
+    desired.consent = Consent::Given;
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(decision.report.progress, Progress::Ready);
+    assert!(
+        decision.report.message.contains("2026-11-22T13:00:00Z"),
+        "{}",
+        decision.report.message
+    );
+    let new = world.address().unwrap();
+    assert_ne!(new, old);
+    assert_eq!(world.caches.len(), 2, "the old one is kept for those who still use it");
+    assert_eq!(
+        decision.again,
+        super::super::Again::After(std::time::Duration::from_secs(3600))
+    );
+
+    let decision = world.settle(&mut desired, "2026-11-22T13:00:00Z");
+    assert_eq!(decision.report.progress, Progress::Ready);
+    assert_eq!(world.caches.keys().cloned().collect::<Vec<_>>(), [new]);
+    assert!(desired.record.superseded.is_empty());
+}
+
+#[test]
+fn nobody_who_needs_the_old_one_lets_it_go_at_once() {
+    let (mut world, mut desired) = settled(redis());
+    (desired.plan, desired.consent, desired.release_superseded) = (elsewhere(), Consent::Given, true);
+    world.settle(&mut desired, NOW);
+    assert_eq!(world.caches.len(), 1);
+}
+
+#[test]
+fn a_plan_that_is_put_back_gives_the_replacement_up() {
+    let (mut world, mut desired) = settled(redis());
+    let old = world.address();
+    (desired.plan, desired.consent) = (elsewhere(), Consent::Given);
+    for _ in 0..2 {
+        let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+        desired.record = decision.report.record.clone();
+        if let Next::Act(step) = &decision.step {
+            world.act(&desired.plan.clone(), step);
+        }
+    }
+    assert_eq!(world.caches.len(), 2);
+    desired.plan = redis();
+    assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
+    assert_eq!((world.caches.len(), world.address()), (1, old));
+    assert!(desired.record.replacement.is_none());
+}
+
+#[test]
+fn a_restore_that_fails_leaves_the_old_cache_serving() {
+    let (mut world, mut desired) = settled(redis());
+    let old = world.address().unwrap();
+    desired.restore = Some(RestoreFrom {
+        backup: "b".to_owned(),
+        snapshot: "snap".to_owned(),
+    });
+    while world.caches.len() < 2 {
+        let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+        desired.record = decision.report.record.clone();
+        if let Next::Act(step) = &decision.step {
+            world.act(&desired.plan.clone(), step);
+        }
+    }
+    let new = world.caches.keys().find(|id| **id != old).unwrap().clone();
+    world.caches.get_mut(&new).unwrap().0.phase = Phase::Failed("restore-failed".to_owned());
+    desired.published.endpoint = Some(crate::api::Endpoint::new(old.clone(), 6379, true));
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(
+        (decision.report.progress, decision.report.reason),
+        (Progress::Stalled, Reason::Failed)
+    );
+    assert_eq!(decision.report.endpoint.unwrap().host, old);
+    assert_eq!(world.address().unwrap(), old);
+    // Taken back, it is as it was.
+    desired.restore = None;
+    assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
+    assert_eq!(world.caches.keys().collect::<Vec<_>>(), [&old]);
+}
+
+#[test]
+fn a_restore_is_done_once_and_a_later_replacement_does_not_repeat_it() {
+    let (mut world, mut desired) = settled(redis());
+    desired.restore = Some(RestoreFrom {
+        backup: "b".to_owned(),
+        snapshot: "snap".to_owned(),
+    });
+    assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
+    assert_eq!(world.calls, ["create empty", "create snap"]);
+    assert_eq!(desired.record.restored_from.as_deref(), Some("b"));
+    world.settle(&mut desired, NOW);
+    assert_eq!(world.calls.len(), 2);
+    (desired.plan, desired.consent, desired.release_superseded) = (elsewhere(), Consent::Given, true);
+    assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
+    assert_eq!(world.calls.iter().filter(|call| *call == "create snap").count(), 1);
+}
+
+fn plans() -> impl Strategy<Value = CachePlanSpec> {
+    (
+        prop::sample::select(vec!["cache.t4g.micro", "cache.r7g.large"]),
+        prop::sample::select(vec![None, Some("a"), Some("b")]),
+        0u16..3,
+        proptest::option::of(1u16..3),
+        any::<bool>(),
+    )
+        .prop_map(|(node_type, subnets, replicas, shards, rest)| {
+            plan(
+                "redis",
+                "7.1",
+                &json!({
+                    "nodeType": node_type, "subnetGroup": subnets, "replicas": replicas, "shards": shards,
+                    "atRestEncryption": rest, "authentication": "token", "transitEncryption": true,
+                }),
+            )
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever plans follow each other, also before the one before was reached: it comes to rest, what is served
+    /// exists all the while, one cache is left, and the end of the instance leaves none.
+    #[test]
+    fn plans_may_follow_each_other_at_any_time(moves in prop::collection::vec((plans(), 1usize..9), 1..6)) {
+        let (mut world, mut desired) = settled(redis());
+        desired.consent = Consent::Given;
+        desired.release_superseded = true;
+        for (plan, steps) in moves {
+            desired.plan = plan;
+            for _ in 0..steps {
+                let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+                desired.record = decision.report.record.clone();
+                if let Next::Act(step) = &decision.step {
+                    world.act(&desired.plan.clone(), step);
+                }
+            }
+        }
+        let decision = world.settle(&mut desired, NOW);
+        prop_assert_eq!(decision.report.progress, Progress::Ready, "{}", decision.report.message);
+        prop_assert_eq!(world.caches.len(), 1);
+        let calls = world.calls.len();
+        world.settle(&mut desired, NOW);
+        prop_assert_eq!(world.calls.len(), calls, "at rest nothing is done");
+        desired.existence = Existence::Absent(crate::api::DeletionPolicy::Delete);
+        prop_assert_eq!(world.settle(&mut desired, NOW).step, Next::Release);
+        prop_assert!(world.caches.is_empty());
+    }
+}
