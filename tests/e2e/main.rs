@@ -14,6 +14,7 @@ mod changes;
 mod cluster;
 mod crash;
 mod life;
+mod memory;
 mod osb;
 mod plans;
 mod provider;

@@ -5,10 +5,12 @@ use crate::api::{EngineType, KubernetesSpec, Memory};
 
 /// Memory that an engine needs beside what it stores: code, libraries, allocator.
 const BASE_MEBIBYTES: u32 = 8;
-/// What of the rest is for items; the rest of it is for fragmentation and buffers.
-const ITEM_SHARE_PERCENT: u32 = 80;
+/// What of the rest is for items of memcached, whose slabs do not fragment; the rest of it is for tables and buffers.
+const MEMCACHED_ITEM_SHARE_PERCENT: u32 = 80;
+/// What of the rest is for items of redis, whose allocator fragments by a fifth where sizes are mixed.
+const REDIS_ITEM_SHARE_PERCENT: u32 = 70;
 /// The same where a log of writes is kept: while it is rewritten, pages that change are in memory twice.
-const PERSISTENT_ITEM_SHARE_PERCENT: u32 = 55;
+const PERSISTENT_ITEM_SHARE_PERCENT: u32 = 45;
 /// What one memcached connection holds in buffers at most, in KiB, when requests are small.
 const MEMCACHED_CONNECTION_KIB: u32 = 12;
 /// What one redis connection holds in buffers, in KiB, when requests are small.
@@ -92,15 +94,10 @@ pub fn window(spec: &KubernetesSpec) -> Result<Option<Window>, Impossible> {
 /// When the plan's numbers make no cache.
 pub fn item_memory(engine: EngineType, spec: &KubernetesSpec) -> Result<u32, Impossible> {
     let connections = spec.connection_limit.unwrap_or(DEFAULT_CONNECTIONS);
-    let each = if engine.is_redis_like() {
-        REDIS_CONNECTION_KIB
-    } else {
-        MEMCACHED_CONNECTION_KIB
-    };
-    let share = if spec.persistence.is_some() {
-        PERSISTENT_ITEM_SHARE_PERCENT
-    } else {
-        ITEM_SHARE_PERCENT
+    let (each, share) = match (engine.is_redis_like(), &spec.persistence) {
+        (false, _) => (MEMCACHED_CONNECTION_KIB, MEMCACHED_ITEM_SHARE_PERCENT),
+        (true, None) => (REDIS_CONNECTION_KIB, REDIS_ITEM_SHARE_PERCENT),
+        (true, Some(_)) => (REDIS_CONNECTION_KIB, PERSISTENT_ITEM_SHARE_PERCENT),
     };
     let overhead = BASE_MEBIBYTES + (connections * each).div_ceil(1024);
     let left = u64::from(spec.memory.mebibytes().saturating_sub(overhead)) * u64::from(share) / 100;

@@ -21,6 +21,8 @@ pub const TEMPLATE: u32 = 1;
 /// memcached sets its limit of open files to `-c`, and holds this many itself with [`MEMCACHED_THREADS`] threads (counted
 /// on 1.6.18): they are added, so that as many clients get in as the plan says.
 const MEMCACHED_OWN_FILES: u32 = 25;
+/// Connections beyond the plan's limit: for the probes, and for the broker's own questions.
+const OWN_CONNECTIONS: u32 = 4;
 /// Threads of memcached; its own default.
 const MEMCACHED_THREADS: u32 = 4;
 /// The user and group ids of the official images.
@@ -226,7 +228,8 @@ impl Template<'_> {
 
     fn command(&self) -> (Vec<String>, Vec<String>) {
         let (engine, spec) = (self.engine(), self.spec);
-        let connections = spec.connection_limit.unwrap_or(DEFAULT_CONNECTIONS);
+        let clients = spec.connection_limit.unwrap_or(DEFAULT_CONNECTIONS);
+        let connections = clients.saturating_add(OWN_CONNECTIONS);
         let port = engine.default_port().to_string();
         let options = |options: Vec<(&str, String)>| -> Vec<String> {
             let words = options.into_iter();
