@@ -28,6 +28,8 @@ pub enum Reason {
     AwaitingMaintenance,
     /// Its nodes are being restarted.
     Restarting,
+    /// A Pod of it does not start; what answered before goes on answering.
+    WorkloadFailing,
     /// It is being filled from a backup.
     Restoring,
     /// A snapshot of it is being taken; it answers.
@@ -80,6 +82,7 @@ impl Reason {
             Self::Updating => "Updating",
             Self::AwaitingMaintenance => "AwaitingMaintenance",
             Self::Restarting => "Restarting",
+            Self::WorkloadFailing => "WorkloadFailing",
             Self::Restoring => "Restoring",
             Self::Snapshotting => "Snapshotting",
             Self::Deleting => "Deleting",

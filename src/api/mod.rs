@@ -27,8 +27,8 @@ pub use instance::{
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
 pub use plan::{
-    Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, KubernetesSpec,
-    PlanState, PoolStatus, Price, ProviderKind, ProviderSpec, Topology,
+    Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, EvictionPolicy,
+    KubernetesSpec, Persistence, PlanState, PoolStatus, Price, ProviderKind, ProviderSpec, Topology,
 };
 
 /// The API group.
@@ -60,6 +60,12 @@ pub mod annotations {
     pub const ORIGINATING_IDENTITY: &str = "cache.akkeris.io/originating-identity";
     /// The desired state that an object was last applied from, as a digest; spares writes that change nothing.
     pub const APPLIED_DIGEST: &str = "cache.akkeris.io/applied-digest";
+    /// The version of the rendering that a Deployment was made by.
+    pub const TEMPLATE: &str = "cache.akkeris.io/template";
+    /// The `restartAt` that a Deployment was made after.
+    pub const RESTARTED_AT: &str = "cache.akkeris.io/restarted-at";
+    /// `"true"` on a Deployment that only tries whether a Pod starts, and never serves.
+    pub const TRIAL: &str = "cache.akkeris.io/trial";
 }
 
 /// Labels on everything that is made for an instance.
@@ -76,4 +82,8 @@ pub mod labels {
     pub const PLAN: &str = "cache.akkeris.io/plan";
     /// The plan in whose pool an instance waits to be handed out.
     pub const POOL: &str = "cache.akkeris.io/pool";
+    /// The node of a cache that a Deployment is, or is to become.
+    pub const NODE: &str = "cache.akkeris.io/node";
+    /// Which of a node's Deployments a Pod is of: a digest of what it was made from.
+    pub const WORKLOAD: &str = "cache.akkeris.io/workload";
 }

@@ -12,7 +12,7 @@ use super::{CachePlanSpec, ProviderKind, schema};
 /// [known parameters](Parameter). Members it does not name are refused.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("!has(self.properties) || self.properties.all(name, name in ['nodes', 'replicas', 'shards', 'multiAz', 'maintenanceWindow', 'snapshotWindow', 'snapshotRetentionDays', 'connectionLimit', 'maxItemSize', 'evictionPolicy'])")
-    .message("unknown parameter: offer some of nodes, replicas, shards, multiAz, maintenanceWindow, snapshotWindow, snapshotRetentionDays (elasticache), replicas, connectionLimit, maxItemSize, evictionPolicy (kubernetes)"))]
+    .message("unknown parameter: offer some of nodes, replicas, shards, multiAz, maintenanceWindow, snapshotWindow, snapshotRetentionDays (elasticache), replicas, maintenanceWindow, connectionLimit, maxItemSize, evictionPolicy (kubernetes)"))]
 #[x_kube(validation = Rule::new("!has(self.required) || (has(self.properties) && self.required.all(name, name in self.properties))")
     .message("required names a parameter that properties does not have"))]
 pub struct Schema {
@@ -86,7 +86,7 @@ pub enum Parameter {
     Shards,
     /// `elasticache.multiAz`
     MultiAz,
-    /// `elasticache.maintenanceWindow`
+    /// `elasticache.maintenanceWindow`, `kubernetes.maintenanceWindow`
     MaintenanceWindow,
     /// `elasticache.snapshotWindow`
     SnapshotWindow,
@@ -104,13 +104,10 @@ impl Parameter {
     /// Whether a provider's part of a plan has the field.
     pub fn applies_to(self, provider: ProviderKind) -> bool {
         match self {
-            Self::Replicas => true,
-            Self::Nodes
-            | Self::Shards
-            | Self::MultiAz
-            | Self::MaintenanceWindow
-            | Self::SnapshotWindow
-            | Self::SnapshotRetentionDays => provider == ProviderKind::ElastiCache,
+            Self::Replicas | Self::MaintenanceWindow => true,
+            Self::Nodes | Self::Shards | Self::MultiAz | Self::SnapshotWindow | Self::SnapshotRetentionDays => {
+                provider == ProviderKind::ElastiCache
+            }
             Self::ConnectionLimit | Self::MaxItemSize | Self::EvictionPolicy => provider == ProviderKind::Kubernetes,
         }
     }

@@ -59,6 +59,8 @@ use super::{Engine, EngineType, Memory, Schema, schema};
     .message("ElastiCache takes a password only over TLS: set transitEncryption to true"))]
 #[x_kube(validation = Rule::new("!has(self.elasticache) || !has(self.elasticache.multiAz) || !self.elasticache.multiAz || (has(self.elasticache.replicas) && self.elasticache.replicas > 0) || (has(self.elasticache.nodes) && self.elasticache.nodes > 1)")
     .message("multiAz needs a second node: set replicas (redis, valkey) or nodes (memcached)"))]
+#[x_kube(validation = Rule::new("self.engine.type != 'memcached' || !has(self.kubernetes) || !has(self.kubernetes.persistence)")
+    .message("memcached keeps nothing on disk: leave persistence out"))]
 #[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Snapshot' || (has(self.elasticache) && self.engine.type != 'memcached')")
     .message("only redis and valkey on ElastiCache can be snapshotted: use deletionPolicy Delete or Retain"))]
 pub struct CachePlanSpec {
@@ -350,6 +352,31 @@ pub struct KubernetesSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class: Option<String>,
+    /// The weekly maintenance window in UTC, such as `sun:05:00-sun:06:00`, in which pods may be replaced although what
+    /// they hold is lost; only with consent if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 32),
+        regex(
+            pattern = r"^(mon|tue|wed|thu|fri|sat|sun):[0-2][0-9]:[0-5][0-9]-(mon|tue|wed|thu|fri|sat|sun):[0-2][0-9]:[0-5][0-9]$"
+        )
+    )]
+    pub maintenance_window: Option<String>,
+    /// A volume that keeps the data when a pod goes (redis, valkey); none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+}
+
+/// The volume that keeps the data of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Persistence {
+    /// How large it is. It can grow, where its storage class lets it, and never shrinks.
+    pub size: Memory,
+    /// Its storage class, which never changes; the cluster's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class: Option<String>,
 }
 
 /// Pods that may reach a cache: those that match both selectors.

@@ -26,7 +26,7 @@ pub async fn publish(recorder: &Recorder, object: &ObjectReference, said: Said<'
     let warning = said.progress == Progress::Stalled
         || matches!(
             said.reason,
-            Reason::ProviderUnavailable | Reason::ProviderStateUnknown | Reason::Unavailable
+            Reason::ProviderUnavailable | Reason::ProviderStateUnknown | Reason::Unavailable | Reason::WorkloadFailing
         );
     let event = Event {
         type_: if warning { EventType::Warning } else { EventType::Normal },

@@ -431,20 +431,20 @@ async fn plan_controller(
                     nudge,
                 } = &*context;
                 let name = plan.name_any();
-                let of_plan: Vec<_> = instances
-                    .iter()
-                    .flat_map(Store::state)
-                    .filter(|instance| instance.spec.plan_ref.name == name)
-                    .collect();
-                let ordered = of_plan.iter().filter(|instance| !pool::is_member(instance)).count();
+                let of_plan = || {
+                    let all = instances.iter().flat_map(Store::state);
+                    all.filter(|instance| instance.spec.plan_ref.name == name)
+                };
+                let ordered = of_plan().filter(|instance| !pool::is_member(instance)).count();
                 let action = plans.reconcile(&plan, ordered, pools.of(&name)).await?;
                 pools.wake();
-                // Instances that waited for the plan go on.
-                for instance in of_plan
-                    .iter()
-                    .filter(|instance| instance.status.as_ref().is_none_or(|status| status.plan.is_none()))
-                {
-                    let _ = nudge.send(ObjectRef::from_obj(&**instance)).await;
+                // Instances that waited for the plan go on: new ones, and those that are to move to it. Looked for now:
+                // one that came since did not see the revision either.
+                for instance in of_plan().filter(|instance| {
+                    let runs = instance.status.as_ref().and_then(|status| status.plan.as_ref());
+                    runs.is_none_or(|runs| runs.name != name)
+                }) {
+                    let _ = nudge.send(ObjectRef::from_obj(&*instance)).await;
                 }
                 Ok::<_, Error>(action)
             },

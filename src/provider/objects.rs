@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Api, Client, Resource};
@@ -81,6 +82,21 @@ pub async fn delete<K: Child>(client: &Client, desired: &Desired, name: &str) ->
         timed(api.delete(name, &how)).await,
         &attempt::<K>("deleting", desired, name),
     )
+}
+
+/// Gives a Deployment one Pod, and changes nothing else of it. One that is gone is no error.
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn scale(client: &Client, desired: &Desired, name: &str) -> Result<(), Fault> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), &desired.namespace);
+    let how = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patch = json!({ "spec": { "replicas": 1 } });
+    let outcome = timed(api.patch(name, &how, &Patch::Merge(&patch))).await;
+    gone_is_fine(outcome, &attempt::<Deployment>("scaling", desired, name))
 }
 
 /// Takes our owner reference off an object, so that it outlives the instance. One that is gone is no error.

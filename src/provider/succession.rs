@@ -35,7 +35,7 @@ fn present(switches: &Switches, desired: &Desired, observed: &Observed, now: Tim
     match (&desired.record.replacement, &observed.replacement) {
         (Some(place), Some(seen)) => replacing(switches, desired, observed, place, seen, now),
         _ => match moving(desired, &observed.serving) {
-            Some(to) => begin_move(switches, desired, &observed.serving, to, now),
+            Some(to) => begin_move(switches, desired, to, now),
             None => {
                 let decision = decide_at(switches, desired, &observed.serving, now);
                 match decision.step {
@@ -59,22 +59,17 @@ fn moving(desired: &Desired, serving: &Seen) -> Option<ProviderKind> {
     (desired.record.serving.is_some() && from != to).then_some(to)
 }
 
-fn begin_move(
-    switches: &Switches,
-    desired: &Desired,
-    serving: &Seen,
-    to: ProviderKind,
-    now: Timestamp,
-) -> Decision<Step> {
+fn begin_move(switches: &Switches, desired: &Desired, to: ProviderKind, now: Timestamp) -> Decision<Step> {
     let report = |progress, reason, message: String| {
         Report::new(progress, reason, message, desired.record.clone()).publishing(&desired.published)
     };
     if !switches.enabled(to) {
         return disabled(desired, to);
     }
-    let window = match (desired.plan.provider(), serving) {
-        (Some(ProviderSpec::ElastiCache(spec)), _) => spec.maintenance_window.as_deref(),
-        _ => None,
+    let window = match desired.plan.provider() {
+        Some(ProviderSpec::ElastiCache(spec)) => spec.maintenance_window.as_deref(),
+        Some(ProviderSpec::Kubernetes(spec)) => spec.maintenance_window.as_deref(),
+        None => None,
     };
     let why = format!("its plan moves it to {}", to.as_str());
     match Leave::of(desired.consent, window.and_then(Window::parse), now) {

@@ -209,6 +209,27 @@ pub fn plans() -> Vec<Case> {
             "only redis and valkey on ElastiCache can be snapshotted",
         ),
         accepted("snapshots of redis", policy(&redis, "Snapshot")),
+        case(
+            "a volume for memcached",
+            with(&base, "/spec/kubernetes/persistence", json!({ "size": "1Gi" })),
+            "memcached keeps nothing on disk",
+        ),
+        accepted(
+            "a volume for redis",
+            with(
+                &in_cluster("redis"),
+                "/spec/kubernetes/persistence",
+                json!({ "size": "1Gi", "storageClass": "fast" }),
+            ),
+        ),
+        accepted(
+            "a maintenance window in the cluster",
+            with(
+                &base,
+                "/spec/kubernetes/maintenanceWindow",
+                json!("sun:05:00-sun:06:00"),
+            ),
+        ),
         accepted("memcached that is kept", policy(&memcached, "Retain")),
         case(
             "an unknown parameter",

@@ -13,7 +13,8 @@ use crate::osb::Order;
 use crate::world::{World, eventually, kubectl_command};
 
 /// Every kind of object that an instance is made of.
-const CHILDREN: &str = "deployments,replicasets,pods,services,secrets,networkpolicies";
+const CHILDREN: &str =
+    "deployments,replicasets,pods,services,secrets,networkpolicies,poddisruptionbudgets,persistentvolumeclaims";
 
 /// Where the resource of an ordered instance is: namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq)]

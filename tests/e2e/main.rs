@@ -11,10 +11,12 @@ mod callers;
 mod cel;
 #[path = "../common/cel_cases.rs"]
 mod cel_cases;
+mod changes;
 mod cluster;
 mod crash;
 mod leader;
 mod life;
+mod memory;
 mod osb;
 mod plans;
 mod pool;
@@ -23,6 +25,7 @@ mod quiet;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod settings;
+mod steady;
 mod stories;
 mod updates;
 mod world;

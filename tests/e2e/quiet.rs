@@ -8,7 +8,8 @@ use crate::world::{World, shared};
 
 /// Every object that a broker may write, with its version.
 async fn versions(world: &World) -> String {
-    let kinds = "cplan,cinst,deployments,services,secrets,networkpolicies,controllerrevisions,events";
+    let kinds =
+        "cplan,cinst,deployments,services,secrets,networkpolicies,poddisruptionbudgets,controllerrevisions,events";
     let path = "jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
     let text = world.kubectl(&["get", kinds, "--all-namespaces", "-o", path]).await;
     let ours =

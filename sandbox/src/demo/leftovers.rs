@@ -11,7 +11,8 @@ use crate::{DATABASE, Sandbox};
 
 /// The namespaces that caches are made in, and what is made there for one.
 const NAMESPACES: [&str; 2] = ["memcached-system", "redis-system"];
-const KINDS: &str = "cinst,deployments,replicasets,pods,services,secrets,networkpolicies";
+const KINDS: &str =
+    "cinst,deployments,replicasets,pods,services,secrets,networkpolicies,poddisruptionbudgets,persistentvolumeclaims";
 
 /// What the ledger still has under way.
 const IN_PROGRESS: &str = "select count(*) from cache_broker.operations where state = 'in_progress'";

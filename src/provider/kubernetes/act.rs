@@ -1,6 +1,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 
 use super::super::{Desired, Fault, objects, secrets};
@@ -19,6 +20,7 @@ pub async fn act(client: &Client, desired: &Desired, step: &Step) -> Result<(), 
             }
             Ok(())
         }
+        Step::Scale(name) => objects::scale(client, desired, name).await,
         Step::Delete(objects) => {
             for (kind, name) in objects {
                 delete(client, desired, *kind, name).await?;
@@ -39,6 +41,8 @@ async fn apply(client: &Client, desired: &Desired, Manifest { kind, name, body }
         Kind::Deployment => objects::apply::<Deployment>(client, desired, name, body).await,
         Kind::Service => objects::apply::<Service>(client, desired, name, body).await,
         Kind::NetworkPolicy => objects::apply::<NetworkPolicy>(client, desired, name, body).await,
+        Kind::PodDisruptionBudget => objects::apply::<PodDisruptionBudget>(client, desired, name, body).await,
+        Kind::PersistentVolumeClaim => objects::apply::<PersistentVolumeClaim>(client, desired, name, body).await,
         Kind::Secret => objects::apply::<Secret>(client, desired, name, body).await,
     }
 }
@@ -48,6 +52,8 @@ async fn delete(client: &Client, desired: &Desired, kind: Kind, name: &str) -> R
         Kind::Deployment => objects::delete::<Deployment>(client, desired, name).await,
         Kind::Service => objects::delete::<Service>(client, desired, name).await,
         Kind::NetworkPolicy => objects::delete::<NetworkPolicy>(client, desired, name).await,
+        Kind::PodDisruptionBudget => objects::delete::<PodDisruptionBudget>(client, desired, name).await,
+        Kind::PersistentVolumeClaim => objects::delete::<PersistentVolumeClaim>(client, desired, name).await,
         Kind::Secret => objects::delete::<Secret>(client, desired, name).await,
     }
 }
@@ -57,6 +63,8 @@ async fn disown(client: &Client, desired: &Desired, kind: Kind, name: &str) -> R
         Kind::Deployment => objects::disown::<Deployment>(client, desired, name).await,
         Kind::Service => objects::disown::<Service>(client, desired, name).await,
         Kind::NetworkPolicy => objects::disown::<NetworkPolicy>(client, desired, name).await,
+        Kind::PodDisruptionBudget => objects::disown::<PodDisruptionBudget>(client, desired, name).await,
+        Kind::PersistentVolumeClaim => objects::disown::<PersistentVolumeClaim>(client, desired, name).await,
         Kind::Secret => objects::disown::<Secret>(client, desired, name).await,
     }
 }

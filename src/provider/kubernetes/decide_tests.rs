@@ -1,11 +1,23 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::json;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
+use super::super::Kind;
+use super::super::template::TEMPLATE;
 use super::*;
-use crate::api::{CachePlanSpec, Owner};
-use crate::provider::{Consent, Next, Record};
+use crate::api::{CachePlanSpec, Owner, annotations};
+use crate::provider::secrets::SecretStep;
+use crate::provider::{Again, Consent, Next, Record};
+use crate::settings::ServiceHost;
+
+#[path = "simulated.rs"]
+mod simulated;
+
+use simulated::{BROKEN, Cluster};
 
 fn placement() -> Placement {
     Placement {
@@ -34,165 +46,622 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         restart_at: None,
         adopt: None,
         restore: None,
-        grace: std::time::Duration::ZERO,
+        grace: Duration::ZERO,
         release_superseded: false,
         published: crate::provider::Published::default(),
         record: Record::default(),
     }
 }
 
-fn run(desired: &Desired, observed: &Observed) -> Decision<Step> {
+/// One that was ready and may be changed at any time.
+fn serving(engine: &str, kubernetes: &Value) -> Desired {
+    Desired {
+        was_ready: true,
+        consent: Consent::Given,
+        ..desired(engine, kubernetes)
+    }
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn now() -> Timestamp {
+    at("2026-11-23T00:00:00Z")
+}
+
+fn run(desired: &Desired, cluster: &Cluster) -> Decision<Step> {
     let spec = desired.plan.kubernetes.clone().unwrap();
-    decide(desired, &spec, &placement(), observed, Timestamp::UNIX_EPOCH)
+    decide(desired, &spec, &placement(), &cluster.observed, now())
 }
 
-/// What the API server would hold after the step, the Deployments rolled out.
-fn applied(desired: &Desired, observed: &Observed, step: &Step) -> Observed {
-    let mut observed = observed.clone();
-    match step {
-        Step::Apply(manifests) => {
-            for Manifest { kind, name, body } in manifests {
-                let mut body = body.clone();
-                match kind {
-                    Kind::Deployment => {
-                        body["metadata"]["generation"] = json!(1);
-                        body["status"] = json!({ "observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1 });
-                        observed
-                            .deployments
-                            .insert(name.clone(), Arc::new(serde_json::from_value(body).unwrap()));
-                    }
-                    Kind::Service => {
-                        body["spec"]["clusterIP"] = json!("10.0.0.1");
-                        observed
-                            .services
-                            .insert(name.clone(), Arc::new(serde_json::from_value(body).unwrap()));
-                    }
-                    Kind::NetworkPolicy => {
-                        observed
-                            .policies
-                            .insert(name.clone(), Arc::new(serde_json::from_value(body).unwrap()));
-                    }
-                    Kind::Secret => panic!("Secrets are not applied as manifests"),
-                }
-            }
-        }
-        Step::Secret(step) => {
-            let (name, data) = match step {
-                SecretStep::CreateAuth => {
-                    let password = k8s_openapi::ByteString(b"hunter2".to_vec());
-                    (desired.auth_secret(), [("password".to_owned(), password)].into())
-                }
-                SecretStep::ApplyConnection(data) => (desired.connection_secret.clone(), data.clone()),
-                SecretStep::Delete(_) | SecretStep::Disown(_) => panic!("{step:?} is for ElastiCache"),
-            };
-            let secret = k8s_openapi::api::core::v1::Secret {
-                data: Some(data),
-                ..Default::default()
-            };
-            observed.secrets.insert(name, Arc::new(secret));
-        }
-        Step::Delete(objects) => {
-            for (kind, name) in objects {
-                match kind {
-                    Kind::Deployment => drop(observed.deployments.remove(name)),
-                    Kind::Service => drop(observed.services.remove(name)),
-                    Kind::NetworkPolicy => drop(observed.policies.remove(name)),
-                    Kind::Secret => drop(observed.secrets.remove(name)),
-                }
-            }
-        }
-        Step::Disown(_) => panic!("nothing is let go of here"),
-    }
-    observed
-}
-
-/// Decides and applies until nothing is to be done; returns the steps, what stands then, and the last decision.
-fn settle(desired: &Desired, mut observed: Observed) -> (Vec<Step>, Observed, Decision<Step>) {
+/// Decides, acts and lets the cluster work until nothing is to be done; returns the steps and the last decision. Holds
+/// all the way that what answers goes on answering, and that a Service leads to one Pod at most.
+fn settle(desired: &Desired, cluster: &mut Cluster) -> (Vec<Step>, Decision<Step>) {
     let mut steps = Vec::new();
-    for _ in 0..20 {
-        let decision = run(desired, &observed);
-        let Next::Act(step) = &decision.step else {
-            return (steps, observed, decision);
-        };
-        observed = applied(desired, &observed, step);
-        steps.push(step.clone());
+    let mut rested = false;
+    for _ in 0..80 {
+        let before = cluster.clone();
+        let decision = run(desired, cluster);
+        if let Next::Act(step) = &decision.step {
+            cluster.act(desired, step);
+            steps.push(step.clone());
+            stays_up(desired, &before, cluster, step);
+        }
+        cluster.tick();
+        assert!(cluster.behind().iter().all(|pods| *pods <= 1), "{steps:#?}");
+        let unchanged = *cluster == before;
+        if decision.step == Next::Rest && unchanged {
+            if rested {
+                return (steps, decision);
+            }
+            rested = true;
+        } else {
+            rested = false;
+        }
     }
-    panic!("it does not come to rest: {steps:?}");
+    panic!("it does not come to rest: {steps:#?}");
+}
+
+/// A node of which another Deployment is wanted is served all the time; where a volume has to move, it has been tried
+/// before whether the new Pod starts.
+fn stays_up(desired: &Desired, before: &Cluster, after: &Cluster, step: &Step) {
+    let (was, is) = (before.served(), after.served());
+    let wanted =
+        super::super::manifests::node_names(desired, desired.plan.kubernetes.as_ref().unwrap(), &after.observed);
+    for node in was
+        .keys()
+        .filter(|node| wanted.contains(node) && !is.contains_key(*node))
+    {
+        let spec = desired.plan.kubernetes.as_ref().unwrap();
+        let tried = before.observed.deployments.values().any(|deployment| {
+            let notes = deployment.metadata.annotations.as_ref();
+            let trial = notes.is_some_and(|notes| notes.contains_key(annotations::TRIAL));
+            let status = deployment.status.as_ref();
+            trial && status.is_some_and(|status| status.available_replicas == Some(1))
+        });
+        // What somebody else spoilt in a Deployment can only be put right where it stands.
+        let mended = matches!(step, Step::Apply(manifests) if manifests.iter().any(|manifest| {
+            manifest.kind == Kind::Deployment && manifest.name == was[node]
+        }));
+        assert!(
+            spec.persistence.is_some() && tried || mended,
+            "{node} is not served after {step:#?}"
+        );
+    }
+}
+
+fn settled(desired: &Desired) -> Cluster {
+    let mut cluster = Cluster::default();
+    settle(desired, &mut cluster);
+    cluster
+}
+
+fn deployments(cluster: &Cluster) -> Vec<&str> {
+    cluster.observed.deployments.keys().map(String::as_str).collect()
+}
+
+fn said(decision: &Decision<Step>) -> (Progress, Reason) {
+    (decision.report.progress, decision.report.reason)
+}
+
+fn url(cluster: &Cluster) -> String {
+    let data = cluster.observed.secrets["i-connection"].data.clone().unwrap();
+    let url = data.get("MEMCACHED_URL").or(data.get("uri")).unwrap();
+    String::from_utf8(url.0.clone()).unwrap()
 }
 
 #[test]
 fn a_memcached_comes_to_rest_ready_at_its_services_name() {
     let desired = desired("memcached", &json!({ "memory": "64Mi" }));
-    let (steps, _, decision) = settle(&desired, Observed::default());
-    assert_eq!(steps.len(), 2, "{steps:?}");
-    assert_eq!(
-        (decision.report.progress, decision.report.reason),
-        (Progress::Ready, Reason::Available)
-    );
+    let (steps, decision) = settle(&desired, &mut Cluster::default());
+    assert_eq!(steps.len(), 3, "{steps:?}");
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
     assert_eq!(decision.report.endpoint.unwrap().address, "i.n.svc.cluster.local:11211");
 }
 
 #[test]
 fn a_redis_has_a_password_before_anything_runs() {
     let desired = desired("redis", &json!({ "memory": "128Mi" }));
-    let (steps, observed, decision) = settle(&desired, Observed::default());
+    let mut cluster = Cluster::default();
+    let (steps, decision) = settle(&desired, &mut cluster);
     assert_eq!(steps.first(), Some(&Step::Secret(SecretStep::CreateAuth)));
     assert_eq!(decision.report.progress, Progress::Ready);
-    let data = observed.secrets["i-connection"].data.as_ref().unwrap();
-    assert_eq!(data["uri"].0, b"redis://:hunter2@i.n.svc.cluster.local:6379");
+    assert_eq!(url(&cluster), "redis://:hunter2@i.n.svc.cluster.local:6379");
 }
 
 #[test]
-fn several_memcached_nodes_have_an_address_each() {
+fn several_memcached_nodes_have_an_address_each_and_the_first_is_the_instances() {
     let desired = desired("memcached", &json!({ "memory": "64Mi", "replicas": 3 }));
-    let (_, observed, decision) = settle(&desired, Observed::default());
-    assert_eq!(observed.services.keys().collect::<Vec<_>>(), ["i-0", "i-1", "i-2"]);
-    assert_eq!(decision.report.nodes.len(), 3);
-    let url = String::from_utf8(
-        observed.secrets["i-connection"].data.as_ref().unwrap()["MEMCACHED_URL"]
-            .0
-            .clone(),
+    let mut cluster = Cluster::default();
+    let (_, decision) = settle(&desired, &mut cluster);
+    assert_eq!(
+        cluster.observed.services.keys().collect::<Vec<_>>(),
+        ["i", "i-1", "i-2"]
     );
-    assert_eq!(url.unwrap().split(',').count(), 3);
+    assert_eq!(decision.report.nodes.len(), 3);
+    assert_eq!(url(&cluster).split(',').count(), 3);
+    let budget = cluster.observed.budgets["i"].spec.clone().unwrap();
+    assert_eq!(json!(budget.max_unavailable), json!(1));
 }
 
 #[test]
-fn nodes_that_are_not_wanted_any_more_go() {
-    let three = desired("memcached", &json!({ "memory": "64Mi", "replicas": 3 }));
-    let (_, observed, _) = settle(&three, Observed::default());
-    let two = desired("memcached", &json!({ "memory": "64Mi", "replicas": 2 }));
-    let (_, observed, decision) = settle(&two, observed);
-    assert_eq!(observed.deployments.keys().collect::<Vec<_>>(), ["i-0", "i-1"]);
-    assert_eq!(decision.report.progress, Progress::Ready);
-    let (_, from_nothing, _) = settle(&two, Observed::default());
-    assert_eq!(observed.deployments, from_nothing.deployments);
+fn nodes_come_and_go_beside_the_first() {
+    let of = |replicas: u16| serving("memcached", &json!({ "memory": "64Mi", "replicas": replicas }));
+    let mut cluster = settled(&of(1));
+    let first = deployments(&cluster)[0].to_owned();
+    for (replicas, budget) in [(3, true), (2, true), (1, false)] {
+        let (_, decision) = settle(&of(replicas), &mut cluster);
+        assert_eq!(decision.report.progress, Progress::Ready);
+        assert_eq!(cluster.observed.services.len(), usize::from(replicas));
+        assert!(
+            deployments(&cluster).contains(&first.as_str()),
+            "the first is not touched"
+        );
+        assert_eq!(cluster.observed.budgets.contains_key("i"), budget);
+        assert_eq!(url(&cluster).split(',').count(), usize::from(replicas));
+    }
+    assert_eq!(cluster, settled(&of(1)));
+}
+
+#[test]
+fn a_node_goes_only_with_consent_and_after_clients_were_told() {
+    let (two, mut one) = (
+        serving("memcached", &json!({ "memory": "64Mi", "replicas": 2 })),
+        serving("memcached", &json!({ "memory": "64Mi" })),
+    );
+    let mut cluster = settled(&two);
+    one.consent = Consent::Withheld;
+    let (steps, decision) = settle(&one, &mut cluster);
+    assert_eq!(steps, []);
+    assert_eq!(
+        said(&decision),
+        (Progress::ReadyAndReconciling, Reason::AwaitingMaintenance)
+    );
+    assert_eq!(decision.report.nodes.len(), 2);
+    assert!(
+        decision.report.message.starts_with("removing i-1 loses"),
+        "{}",
+        decision.report.message
+    );
+    one.consent = Consent::Given;
+    let (steps, _) = settle(&one, &mut cluster);
+    assert!(
+        matches!(&steps[..], [Step::Secret(_), Step::Delete(gone)] if gone.len() == 3),
+        "{steps:#?}"
+    );
 }
 
 #[test]
 fn a_settled_instance_is_left_alone_and_an_edit_is_put_back() {
-    let desired = desired("memcached", &json!({ "memory": "64Mi" }));
-    let (_, mut observed, _) = settle(&desired, Observed::default());
-    assert_eq!(settle(&desired, observed.clone()).0, []);
-    let mut edited = (*observed.deployments["i"]).clone();
-    edited.spec.as_mut().unwrap().replicas = Some(5);
-    observed.deployments.insert("i".to_owned(), Arc::new(edited));
-    let (steps, _, _) = settle(&desired, observed);
-    assert!(
-        matches!(steps.as_slice(), [Step::Apply(manifests)] if manifests.len() == 1),
-        "{steps:?}"
+    let desired = serving("memcached", &json!({ "memory": "64Mi" }));
+    let cluster = settled(&desired);
+    assert_eq!(settle(&desired, &mut cluster.clone()).0, []);
+    let name = deployments(&cluster)[0].to_owned();
+    let edits: [fn(&mut Deployment); 2] = [
+        |deployment| deployment.spec.as_mut().unwrap().replicas = Some(0),
+        |deployment| {
+            deployment
+                .spec
+                .as_mut()
+                .unwrap()
+                .template
+                .spec
+                .as_mut()
+                .unwrap()
+                .containers[0]
+                .image = None
+        },
+    ];
+    for edit in edits {
+        let mut edited = cluster.clone();
+        edited.edit(&name, edit);
+        let (steps, _) = settle(&desired, &mut edited);
+        assert!(!steps.is_empty());
+        assert_eq!(deployments(&edited), [name.as_str()]);
+        assert_eq!(edited.served(), cluster.served());
+        assert_eq!(
+            edited.observed.deployments[&name].spec,
+            cluster.observed.deployments[&name].spec
+        );
+    }
+    let mut misled = cluster.clone();
+    let service = Arc::make_mut(misled.observed.services.get_mut("i").unwrap());
+    let selector = service.spec.as_mut().unwrap().selector.as_mut().unwrap();
+    selector.insert("somebody".to_owned(), "else".to_owned());
+    settle(&desired, &mut misled);
+    assert_eq!(misled.served(), cluster.served());
+}
+
+#[test]
+fn a_change_goes_over_when_the_new_one_answers_and_only_then() {
+    let (small, large) = (
+        serving("memcached", &json!({ "memory": "64Mi" })),
+        serving("memcached", &json!({ "memory": "96Mi" })),
     );
+    let mut cluster = settled(&small);
+    let old = deployments(&cluster)[0].to_owned();
+    let (steps, decision) = settle(&large, &mut cluster);
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+    let [Step::Apply(made), Step::Apply(turned), Step::Delete(gone)] = &steps[..] else {
+        panic!("{steps:#?}")
+    };
+    assert_eq!((made[0].kind, turned[0].kind), (Kind::Deployment, Kind::Service));
+    assert_eq!(gone, &[(Kind::Deployment, old)]);
+    assert_eq!(cluster, settled(&large), "what was changed is as what was made so");
+}
+
+#[test]
+fn a_change_that_fails_says_why_and_goes_when_it_is_taken_back() {
+    let good = serving("redis", &json!({ "memory": "64Mi", "connectionLimit": 10 }));
+    let bad = serving(
+        "redis",
+        &json!({ "memory": "64Mi", "connectionLimit": 10, "image": BROKEN }),
+    );
+    let mut cluster = settled(&good);
+    let before = cluster.clone();
+    let (_, decision) = settle(&bad, &mut cluster);
+    assert_eq!(
+        said(&decision),
+        (Progress::ReadyAndReconciling, Reason::WorkloadFailing)
+    );
+    let message = &decision.report.message;
+    assert!(
+        message.contains("its image example.org/broken:1 cannot be pulled"),
+        "{message}"
+    );
+    assert_eq!(decision.report.nodes, run(&good, &before).report.nodes);
+    assert_eq!(cluster.served(), before.served());
+    let (steps, decision) = settle(&good, &mut cluster);
+    assert!(
+        matches!(&steps[..], [Step::Delete(gone)] if gone.len() == 1),
+        "{steps:#?}"
+    );
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+    assert_eq!(cluster, before);
+}
+
+#[test]
+fn one_that_cannot_be_made_says_why() {
+    let bad = desired(
+        "redis",
+        &json!({ "memory": "64Mi", "connectionLimit": 10, "image": BROKEN }),
+    );
+    let (_, decision) = settle(&bad, &mut Cluster::default());
+    assert_eq!(said(&decision), (Progress::Reconciling, Reason::WorkloadFailing));
+    assert!(
+        decision
+            .report
+            .message
+            .contains("cannot be pulled: not found: correct the image")
+    );
+}
+
+#[test]
+fn what_loses_data_waits_for_its_window_or_consent_and_what_does_not_is_done() {
+    let window = "mon:05:00-mon:06:00";
+    let plan = |memory: &str, window: Option<&str>| {
+        let allowed = json!({ "podSelector": { "matchLabels": { "memory": memory } } });
+        let plan = json!({ "memory": memory, "maintenanceWindow": window, "allowedFrom": allowed });
+        Desired {
+            consent: Consent::Withheld,
+            ..serving("memcached", &plan)
+        }
+    };
+    let mut cluster = settled(&plan("64Mi", None));
+    let served = cluster.served();
+    let (steps, decision) = settle(&plan("96Mi", Some(window)), &mut cluster);
+    assert!(
+        matches!(&steps[..], [Step::Apply(policy)] if policy[0].kind == Kind::NetworkPolicy),
+        "{steps:#?}"
+    );
+    assert_eq!(
+        said(&decision),
+        (Progress::ReadyAndReconciling, Reason::AwaitingMaintenance)
+    );
+    assert_eq!(
+        decision.report.message,
+        "replacing the Pod of i loses what it holds, and waits for the maintenance window, which opens at 2026-11-23T05:00:00Z; \
+         to have it done now, annotate the instance with cache.akkeris.io/approve-disruption=true"
+    );
+    assert_eq!(decision.again, Again::After(Duration::from_secs(5 * 3600)));
+    assert_eq!(cluster.served(), served);
+    let (_, decision) = settle(&plan("96Mi", None), &mut cluster);
+    assert!(
+        decision.report.message.contains("waits for consent"),
+        "{}",
+        decision.report.message
+    );
+    assert_eq!(decision.again, Again::OnChange);
+    let open = plan("96Mi", Some("mon:00:00-mon:01:00"));
+    let (_, decision) = settle(&open, &mut cluster);
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+    assert_ne!(cluster.served(), served);
+}
+
+#[test]
+fn what_never_answered_is_changed_at_once() {
+    let bad = json!({ "memory": "64Mi", "image": BROKEN });
+    let mut cluster = settled(&desired("memcached", &bad));
+    let (_, decision) = settle(&desired("memcached", &json!({ "memory": "64Mi" })), &mut cluster);
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+}
+
+#[test]
+fn a_restart_goes_from_node_to_node_when_it_is_due() {
+    let plan = json!({ "memory": "64Mi", "replicas": 2 });
+    let mut instance = serving("memcached", &plan);
+    instance.consent = Consent::Withheld;
+    let mut cluster = settled(&instance);
+    let old: Vec<_> = deployments(&cluster).into_iter().map(str::to_owned).collect();
+    instance.restart_at = Some(at("2026-11-23T02:00:00Z"));
+    let (steps, decision) = settle(&instance, &mut cluster);
+    assert_eq!((steps, said(&decision)), (vec![], (Progress::Ready, Reason::Available)));
+    assert_eq!(decision.again, Again::After(Duration::from_secs(7200)));
+
+    instance.restart_at = Some(at("2026-11-22T23:00:00Z"));
+    let decision = run(&instance, &cluster);
+    assert_eq!(said(&decision), (Progress::ReadyAndReconciling, Reason::Restarting));
+    assert_eq!(decision.report.record.restarted_at, None);
+    let (steps, decision) = settle(&instance, &mut cluster);
+    let names: Vec<_> = steps
+        .iter()
+        .map(|step| match step {
+            Step::Apply(manifests) => manifests[0].kind.as_str(),
+            Step::Delete(gone) => gone[0].1.as_str(),
+            _ => panic!("{step:?}"),
+        })
+        .collect();
+    assert_eq!(
+        names,
+        ["Deployment", "Service", &old[1], "Deployment", "Service", &old[0]]
+    );
+    assert_eq!(decision.report.record.restarted_at, instance.restart_at);
+    instance.record = decision.report.record;
+    assert_eq!(settle(&instance, &mut cluster).0, []);
+    // Nobody asks any more: what was restarted is not restarted back, also when the status was lost.
+    instance.restart_at = None;
+    assert_eq!(settle(&instance, &mut cluster.clone()).0, []);
+    instance.record = Record::default();
+    assert_eq!(settle(&instance, &mut cluster).0, []);
+}
+
+#[test]
+fn a_volume_goes_from_pod_to_pod_and_stays() {
+    let plan = |limit: u32| json!({ "memory": "64Mi", "connectionLimit": limit, "persistence": { "size": "1Gi" } });
+    let mut before = serving("redis", &plan(10));
+    before.consent = Consent::Withheld;
+    let mut cluster = settled(&before);
+    let old = deployments(&cluster)[0].to_owned();
+    let mut after = serving("redis", &plan(20));
+    after.consent = Consent::Withheld;
+    let (steps, decision) = settle(&after, &mut cluster);
+    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+    let [
+        Step::Apply(trial),
+        Step::Delete(gone),
+        Step::Apply(made),
+        Step::Delete(tried),
+    ] = &steps[..]
+    else {
+        panic!("{steps:#?}")
+    };
+    assert_eq!(gone, &[(Kind::Deployment, old)]);
+    assert_eq!(tried, &[(Kind::Deployment, trial[0].name.clone())]);
+    assert_eq!(
+        made.iter().map(|made| made.kind).collect::<Vec<_>>(),
+        [Kind::Deployment, Kind::Service]
+    );
+    assert_eq!(cluster, settled(&after));
+
+    let mut larger = after.clone();
+    larger
+        .plan
+        .kubernetes
+        .as_mut()
+        .unwrap()
+        .persistence
+        .as_mut()
+        .unwrap()
+        .size = "2Gi".parse().unwrap();
+    let (steps, _) = settle(&larger, &mut cluster);
+    assert!(
+        matches!(&steps[..], [Step::Apply(claim)] if claim[0].kind == Kind::PersistentVolumeClaim),
+        "{steps:#?}"
+    );
+    assert_eq!(settle(&after, &mut cluster).0, [], "a volume does not shrink");
+
+    let mut without = serving("redis", &json!({ "memory": "64Mi", "connectionLimit": 20 }));
+    without.consent = Consent::Withheld;
+    assert_eq!(
+        settle(&without, &mut cluster).1.report.reason,
+        Reason::AwaitingMaintenance
+    );
+    without.consent = Consent::Given;
+    settle(&without, &mut cluster);
+    assert!(cluster.observed.claims.is_empty());
+}
+
+#[test]
+fn the_gap_of_a_volume_is_announced_and_nothing_else_uses_it_meanwhile() {
+    let plan = |image: &str| {
+        let plan = json!({ "memory": "64Mi", "connectionLimit": 10, "image": image, "persistence": { "size": "1Gi" } });
+        serving("redis", &plan)
+    };
+    let mut cluster = settled(&plan("redis:7"));
+    let before = cluster.served();
+    let (_, decision) = settle(&plan(BROKEN), &mut cluster);
+    assert_eq!(
+        said(&decision),
+        (Progress::ReadyAndReconciling, Reason::WorkloadFailing)
+    );
+    assert_eq!(cluster.served(), before, "it is tried before anything is taken away");
+    let next = plan("redis:8");
+    loop {
+        let decision = run(&next, &cluster);
+        let Next::Act(step) = &decision.step else {
+            cluster.tick();
+            continue;
+        };
+        cluster.act(&next, step);
+        if matches!(step, Step::Delete(gone) if before.values().any(|old| gone[0].1 == *old)) {
+            assert!(
+                decision.report.message.contains("i does not answer until"),
+                "{}",
+                decision.report.message
+            );
+            break;
+        }
+        cluster.tick();
+    }
+    let waiting = run(&next, &cluster);
+    assert_eq!(
+        (&waiting.step, said(&waiting)),
+        (&Next::Rest, (Progress::Reconciling, Reason::Updating))
+    );
+    assert!(waiting.report.endpoint.is_some());
+    // The Deployment is gone and its Pod is not yet.
+    let mut lingering = cluster.clone();
+    let old = before.values().next().unwrap();
+    lingering.observed.deployments.remove(old);
+    let waiting = run(&next, &lingering);
+    assert_eq!(waiting.step, Next::Rest, "{waiting:?}");
+    assert!(
+        waiting.report.message.contains("the Pod that uses i-data"),
+        "{}",
+        waiting.report.message
+    );
+    assert_eq!(settle(&next, &mut cluster).1.report.progress, Progress::Ready);
+}
+
+fn legacy(engine: &str) -> Cluster {
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let (deployment, service) = match engine {
+        "memcached" => (
+            include_str!("legacy/memcached.json"),
+            include_str!("legacy/memcached-service.json"),
+        ),
+        _ => (
+            include_str!("legacy/redis.json"),
+            include_str!("legacy/redis-service.json"),
+        ),
+    };
+    let (deployment, service) = (read(deployment), read(service));
+    let mut cluster = Cluster::default();
+    let deployment: Deployment = serde_json::from_value(deployment).unwrap();
+    let service: Service = serde_json::from_value(service).unwrap();
+    cluster
+        .observed
+        .deployments
+        .insert("i".to_owned(), Arc::new(deployment));
+    cluster.observed.services.insert("i".to_owned(), Arc::new(service));
+    cluster.tick();
+    cluster
+}
+
+#[test]
+fn what_version_0_1_made_is_taken_over_as_it_runs() {
+    for (engine, plan, other) in [
+        (
+            "memcached",
+            json!({ "memory": "64Mi", "connectionLimit": 100 }),
+            json!({ "memory": "64Mi", "connectionLimit": 200 }),
+        ),
+        (
+            "redis",
+            json!({ "memory": "128Mi" }),
+            json!({ "memory": "128Mi", "evictionPolicy": "noeviction" }),
+        ),
+    ] {
+        let same = serving(engine, &plan);
+        let mut cluster = legacy(engine);
+        let old = cluster.observed.deployments["i"].clone();
+        let (_, decision) = settle(&same, &mut cluster);
+        assert_eq!(said(&decision), (Progress::Ready, Reason::Available), "{engine}");
+        assert_eq!(deployments(&cluster), ["i"]);
+        assert_eq!(cluster.observed.deployments["i"].spec, old.spec, "{engine}");
+
+        let mut scaled = cluster.clone();
+        scaled.edit("i", |deployment| deployment.spec.as_mut().unwrap().replicas = Some(0));
+        let (steps, _) = settle(&same, &mut scaled);
+        assert_eq!(steps, [Step::Scale("i".to_owned())]);
+
+        let (_, decision) = settle(&serving(engine, &other), &mut cluster);
+        assert_eq!(decision.report.progress, Progress::Ready);
+        assert_eq!(cluster.observed.deployments.len(), 1);
+        assert!(
+            !cluster.observed.deployments.contains_key("i"),
+            "{engine} is replaced when it is to change"
+        );
+
+        let mut cluster = legacy(engine);
+        let restart = Desired {
+            restart_at: Some(at("2026-11-22T00:00:00Z")),
+            ..same
+        };
+        settle(&restart, &mut cluster);
+        assert!(
+            !cluster.observed.deployments.contains_key("i"),
+            "{engine} is replaced by a restart"
+        );
+    }
+}
+
+#[test]
+fn what_an_older_template_made_is_left_as_it_is() {
+    let instance = serving("memcached", &json!({ "memory": "64Mi" }));
+    let mut cluster = settled(&instance);
+    let name = deployments(&cluster)[0].to_owned();
+    cluster.edit(&name, |deployment| {
+        let notes = deployment.metadata.annotations.as_mut().unwrap();
+        notes.insert(annotations::TEMPLATE.to_owned(), "0".to_owned());
+        let spec = deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        spec.containers[0].args = Some(vec!["-m".to_owned(), "1".to_owned()]);
+    });
+    assert_eq!(settle(&instance, &mut cluster).0, []);
+    cluster.edit(&name, |deployment| deployment.spec.as_mut().unwrap().replicas = Some(3));
+    assert_eq!(run(&instance, &cluster).step, Next::Act(Step::Scale(name)));
+}
+
+/// To be accepted only together with a higher [`TEMPLATE`]: a rendering that changes under the same version would be
+/// carried into Pods that run.
+#[test]
+fn a_rendering_belongs_to_its_version() {
+    let mut all = Vec::new();
+    for (engine, plan) in [
+        ("memcached", json!({ "memory": "64Mi" })),
+        ("redis", json!({ "memory": "128Mi" })),
+        (
+            "valkey",
+            json!({
+                "image": "example.org/valkey:8", "memory": "2Gi", "cpu": "0.5", "connectionLimit": 100, "evictionPolicy": "volatile-ttl",
+                "nodeSelector": { "a": "b" }, "tolerations": [{ "key": "k" }], "affinity": { "nodeAffinity": {} },
+                "topologySpread": [{ "maxSkew": 1, "topologyKey": "t", "whenUnsatisfiable": "DoNotSchedule" }],
+                "priorityClass": "high", "persistence": { "size": "10Gi" },
+            }),
+        ),
+    ] {
+        let cluster = settled(&desired(engine, &plan));
+        let deployments = cluster.observed.deployments.values();
+        all.extend(deployments.map(|deployment| json!(deployment.spec)));
+    }
+    insta::assert_json_snapshot!(format!("template_{TEMPLATE}"), all);
 }
 
 #[test]
 fn a_pod_that_does_not_answer_is_told_apart_by_whether_it_ever_did() {
     let mut desired = desired("memcached", &json!({ "memory": "64Mi" }));
-    let (_, mut observed, _) = settle(&desired, Observed::default());
-    let mut down = (*observed.deployments["i"]).clone();
-    down.status.as_mut().unwrap().available_replicas = None;
-    observed.deployments.insert("i".to_owned(), Arc::new(down));
-    assert_eq!(run(&desired, &observed).report.reason, Reason::Creating);
+    let mut cluster = settled(&desired);
+    let name = deployments(&cluster)[0].to_owned();
+    cluster.edit(&name, |deployment| {
+        deployment.status.as_mut().unwrap().available_replicas = None
+    });
+    assert_eq!(run(&desired, &cluster).report.reason, Reason::Creating);
     desired.was_ready = true;
-    assert_eq!(run(&desired, &observed).report.reason, Reason::Unavailable);
+    assert_eq!(
+        said(&run(&desired, &cluster)),
+        (Progress::Reconciling, Reason::Unavailable)
+    );
 }
 
 #[test]
@@ -209,50 +678,80 @@ fn what_can_never_run_is_said_and_nothing_is_made() {
             json!({ "memory": "128Mi", "replicas": 2 }),
             "redis in the cluster runs as one node",
         ),
+        (
+            "redis",
+            json!({ "memory": "1Gi", "persistence": { "size": "1Gi" } }),
+            "give the plan a larger volume",
+        ),
+        (
+            "redis",
+            json!({ "memory": "128Mi", "maintenanceWindow": "mon:25:00-mon:26:00" }),
+            "is no window of a week",
+        ),
     ] {
-        let decision = run(&desired(engine, &kubernetes), &Observed::default());
+        let decision = run(&desired(engine, &kubernetes), &Cluster::default());
         assert_eq!(
             (&decision.step, decision.report.progress),
             (&Next::Rest, Progress::Stalled)
         );
         assert!(decision.report.message.contains(part), "{}", decision.report.message);
     }
+    let of = |class: &str| {
+        serving(
+            "redis",
+            &json!({ "memory": "128Mi", "persistence": { "size": "1Gi", "storageClass": class } }),
+        )
+    };
+    let cluster = settled(&of("a"));
+    let decision = run(&of("b"), &cluster);
+    assert_eq!(
+        (&decision.step, decision.report.progress),
+        (&Next::Rest, Progress::Stalled)
+    );
+    assert!(
+        decision
+            .report
+            .message
+            .contains("is of storage class a and cannot become b")
+    );
+    assert!(decision.report.endpoint.is_some() && decision.report.bound);
 }
 
 #[test]
-fn deleting_waits_for_the_end_of_every_object() {
-    let mut desired = desired("redis", &json!({ "memory": "128Mi" }));
-    let (_, observed, _) = settle(&desired, Observed::default());
+fn deleting_waits_for_the_end_of_every_object_and_touches_nobody_elses() {
+    let mut desired = desired("redis", &json!({ "memory": "128Mi", "persistence": { "size": "1Gi" } }));
+    let mut cluster = settled(&desired);
+    let kept = cluster.clone();
     desired.existence = Existence::Absent(DeletionPolicy::Delete);
-    let Next::Act(Step::Delete(objects)) = run(&desired, &observed).step else {
+    let Next::Act(Step::Delete(objects)) = run(&desired, &cluster).step else {
         panic!()
     };
-    assert_eq!(objects.len(), 5, "{objects:?}");
-    let mut going = observed.clone();
-    let mut deployment = (*going.deployments["i"]).clone();
-    deployment.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-        Timestamp::UNIX_EPOCH,
-    ));
-    going = Observed {
-        deployments: BTreeMap::from([("i".to_owned(), Arc::new(deployment))]),
-        ..Observed::default()
+    assert_eq!(objects.len(), 6, "{objects:?}");
+    cluster.act(&desired, &Step::Delete(objects));
+    assert_eq!(run(&desired, &cluster).step, Next::Rest);
+    cluster.tick();
+    assert_eq!(run(&desired, &cluster).step, Next::Release);
+
+    desired.existence = Existence::Superseded;
+    let Next::Act(Step::Delete(objects)) = run(&desired, &kept).step else {
+        panic!()
     };
-    assert_eq!(run(&desired, &going).step, Next::Rest);
-    assert_eq!(run(&desired, &Observed::default()).step, Next::Release);
+    assert!(objects.iter().all(|(kind, _)| *kind != Kind::Secret), "{objects:?}");
+
+    desired.existence = Existence::Absent(DeletionPolicy::Retain);
+    desired.was_ready = true;
+    assert!(matches!(run(&desired, &kept).step, Next::Act(Step::Disown(kept)) if kept.len() == 6));
+    desired.uid = "of a later instance".to_owned();
+    desired.existence = Existence::Absent(DeletionPolicy::Delete);
+    assert_eq!(run(&desired, &kept).step, Next::Release);
 }
 
 #[test]
 fn the_workload_is_locked_down_and_keeps_within_its_memory() {
     let desired = desired("redis", &json!({ "memory": "256Mi", "evictionPolicy": "volatile-ttl" }));
-    let (_, observed, _) = settle(&desired, Observed::default());
-    let pod = observed.deployments["i"]
-        .spec
-        .as_ref()
-        .unwrap()
-        .template
-        .spec
-        .clone()
-        .unwrap();
+    let observed = settled(&desired).observed;
+    let deployment = observed.deployments.values().next().unwrap();
+    let pod = deployment.spec.as_ref().unwrap().template.spec.clone().unwrap();
     assert_eq!(pod.automount_service_account_token, Some(false));
     assert_eq!(pod.security_context.as_ref().unwrap().run_as_non_root, Some(true));
     let container = &pod.containers[0];
@@ -263,10 +762,11 @@ fn the_workload_is_locked_down_and_keeps_within_its_memory() {
     let args = container.args.clone().unwrap();
     let of = |name: &str| args[args.iter().position(|arg| arg == name).unwrap() + 1].clone();
     assert_eq!(of("--maxmemory-policy"), "volatile-ttl");
+    assert_eq!((of("--save"), of("--appendonly")), (String::new(), "no".to_owned()));
     assert!(of("--maxmemory").trim_end_matches("mb").parse::<u32>().unwrap() < 256);
     assert!(
-        !args.iter().any(|arg| arg.contains("hunter2")),
-        "the password is not on the command line"
+        !json!(**deployment).to_string().contains("hunter2"),
+        "the password is in no command line"
     );
     let policy = observed.policies["i"].spec.as_ref().unwrap();
     assert_eq!(
@@ -274,4 +774,147 @@ fn the_workload_is_locked_down_and_keeps_within_its_memory() {
         Some(["Ingress".to_owned(), "Egress".to_owned()].as_slice())
     );
     assert!(policy.egress.as_ref().is_none_or(Vec::is_empty));
+}
+
+/// What may happen to a cluster between two decisions.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The instance is to be otherwise, and so many steps are done towards it.
+    Steps(usize, u8),
+    Tick,
+    DeleteDeployment(usize),
+    DeleteService,
+    Scale(usize, i32),
+    Mislead,
+    LoseSecret,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0usize..6, 0u8..8).prop_map(|(plan, steps)| Event::Steps(plan, steps)),
+        2 => Just(Event::Tick),
+        1 => (0usize..4).prop_map(Event::DeleteDeployment),
+        1 => Just(Event::DeleteService),
+        1 => (0usize..4, 0i32..3).prop_map(|(which, replicas)| Event::Scale(which, replicas)),
+        1 => Just(Event::Mislead),
+        1 => Just(Event::LoseSecret),
+    ]
+}
+
+fn instance(engine: &str, which: usize) -> Desired {
+    let mut plan = json!({ "memory": "64Mi", "connectionLimit": 10 });
+    match which {
+        1 => plan["memory"] = json!("96Mi"),
+        2 => plan["image"] = json!(BROKEN),
+        3 if engine == "memcached" => plan["replicas"] = json!(3),
+        3 | 4 if engine != "memcached" => plan["persistence"] = json!({ "size": "1Gi" }),
+        _ => {}
+    }
+    if which == 4 {
+        plan["connectionLimit"] = json!(20);
+    }
+    Desired {
+        restart_at: (which == 5).then(|| at("2026-11-22T00:00:00Z")),
+        ..serving(engine, &plan)
+    }
+}
+
+fn happen(engine: &str, cluster: &mut Cluster, event: &Event) {
+    let nth = |cluster: &Cluster, which: usize| deployments(cluster).get(which).map(|name| (*name).to_owned());
+    match event {
+        Event::Steps(plan, steps) => {
+            let desired = instance(engine, *plan);
+            for _ in 0..*steps {
+                if let Next::Act(step) = run(&desired, cluster).step {
+                    let before = cluster.clone();
+                    cluster.act(&desired, &step);
+                    stays_up(&desired, &before, cluster, &step);
+                }
+                cluster.tick();
+            }
+        }
+        Event::Tick => cluster.tick(),
+        Event::DeleteDeployment(which) => {
+            if let Some(name) = nth(cluster, *which) {
+                cluster.delete(Kind::Deployment, &name);
+            }
+        }
+        Event::DeleteService => cluster.delete(Kind::Service, "i"),
+        Event::Scale(which, replicas) => {
+            if let Some(name) = nth(cluster, *which) {
+                cluster.edit(&name, |deployment| {
+                    deployment.spec.as_mut().unwrap().replicas = Some(*replicas)
+                });
+            }
+        }
+        Event::Mislead => {
+            if let Some(service) = cluster.observed.services.get_mut("i") {
+                Arc::make_mut(service).spec.as_mut().unwrap().selector = None;
+            }
+        }
+        Event::LoseSecret => cluster.delete(Kind::Secret, "i-connection"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn from_whatever_stands_it_becomes_what_is_wanted(
+        memcached in any::<bool>(),
+        events in prop::collection::vec(event(), 0..10),
+        last in prop_oneof![Just(0usize), Just(1), Just(3), Just(4)],
+    ) {
+        let engine = if memcached { "memcached" } else { "redis" };
+        let mut cluster = Cluster::default();
+        for event in &events {
+            happen(engine, &mut cluster, event);
+        }
+        cluster.tick();
+        let mut wanted = instance(engine, last);
+        // What was restarted stays so; with a restart of all, all are the same.
+        wanted.restart_at = Some(at("2026-11-22T12:00:00Z"));
+        // More than one Pod behind a Service was somebody else's doing, and goes first.
+        for name in deployments(&cluster).into_iter().map(str::to_owned).collect::<Vec<_>>() {
+            cluster.edit(&name, |deployment| deployment.spec.as_mut().unwrap().replicas = Some(1));
+        }
+        cluster.tick();
+        let (_, decision) = settle(&wanted, &mut cluster);
+        prop_assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+        let made = settled(&wanted);
+        prop_assert_eq!(cluster.served(), made.served());
+        prop_assert_eq!(deployments(&cluster), deployments(&made));
+        prop_assert_eq!(
+            cluster.observed.keys().into_iter().filter(|key| key.0 != Kind::Secret).collect::<Vec<_>>(),
+            made.observed.keys().into_iter().filter(|key| key.0 != Kind::Secret).collect::<Vec<_>>()
+        );
+        prop_assert_eq!(url(&cluster), url(&made));
+        prop_assert_eq!(settle(&wanted, &mut cluster).0, Vec::<Step>::new());
+    }
+
+    #[test]
+    fn without_leave_nothing_that_holds_data_goes(
+        memcached in any::<bool>(),
+        first in 0usize..5,
+        others in prop::collection::vec(0usize..5, 1..4),
+    ) {
+        prop_assume!(first != 2);
+        let engine = if memcached { "memcached" } else { "redis" };
+        let mut cluster = settled(&instance(engine, first));
+        let before = cluster.served();
+        let persistent = !memcached && first >= 3;
+        for which in others {
+            let mut wanted = instance(engine, which);
+            wanted.consent = Consent::Withheld;
+            settle(&wanted, &mut cluster);
+            let served = cluster.served();
+            for (node, deployment) in &before {
+                let same_volume = persistent && wanted.plan.kubernetes.as_ref().unwrap().persistence.is_some();
+                prop_assert!(same_volume || persistent && served.contains_key(node) || served.get(node) == Some(deployment));
+            }
+            if persistent {
+                prop_assert!(cluster.observed.claims.contains_key("i-data"));
+            }
+        }
+    }
 }

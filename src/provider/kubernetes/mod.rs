@@ -2,23 +2,30 @@
 //!
 //! Several nodes never stand behind one Service: memcached clients spread keys themselves, and a Service would send one
 //! key to different nodes.
+//!
+//! A Pod is never changed where it stands. What is made from other inputs is another Deployment, beside the old one; when
+//! it answers, the Service turns to it, and then the old one goes. Where a volume can be with one Pod only, a Deployment
+//! without it tries first whether a Pod starts; then the old one goes before the new one comes.
 
 mod act;
 mod compare;
 mod decide;
+mod inputs;
+mod instance;
+mod legacy;
 mod manifests;
+mod node;
+mod observed;
+mod sizing;
 mod stores;
+mod template;
+mod workload;
 
 pub use act::act;
 pub use decide::{decide, remove};
+pub use observed::Observed;
 pub use stores::{Children, Scope, Stores};
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Secret, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::Value;
 
 use super::secrets::SecretStep;
@@ -33,19 +40,6 @@ pub struct Placement {
     pub cluster_domain: String,
 }
 
-/// What stands in the cluster for one instance, by name.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observed {
-    /// Its Secrets.
-    pub secrets: BTreeMap<String, Arc<Secret>>,
-    /// Its Deployments.
-    pub deployments: BTreeMap<String, Arc<Deployment>>,
-    /// Its Services.
-    pub services: BTreeMap<String, Arc<Service>>,
-    /// Its NetworkPolicies.
-    pub policies: BTreeMap<String, Arc<NetworkPolicy>>,
-}
-
 /// The kinds of objects that an instance is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -55,6 +49,10 @@ pub enum Kind {
     Service,
     /// `networking.k8s.io/v1` NetworkPolicy
     NetworkPolicy,
+    /// `policy/v1` PodDisruptionBudget
+    PodDisruptionBudget,
+    /// `v1` PersistentVolumeClaim
+    PersistentVolumeClaim,
     /// `v1` Secret
     Secret,
 }
@@ -77,6 +75,8 @@ pub enum Step {
     Secret(SecretStep),
     /// Applies objects that are missing or differ.
     Apply(Vec<Manifest>),
+    /// Gives a Deployment of another template its one Pod again, and changes nothing else of it.
+    Scale(String),
     /// Deletes objects that are not wanted any more.
     Delete(Vec<(Kind, String)>),
     /// Takes our owner references off objects, so that they outlive the instance.

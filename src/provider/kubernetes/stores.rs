@@ -9,8 +9,9 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -28,6 +29,9 @@ pub struct Stores {
     deployments: Arc<Children<Deployment>>,
     services: Arc<Children<Service>>,
     policies: Arc<Children<NetworkPolicy>>,
+    budgets: Arc<Children<PodDisruptionBudget>>,
+    claims: Arc<Children<PersistentVolumeClaim>>,
+    pods: Arc<Children<Pod>>,
     secrets: Arc<Children<Secret>>,
 }
 
@@ -60,6 +64,9 @@ impl Stores {
                 self.deployments.run(client, scope, nudge),
                 self.services.run(client, scope, nudge),
                 self.policies.run(client, scope, nudge),
+                self.budgets.run(client, scope, nudge),
+                self.claims.run(client, scope, nudge),
+                self.pods.run(client, scope, nudge),
                 self.secrets.run(client, scope, nudge),
             )
         });
@@ -72,6 +79,9 @@ impl Stores {
             self.deployments.ready(scopes),
             self.services.ready(scopes),
             self.policies.ready(scopes),
+            self.budgets.ready(scopes),
+            self.claims.ready(scopes),
+            self.pods.ready(scopes),
             self.secrets.ready(scopes),
         );
     }
@@ -83,6 +93,9 @@ impl Stores {
             deployments: self.deployments.of(namespace, instance),
             services: self.services.of(namespace, instance),
             policies: self.policies.of(namespace, instance),
+            budgets: self.budgets.of(namespace, instance),
+            claims: self.claims.of(namespace, instance),
+            pods: self.pods.of(namespace, instance),
         }
     }
 
