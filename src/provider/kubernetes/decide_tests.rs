@@ -2,12 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::Kind;
-use super::super::template::TEMPLATE;
 use super::*;
 use crate::api::{CachePlanSpec, Owner, annotations};
 use crate::provider::secrets::SecretStep;
@@ -16,6 +13,10 @@ use crate::settings::ServiceHost;
 
 #[path = "simulated.rs"]
 mod simulated;
+#[path = "standing_tests.rs"]
+mod standing;
+#[path = "whatever_tests.rs"]
+mod whatever;
 
 use simulated::{BROKEN, Cluster};
 
@@ -250,7 +251,7 @@ fn a_settled_instance_is_left_alone_and_an_edit_is_put_back() {
                 .as_mut()
                 .unwrap()
                 .containers[0]
-                .image = None
+                .image = None;
         },
     ];
     for edit in edits {
@@ -427,234 +428,12 @@ fn a_restart_goes_from_node_to_node_when_it_is_due() {
 }
 
 #[test]
-fn a_volume_goes_from_pod_to_pod_and_stays() {
-    let plan = |limit: u32| json!({ "memory": "64Mi", "connectionLimit": limit, "persistence": { "size": "1Gi" } });
-    let mut before = serving("redis", &plan(10));
-    before.consent = Consent::Withheld;
-    let mut cluster = settled(&before);
-    let old = deployments(&cluster)[0].to_owned();
-    let mut after = serving("redis", &plan(20));
-    after.consent = Consent::Withheld;
-    let (steps, decision) = settle(&after, &mut cluster);
-    assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
-    let [
-        Step::Apply(trial),
-        Step::Delete(gone),
-        Step::Apply(made),
-        Step::Delete(tried),
-    ] = &steps[..]
-    else {
-        panic!("{steps:#?}")
-    };
-    assert_eq!(gone, &[(Kind::Deployment, old)]);
-    assert_eq!(tried, &[(Kind::Deployment, trial[0].name.clone())]);
-    assert_eq!(
-        made.iter().map(|made| made.kind).collect::<Vec<_>>(),
-        [Kind::Deployment, Kind::Service]
-    );
-    assert_eq!(cluster, settled(&after));
-
-    let mut larger = after.clone();
-    larger
-        .plan
-        .kubernetes
-        .as_mut()
-        .unwrap()
-        .persistence
-        .as_mut()
-        .unwrap()
-        .size = "2Gi".parse().unwrap();
-    let (steps, _) = settle(&larger, &mut cluster);
-    assert!(
-        matches!(&steps[..], [Step::Apply(claim)] if claim[0].kind == Kind::PersistentVolumeClaim),
-        "{steps:#?}"
-    );
-    assert_eq!(settle(&after, &mut cluster).0, [], "a volume does not shrink");
-
-    let mut without = serving("redis", &json!({ "memory": "64Mi", "connectionLimit": 20 }));
-    without.consent = Consent::Withheld;
-    assert_eq!(
-        settle(&without, &mut cluster).1.report.reason,
-        Reason::AwaitingMaintenance
-    );
-    without.consent = Consent::Given;
-    settle(&without, &mut cluster);
-    assert!(cluster.observed.claims.is_empty());
-}
-
-#[test]
-fn the_gap_of_a_volume_is_announced_and_nothing_else_uses_it_meanwhile() {
-    let plan = |image: &str| {
-        let plan = json!({ "memory": "64Mi", "connectionLimit": 10, "image": image, "persistence": { "size": "1Gi" } });
-        serving("redis", &plan)
-    };
-    let mut cluster = settled(&plan("redis:7"));
-    let before = cluster.served();
-    let (_, decision) = settle(&plan(BROKEN), &mut cluster);
-    assert_eq!(
-        said(&decision),
-        (Progress::ReadyAndReconciling, Reason::WorkloadFailing)
-    );
-    assert_eq!(cluster.served(), before, "it is tried before anything is taken away");
-    let next = plan("redis:8");
-    loop {
-        let decision = run(&next, &cluster);
-        let Next::Act(step) = &decision.step else {
-            cluster.tick();
-            continue;
-        };
-        cluster.act(&next, step);
-        if matches!(step, Step::Delete(gone) if before.values().any(|old| gone[0].1 == *old)) {
-            assert!(
-                decision.report.message.contains("i does not answer until"),
-                "{}",
-                decision.report.message
-            );
-            break;
-        }
-        cluster.tick();
-    }
-    let waiting = run(&next, &cluster);
-    assert_eq!(
-        (&waiting.step, said(&waiting)),
-        (&Next::Rest, (Progress::Reconciling, Reason::Updating))
-    );
-    assert!(waiting.report.endpoint.is_some());
-    // The Deployment is gone and its Pod is not yet.
-    let mut lingering = cluster.clone();
-    let old = before.values().next().unwrap();
-    lingering.observed.deployments.remove(old);
-    let waiting = run(&next, &lingering);
-    assert_eq!(waiting.step, Next::Rest, "{waiting:?}");
-    assert!(
-        waiting.report.message.contains("the Pod that uses i-data"),
-        "{}",
-        waiting.report.message
-    );
-    assert_eq!(settle(&next, &mut cluster).1.report.progress, Progress::Ready);
-}
-
-fn legacy(engine: &str) -> Cluster {
-    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-    let (deployment, service) = match engine {
-        "memcached" => (
-            include_str!("legacy/memcached.json"),
-            include_str!("legacy/memcached-service.json"),
-        ),
-        _ => (
-            include_str!("legacy/redis.json"),
-            include_str!("legacy/redis-service.json"),
-        ),
-    };
-    let (deployment, service) = (read(deployment), read(service));
-    let mut cluster = Cluster::default();
-    let deployment: Deployment = serde_json::from_value(deployment).unwrap();
-    let service: Service = serde_json::from_value(service).unwrap();
-    cluster
-        .observed
-        .deployments
-        .insert("i".to_owned(), Arc::new(deployment));
-    cluster.observed.services.insert("i".to_owned(), Arc::new(service));
-    cluster.tick();
-    cluster
-}
-
-#[test]
-fn what_version_0_1_made_is_taken_over_as_it_runs() {
-    for (engine, plan, other) in [
-        (
-            "memcached",
-            json!({ "memory": "64Mi", "connectionLimit": 100 }),
-            json!({ "memory": "64Mi", "connectionLimit": 200 }),
-        ),
-        (
-            "redis",
-            json!({ "memory": "128Mi" }),
-            json!({ "memory": "128Mi", "evictionPolicy": "noeviction" }),
-        ),
-    ] {
-        let same = serving(engine, &plan);
-        let mut cluster = legacy(engine);
-        let old = cluster.observed.deployments["i"].clone();
-        let (_, decision) = settle(&same, &mut cluster);
-        assert_eq!(said(&decision), (Progress::Ready, Reason::Available), "{engine}");
-        assert_eq!(deployments(&cluster), ["i"]);
-        assert_eq!(cluster.observed.deployments["i"].spec, old.spec, "{engine}");
-
-        let mut scaled = cluster.clone();
-        scaled.edit("i", |deployment| deployment.spec.as_mut().unwrap().replicas = Some(0));
-        let (steps, _) = settle(&same, &mut scaled);
-        assert_eq!(steps, [Step::Scale("i".to_owned())]);
-
-        let (_, decision) = settle(&serving(engine, &other), &mut cluster);
-        assert_eq!(decision.report.progress, Progress::Ready);
-        assert_eq!(cluster.observed.deployments.len(), 1);
-        assert!(
-            !cluster.observed.deployments.contains_key("i"),
-            "{engine} is replaced when it is to change"
-        );
-
-        let mut cluster = legacy(engine);
-        let restart = Desired {
-            restart_at: Some(at("2026-11-22T00:00:00Z")),
-            ..same
-        };
-        settle(&restart, &mut cluster);
-        assert!(
-            !cluster.observed.deployments.contains_key("i"),
-            "{engine} is replaced by a restart"
-        );
-    }
-}
-
-#[test]
-fn what_an_older_template_made_is_left_as_it_is() {
-    let instance = serving("memcached", &json!({ "memory": "64Mi" }));
-    let mut cluster = settled(&instance);
-    let name = deployments(&cluster)[0].to_owned();
-    cluster.edit(&name, |deployment| {
-        let notes = deployment.metadata.annotations.as_mut().unwrap();
-        notes.insert(annotations::TEMPLATE.to_owned(), "0".to_owned());
-        let spec = deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
-        spec.containers[0].args = Some(vec!["-m".to_owned(), "1".to_owned()]);
-    });
-    assert_eq!(settle(&instance, &mut cluster).0, []);
-    cluster.edit(&name, |deployment| deployment.spec.as_mut().unwrap().replicas = Some(3));
-    assert_eq!(run(&instance, &cluster).step, Next::Act(Step::Scale(name)));
-}
-
-/// To be accepted only together with a higher [`TEMPLATE`]: a rendering that changes under the same version would be
-/// carried into Pods that run.
-#[test]
-fn a_rendering_belongs_to_its_version() {
-    let mut all = Vec::new();
-    for (engine, plan) in [
-        ("memcached", json!({ "memory": "64Mi" })),
-        ("redis", json!({ "memory": "128Mi" })),
-        (
-            "valkey",
-            json!({
-                "image": "example.org/valkey:8", "memory": "2Gi", "cpu": "0.5", "connectionLimit": 100, "evictionPolicy": "volatile-ttl",
-                "nodeSelector": { "a": "b" }, "tolerations": [{ "key": "k" }], "affinity": { "nodeAffinity": {} },
-                "topologySpread": [{ "maxSkew": 1, "topologyKey": "t", "whenUnsatisfiable": "DoNotSchedule" }],
-                "priorityClass": "high", "persistence": { "size": "10Gi" },
-            }),
-        ),
-    ] {
-        let cluster = settled(&desired(engine, &plan));
-        let deployments = cluster.observed.deployments.values();
-        all.extend(deployments.map(|deployment| json!(deployment.spec)));
-    }
-    insta::assert_json_snapshot!(format!("template_{TEMPLATE}"), all);
-}
-
-#[test]
 fn a_pod_that_does_not_answer_is_told_apart_by_whether_it_ever_did() {
     let mut desired = desired("memcached", &json!({ "memory": "64Mi" }));
     let mut cluster = settled(&desired);
     let name = deployments(&cluster)[0].to_owned();
     cluster.edit(&name, |deployment| {
-        deployment.status.as_mut().unwrap().available_replicas = None
+        deployment.status.as_mut().unwrap().available_replicas = None;
     });
     assert_eq!(run(&desired, &cluster).report.reason, Reason::Creating);
     desired.was_ready = true;
@@ -774,147 +553,4 @@ fn the_workload_is_locked_down_and_keeps_within_its_memory() {
         Some(["Ingress".to_owned(), "Egress".to_owned()].as_slice())
     );
     assert!(policy.egress.as_ref().is_none_or(Vec::is_empty));
-}
-
-/// What may happen to a cluster between two decisions.
-#[derive(Clone, Debug)]
-enum Event {
-    /// The instance is to be otherwise, and so many steps are done towards it.
-    Steps(usize, u8),
-    Tick,
-    DeleteDeployment(usize),
-    DeleteService,
-    Scale(usize, i32),
-    Mislead,
-    LoseSecret,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        4 => (0usize..6, 0u8..8).prop_map(|(plan, steps)| Event::Steps(plan, steps)),
-        2 => Just(Event::Tick),
-        1 => (0usize..4).prop_map(Event::DeleteDeployment),
-        1 => Just(Event::DeleteService),
-        1 => (0usize..4, 0i32..3).prop_map(|(which, replicas)| Event::Scale(which, replicas)),
-        1 => Just(Event::Mislead),
-        1 => Just(Event::LoseSecret),
-    ]
-}
-
-fn instance(engine: &str, which: usize) -> Desired {
-    let mut plan = json!({ "memory": "64Mi", "connectionLimit": 10 });
-    match which {
-        1 => plan["memory"] = json!("96Mi"),
-        2 => plan["image"] = json!(BROKEN),
-        3 if engine == "memcached" => plan["replicas"] = json!(3),
-        3 | 4 if engine != "memcached" => plan["persistence"] = json!({ "size": "1Gi" }),
-        _ => {}
-    }
-    if which == 4 {
-        plan["connectionLimit"] = json!(20);
-    }
-    Desired {
-        restart_at: (which == 5).then(|| at("2026-11-22T00:00:00Z")),
-        ..serving(engine, &plan)
-    }
-}
-
-fn happen(engine: &str, cluster: &mut Cluster, event: &Event) {
-    let nth = |cluster: &Cluster, which: usize| deployments(cluster).get(which).map(|name| (*name).to_owned());
-    match event {
-        Event::Steps(plan, steps) => {
-            let desired = instance(engine, *plan);
-            for _ in 0..*steps {
-                if let Next::Act(step) = run(&desired, cluster).step {
-                    let before = cluster.clone();
-                    cluster.act(&desired, &step);
-                    stays_up(&desired, &before, cluster, &step);
-                }
-                cluster.tick();
-            }
-        }
-        Event::Tick => cluster.tick(),
-        Event::DeleteDeployment(which) => {
-            if let Some(name) = nth(cluster, *which) {
-                cluster.delete(Kind::Deployment, &name);
-            }
-        }
-        Event::DeleteService => cluster.delete(Kind::Service, "i"),
-        Event::Scale(which, replicas) => {
-            if let Some(name) = nth(cluster, *which) {
-                cluster.edit(&name, |deployment| {
-                    deployment.spec.as_mut().unwrap().replicas = Some(*replicas)
-                });
-            }
-        }
-        Event::Mislead => {
-            if let Some(service) = cluster.observed.services.get_mut("i") {
-                Arc::make_mut(service).spec.as_mut().unwrap().selector = None;
-            }
-        }
-        Event::LoseSecret => cluster.delete(Kind::Secret, "i-connection"),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn from_whatever_stands_it_becomes_what_is_wanted(
-        memcached in any::<bool>(),
-        events in prop::collection::vec(event(), 0..10),
-        last in prop_oneof![Just(0usize), Just(1), Just(3), Just(4)],
-    ) {
-        let engine = if memcached { "memcached" } else { "redis" };
-        let mut cluster = Cluster::default();
-        for event in &events {
-            happen(engine, &mut cluster, event);
-        }
-        cluster.tick();
-        let mut wanted = instance(engine, last);
-        // What was restarted stays so; with a restart of all, all are the same.
-        wanted.restart_at = Some(at("2026-11-22T12:00:00Z"));
-        // More than one Pod behind a Service was somebody else's doing, and goes first.
-        for name in deployments(&cluster).into_iter().map(str::to_owned).collect::<Vec<_>>() {
-            cluster.edit(&name, |deployment| deployment.spec.as_mut().unwrap().replicas = Some(1));
-        }
-        cluster.tick();
-        let (_, decision) = settle(&wanted, &mut cluster);
-        prop_assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
-        let made = settled(&wanted);
-        prop_assert_eq!(cluster.served(), made.served());
-        prop_assert_eq!(deployments(&cluster), deployments(&made));
-        prop_assert_eq!(
-            cluster.observed.keys().into_iter().filter(|key| key.0 != Kind::Secret).collect::<Vec<_>>(),
-            made.observed.keys().into_iter().filter(|key| key.0 != Kind::Secret).collect::<Vec<_>>()
-        );
-        prop_assert_eq!(url(&cluster), url(&made));
-        prop_assert_eq!(settle(&wanted, &mut cluster).0, Vec::<Step>::new());
-    }
-
-    #[test]
-    fn without_leave_nothing_that_holds_data_goes(
-        memcached in any::<bool>(),
-        first in 0usize..5,
-        others in prop::collection::vec(0usize..5, 1..4),
-    ) {
-        prop_assume!(first != 2);
-        let engine = if memcached { "memcached" } else { "redis" };
-        let mut cluster = settled(&instance(engine, first));
-        let before = cluster.served();
-        let persistent = !memcached && first >= 3;
-        for which in others {
-            let mut wanted = instance(engine, which);
-            wanted.consent = Consent::Withheld;
-            settle(&wanted, &mut cluster);
-            let served = cluster.served();
-            for (node, deployment) in &before {
-                let same_volume = persistent && wanted.plan.kubernetes.as_ref().unwrap().persistence.is_some();
-                prop_assert!(same_volume || persistent && served.contains_key(node) || served.get(node) == Some(deployment));
-            }
-            if persistent {
-                prop_assert!(cluster.observed.claims.contains_key("i-data"));
-            }
-        }
-    }
 }
