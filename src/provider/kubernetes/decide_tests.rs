@@ -250,7 +250,7 @@ fn a_settled_instance_is_left_alone_and_an_edit_is_put_back() {
                 .as_mut()
                 .unwrap()
                 .containers[0]
-                .image = None
+                .image = None;
         },
     ];
     for edit in edits {
@@ -654,7 +654,7 @@ fn a_pod_that_does_not_answer_is_told_apart_by_whether_it_ever_did() {
     let mut cluster = settled(&desired);
     let name = deployments(&cluster)[0].to_owned();
     cluster.edit(&name, |deployment| {
-        deployment.status.as_mut().unwrap().available_replicas = None
+        deployment.status.as_mut().unwrap().available_replicas = None;
     });
     assert_eq!(run(&desired, &cluster).report.reason, Reason::Creating);
     desired.was_ready = true;
@@ -843,7 +843,7 @@ fn happen(engine: &str, cluster: &mut Cluster, event: &Event) {
         Event::Scale(which, replicas) => {
             if let Some(name) = nth(cluster, *which) {
                 cluster.edit(&name, |deployment| {
-                    deployment.spec.as_mut().unwrap().replicas = Some(*replicas)
+                    deployment.spec.as_mut().unwrap().replicas = Some(*replicas);
                 });
             }
         }

@@ -178,7 +178,7 @@ impl<'a> Instance<'a> {
     fn publish(&self, nodes: &[Node], password: Option<SecretString>) -> Option<SecretStep> {
         let answering = nodes.iter().all(|node| node.answers);
         let lost = !self.observed.secrets.contains_key(&self.desired.connection_secret);
-        if !answering && !(self.desired.was_ready && lost) {
+        if !(answering || self.desired.was_ready && lost) {
             return None;
         }
         let names = self.names.iter().map(String::as_str).chain(self.held_surplus());
