@@ -87,9 +87,10 @@ impl Leave {
         match (consent, window.map(|window| window.opens_in(now))) {
             (Consent::Given, _) | (_, Some(Duration::ZERO)) => Self::Granted,
             (Consent::Withheld, None) => Self::OnConsent,
+            // Of whole seconds, as the wait is: what is said does not change from one look to the next.
             (Consent::Withheld, Some(wait)) => SignedDuration::try_from(wait)
                 .ok()
-                .and_then(|wait| now.checked_add(wait).ok())
+                .and_then(|wait| Timestamp::from_second(now.as_second()).ok()?.checked_add(wait).ok())
                 .map_or(Self::OnConsent, Self::At),
         }
     }
@@ -137,6 +138,15 @@ mod tests {
             Leave::of(Consent::Withheld, window, at("2026-11-23T01:30:00Z")),
             Leave::Granted
         );
+    }
+
+    #[test]
+    fn the_time_that_is_said_is_the_same_at_every_look() {
+        let window = Window::parse("mon:01:00-mon:02:00");
+        for now in ["2026-11-23T00:00:00.000000001Z", "2026-11-23T00:59:59.999Z"] {
+            let leave = Leave::of(Consent::Withheld, window, at(now));
+            assert_eq!(leave, Leave::At(at("2026-11-23T01:00:00Z")), "{now}");
+        }
     }
 
     proptest! {
