@@ -10,7 +10,7 @@ const MEMCACHED_ITEM_SHARE_PERCENT: u32 = 80;
 /// What of the rest is for items of redis, whose allocator fragments by a fifth where sizes are mixed.
 const REDIS_ITEM_SHARE_PERCENT: u32 = 70;
 /// The same where a log of writes is kept: while it is rewritten, pages that change are in memory twice.
-const PERSISTENT_ITEM_SHARE_PERCENT: u32 = 45;
+const PERSISTENT_ITEM_SHARE_PERCENT: u32 = 40;
 /// What one memcached connection holds in buffers at most, in KiB, when requests are small.
 const MEMCACHED_CONNECTION_KIB: u32 = 12;
 /// What one redis connection holds in buffers, in KiB, when requests are small.

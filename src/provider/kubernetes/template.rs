@@ -271,6 +271,9 @@ impl Template<'_> {
             ("--maxclients", connections.to_string()),
             ("--save", String::new()),
             ("--appendonly", log.to_owned()),
+            // While a sync is under way redis holds what it would write in memory, without bound. The log survives the
+            // end of the process either way, and that of its host but for the last seconds.
+            ("--appendfsync", "no".to_owned()),
             ("--dir", folder.to_owned()),
         ]));
         (command, args)
