@@ -8,6 +8,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 KEEP ?=
+LONG ?=
+ONLY ?=
 DENY_VERSION := 0.20.2
 CACHE := $(or $(CACHE_BROKER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cache-broker)
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)
@@ -30,6 +32,10 @@ demo: setup ## Order caches, use them and give them back, on a sandbox
 .PHONY: test
 test: setup ## Run every check and every test
 	@scripts/test
+
+.PHONY: bench
+bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
+	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
 
 .PHONY: lint
 lint: ## Check format and clippy's opinion
