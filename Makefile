@@ -37,6 +37,11 @@ test: setup ## Run every check and every test
 bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
 	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
 
+.PHONY: fuzz
+fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
+	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"
+	cargo test --locked -p cache-broker --test osb -- --nocapture --test-threads=1 conformance fuzz
+
 .PHONY: lint
 lint: ## Check format and clippy's opinion
 	@cargo fmt --all --check
