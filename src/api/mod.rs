@@ -10,6 +10,7 @@ pub mod conditions;
 mod connection;
 mod crds;
 mod engine;
+mod forecast;
 mod instance;
 mod memory;
 mod parameters;
@@ -20,9 +21,10 @@ pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackup
 pub use connection::Connection;
 pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType, Namespaces};
+pub use forecast::{Difference, Effect, Order, compare_versions, forecast, worst};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
-    PlanStatus, Replacement, RestartStatus, Restore, Superseded, User,
+    PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User,
 };
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};

@@ -8,12 +8,12 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::status_record::{record, recorded};
-use crate::api::conditions::{self, Progress, Reason};
+use super::update::update;
+use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
 use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
-    PlanState, PlanStatus, ProviderKind, Topology, annotations, effective,
+    Order, PlanState, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
 };
-use crate::provider::elasticache::is_downgrade;
 use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
 
 /// A revision of a plan.
@@ -308,7 +308,8 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             revision.name
         ));
     };
-    let before = instance.status.as_ref()?.plan.as_ref()?;
+    let status = instance.status.as_ref()?;
+    let before = status.plan.as_ref()?;
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
@@ -317,6 +318,7 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
         |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();
     let upgrade = (from, to) == (EngineType::Redis, EngineType::Valkey)
         && before.provider == ProviderKind::ElastiCache
+        && status.topology != Some(Topology::CacheCluster)
         && elasticache(&revision.spec);
     let across = before.provider != provider.kind();
     let back = || "put spec.planRef back, or make a new instance; it goes on serving what it served".to_owned();
@@ -336,7 +338,8 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             back()
         ));
     }
-    if from == to && to != EngineType::Memcached && is_downgrade(&before.version, &revision.spec.engine.version) {
+    let order = compare_versions(&before.version, &revision.spec.engine.version);
+    if from == to && to != EngineType::Memcached && order == Order::Newer {
         return Some(format!(
             "it runs {from} {} and cannot go back to {} of plan {}: {}",
             before.version,
@@ -393,11 +396,12 @@ pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
     carried(instance, report)
 }
 
-/// The status that says a report.
+/// The status that says a report. `later` is the newest revision of the plan, where the instance runs from an older one.
 pub fn status(
     instance: &CacheInstance,
     plan: &PlanLookup,
     report: &Report,
+    later: Option<&PlanRevision>,
     latest: Option<LastBackup>,
     now: Timestamp,
 ) -> CacheInstanceStatus {
@@ -417,17 +421,48 @@ pub fn status(
         _ => None,
     };
     let ready = matches!(report.progress, Progress::Ready | Progress::ReadyAndReconciling);
-    CacheInstanceStatus {
-        observed_generation: Some(generation),
-        conditions: conditions::standard(
+    let mut conditions = conditions::standard(
+        &before.conditions,
+        report.progress,
+        report.reason,
+        &report.message,
+        generation,
+        now,
+    );
+    match plan {
+        PlanLookup::Found(from) => {
+            let update = update(instance, from, later);
+            conditions.push(conditions::condition(
+                &before.conditions,
+                UPDATE_AVAILABLE,
+                if update.available { "True" } else { "False" },
+                update.reason,
+                &update.message,
+                generation,
+                now,
+            ));
+        }
+        PlanLookup::NoPlan | PlanLookup::NoRevision(_) => {
+            conditions.extend(conditions::find(&before.conditions, UPDATE_AVAILABLE).cloned());
+        }
+    }
+    conditions.extend(match &report.support {
+        Some(support) => Some(conditions::condition(
             &before.conditions,
-            report.progress,
-            report.reason,
-            &report.message,
+            ENGINE_SUPPORTED,
+            if support.supported { "True" } else { "False" },
+            support.reason,
+            &support.message,
             generation,
             now,
-        ),
+        )),
+        None => conditions::find(&before.conditions, ENGINE_SUPPORTED).cloned(),
+    });
+    CacheInstanceStatus {
+        observed_generation: Some(generation),
+        conditions,
         plan: running.or(before.plan),
+        engine: report.engine.clone().or(before.engine),
         endpoint: report.endpoint.clone(),
         reader_endpoint: report.reader_endpoint.clone(),
         nodes: report.nodes.clone(),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -9,7 +10,7 @@ use super::super::fixtures::{
 };
 use super::*;
 use crate::api::{DeletionPolicy, Topology};
-use crate::provider::elasticache::{Modification, provider_id, remove};
+use crate::provider::elasticache::{Modification, OWNER_TAG, provider_id, remove};
 use crate::provider::{Existence, Next, RestoreFrom};
 
 const GROUP: Topology = Topology::ReplicationGroup;
@@ -287,6 +288,7 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
         },
         arn: None,
         generation: 0,
+        tagged: Tagged::default(),
     };
     let mut seen = with_auth(observed_at(place, Some(live(Phase::Available))));
     for (ownership, step, reason) in [
@@ -294,8 +296,9 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
         (Ownership::Foreign, Next::Rest, Reason::NameConflict),
         (
             Ownership::Unowned,
-            Next::Act(Step::Claim {
+            Next::Act(Step::Tag {
                 arn: "arn:0".to_owned(),
+                tags: tags::wanted(&wanted, wanted.plan.elasticache.as_ref().unwrap()),
             }),
             Reason::Creating,
         ),
