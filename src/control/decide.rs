@@ -86,10 +86,7 @@ pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
 
 /// Whether changes that lose data may be made whenever they are due.
 fn consent(instance: &CacheInstance) -> Consent {
-    let generation = instance.metadata.generation.unwrap_or_default().to_string();
-    let approved = instance
-        .annotation(annotations::APPROVE_DISRUPTION)
-        .is_some_and(|approval| approval == "true" || approval == generation);
+    let approved = is_allowed(instance, annotations::APPROVE_DISRUPTION);
     // Over OSB asking is consent: what must not be done without more was refused there.
     let ordered = instance.annotation(annotations::INSTANCE_ID).is_some();
     if approved || ordered {
@@ -97,6 +94,14 @@ fn consent(instance: &CacheInstance) -> Consent {
     } else {
         Consent::Withheld
     }
+}
+
+/// Whether an annotation allows something for good, or for the present generation.
+fn is_allowed(instance: &CacheInstance, annotation: &str) -> bool {
+    let generation = instance.metadata.generation.unwrap_or_default().to_string();
+    instance
+        .annotation(annotation)
+        .is_some_and(|allowed| allowed == "true" || allowed == generation)
 }
 
 /// What an instance asks for.
@@ -213,6 +218,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
+        recreate: is_allowed(instance, annotations::RECREATE),
         published: published(instance),
         record,
     }))

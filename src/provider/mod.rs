@@ -58,6 +58,8 @@ pub struct Desired {
     pub grace: Duration,
     /// Whether nobody needs such a cache any more.
     pub release_superseded: bool,
+    /// Whether it is made anew, empty, when it is gone from its provider.
+    pub recreate: bool,
     /// What its status tells those who use it.
     pub published: Published,
     /// What was recorded of it in the provider.

@@ -5,7 +5,7 @@ use super::super::{Cluster, Decision, Desired, Next, Place, Record, Report};
 use super::plan::{Change, Way, next_change};
 use super::restart::{Restarting, restarting};
 use super::tags::{self, Tagged, Tagging};
-use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle};
+use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle, provider_id};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, ProviderKind, RunningEngine, annotations};
 use crate::provider::secrets::{self, SecretStep};
@@ -180,10 +180,29 @@ fn missing(
         return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
     }
     if place.arn.is_some() {
+        if !desired.recreate {
+            let message = format!(
+                "{id} is gone from ElastiCache although nobody asked for that here: annotate this instance with {}=true to have it made anew, empty and at another address, or delete it",
+                annotations::RECREATE
+            );
+            return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+        }
+        // Under another id: the old one may linger.
+        let generation = desired.record.newest_generation().map_or(0, |newest| newest + 1);
+        let anew = Cluster {
+            target: Target {
+                topology: desired.plan.topology(),
+                id: provider_id(&defaults.name_prefix, &desired.uid, generation),
+            },
+            arn: None,
+            generation,
+            tagged: Tagged::default(),
+        };
         let message = format!(
-            "{id} is gone from ElastiCache although nobody asked for that here: delete this instance, and make a new one if the cache is still wanted"
+            "{id} is gone from ElastiCache; it is made anew, empty, as {}",
+            anew.target.id
         );
-        return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+        return Decision::rest(working(desired, &anew, Reason::Creating, message)).now();
     }
     let create = create(desired, spec, defaults, &place.target);
     // It is made with them; that they are there is proven when they are read.

@@ -70,6 +70,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         restore: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
+        recreate: false,
         published: Published::default(),
         record: Record::default(),
     }

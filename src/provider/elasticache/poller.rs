@@ -2,8 +2,8 @@
 //!
 //! The API tells of no change by itself. While something is in flight the region is listed at a steady pace, or, when
 //! fewer caches are in flight than there are pages, each is described; at the resync period everything is listed. An
-//! instance whose cache changed is nudged; nothing else is woken. With each look it is read what happened meanwhile, for
-//! all caches at once.
+//! instance whose cache changed is nudged; nothing else is woken. Between the looks it is read what happened meanwhile,
+//! for all caches at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -66,6 +66,8 @@ pub struct Ears {
     pub occurred: mpsc::Sender<Occurrence>,
 }
 
+/// How many looks go by between two readings of events.
+const LOOKS: u32 = 3;
 /// How often the versions on offer are asked for.
 const VERSIONS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -259,22 +261,38 @@ impl Poller {
         self.0.listed.send_replace(true);
         let mut resync = tokio::time::interval_at(Instant::now() + self.0.resync, self.0.resync);
         let mut versions = tokio::time::interval_at(Instant::now() + VERSIONS_EVERY, VERSIONS_EVERY);
+        // Looks since events were read.
+        let mut unheard = 0;
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
-                _ = resync.tick() => self.list(&ears.nudge).await,
+                _ = resync.tick() => {
+                    unheard = LOOKS;
+                    self.list(&ears.nudge).await
+                }
                 _ = versions.tick() => {
                     self.ask_versions().await;
                     continue;
                 }
                 () = self.0.work.notified(), if idle => continue,
-                () = tokio::time::sleep(self.0.interval), if !idle => self.poll(&ears.nudge).await,
+                () = tokio::time::sleep(self.0.interval), if !idle => {
+                    unheard += 1;
+                    self.poll(&ears.nudge).await
+                }
+                // What was the last to be in flight may have left something to be told.
+                () = tokio::time::sleep(self.0.interval), if idle && unheard > 0 => {
+                    unheard = LOOKS;
+                    Ok(())
+                }
             };
             if let Err(fault) = outcome {
                 tracing::warn!(%fault, "polling ElastiCache");
             }
-            if let Err(fault) = self.listen(&ears.occurred).await {
-                tracing::warn!(%fault, "reading the events of ElastiCache");
+            if unheard >= LOOKS {
+                unheard = 0;
+                if let Err(fault) = self.listen(&ears.occurred).await {
+                    tracing::warn!(%fault, "reading the events of ElastiCache");
+                }
             }
         }
     }
