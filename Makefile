@@ -37,6 +37,10 @@ test: setup ## Run every check and every test
 bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
 	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
 
+.PHONY: scale
+scale: setup ## Show with 500 instances how few calls to AWS they need
+	@CONVERGENCE_INSTANCES=500 cargo test --locked --test e2e many_instances -- --nocapture
+
 .PHONY: fuzz
 fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
 	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"
