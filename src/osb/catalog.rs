@@ -16,7 +16,7 @@ use super::decide::moves::{self, Move};
 use super::request::ALLOW_REPLACE;
 use super::services::{Service, Services};
 use super::version::Version;
-use crate::api::{CachePlan, CachePlanSpec, ProviderKind, ProviderSpec, conditions};
+use crate::api::{CachePlan, CachePlanSpec, PlanState, ProviderKind, ProviderSpec, conditions};
 use crate::ledger::{PlanId, ServiceId};
 
 /// How much longer than an operation's deadline a platform is to poll, in seconds: the operation ends first, and says
@@ -182,7 +182,8 @@ fn offer(
     // Whichever generation it speaks of: a plan must not leave the catalog while an edit of it is looked at.
     let ready = conditions::find(&status.conditions, conditions::READY)?.status == "True";
     let provider = plan.spec.provider()?.kind();
-    if !ready || !enabled(provider) || plan.metadata.deletion_timestamp.is_some() {
+    let withdrawn = plan.spec.state == PlanState::Withdrawn;
+    if !ready || !enabled(provider) || withdrawn || plan.metadata.deletion_timestamp.is_some() {
         return None;
     }
     Some(OfferedPlan {

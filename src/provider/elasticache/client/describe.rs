@@ -1,5 +1,7 @@
 //! Calls that look.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_elasticache::error::DisplayErrorContext;
 use aws_sdk_elasticache::types::{SourceType, Tag};
 
@@ -122,6 +124,29 @@ impl Client {
             .chain(bare)
             .collect();
         Ok((found, pages))
+    }
+
+    /// Every replication group and cache cluster of the region.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer.
+    pub async fn inventory(&self) -> Result<Vec<Live>, Fault> {
+        self.list().await.map(|(all, _)| all)
+    }
+
+    /// The tags of a cache; none where they cannot be read.
+    pub async fn tags(&self, arn: &str) -> BTreeMap<String, String> {
+        self.turn().await;
+        match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
+            Ok(output) => {
+                let tags = output.tag_list().iter();
+                tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned()))).collect()
+            }
+            Err(error) => {
+                tracing::debug!(arn, error = %DisplayErrorContext(&error), "reading tags");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// Whose a cache is, by its tags. The API refuses to tell while the cache is busy, also with a 404 for one that
