@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::outbox;
+use crate::import::{self, Report};
 use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::server::Tls;
@@ -25,7 +26,6 @@ use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens}
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::import::{self, Report};
 use crate::settings::{self, Checked, Namespaces, Settings, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use super::{Error, deadline, pool};
 use crate::api::{
-    Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner, PlanRef,
-    Restore, annotations,
+    Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner,
+    PlanRef, Restore, annotations,
 };
 use crate::ledger::{Desired, Ledger, OutboxItem, listen};
 

@@ -76,7 +76,8 @@ impl Plans {
                 revision,
                 spec,
             })),
-            None if plan.is_none() => PlanLookup::NoPlan,
+            // It is being recorded, or the watch is about to tell of it.
+            None if newest().is_none_or(|newest| newest == revision) => PlanLookup::NoPlan,
             None => PlanLookup::NoRevision(revision),
         }
     }

@@ -162,7 +162,9 @@ mod tests {
             "service": "s", "id": "p", "description": "d", "engine": { "type": "memcached", "version": "1.6.6" },
             "kubernetes": { "memory": "128Mi" },
         });
-        spec.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        spec.as_object_mut()
+            .unwrap()
+            .extend(members.as_object().unwrap().clone());
         serde_json::from_value(json!({
             "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CachePlan", "metadata": { "name": "plan" }, "spec": spec,
         }))

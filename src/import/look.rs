@@ -67,10 +67,7 @@ fn described(live: &Live) -> Cluster {
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn workloads(
-    client: &Client,
-    enabled: bool,
-) -> Result<Looked<BTreeMap<(String, String), Found>>, String> {
+pub async fn workloads(client: &Client, enabled: bool) -> Result<Looked<BTreeMap<(String, String), Found>>, String> {
     if !enabled {
         return Ok(Looked::Not(
             "its cache is in the cluster: set USE_KUBERNETES=true, and import again".to_owned(),

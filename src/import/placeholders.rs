@@ -68,7 +68,10 @@ impl Variables {
     /// # Errors
     /// The names of those that are not known.
     pub fn expand(&self, text: &str) -> Result<String, BTreeSet<String>> {
-        let missing: BTreeSet<_> = names(text).into_iter().filter(|name| !self.0.contains_key(name)).collect();
+        let missing: BTreeSet<_> = names(text)
+            .into_iter()
+            .filter(|name| !self.0.contains_key(name))
+            .collect();
         if !missing.is_empty() {
             return Err(missing);
         }
@@ -88,7 +91,11 @@ mod tests {
 
     #[test]
     fn variables_are_put_in_as_go_does_it() {
-        let variables = Variables([("A", "1"), ("B_2", "two")].map(|(n, v)| (n.to_owned(), v.to_owned())).into());
+        let variables = Variables(
+            [("A", "1"), ("B_2", "two")]
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .into(),
+        );
         for (text, expanded) in [
             ("", ""),
             ("plain", "plain"),

@@ -87,7 +87,9 @@ pub fn names(plans: &[OldPlan], services: &BTreeMap<&str, &OldService>) -> BTree
     let mut names = BTreeMap::new();
     let mut taken = std::collections::BTreeSet::new();
     for plan in plans {
-        let service = services.get(plan.service.as_str()).map_or("plan", |service| service.name.as_str());
+        let service = services
+            .get(plan.service.as_str())
+            .map_or("plan", |service| service.name.as_str());
         let service = plain(service, false);
         let service = service.strip_prefix("akkeris-").unwrap_or(&service);
         let mut name = cut(&format!("{service}-{}", plain(&plan.name, false)), MAX_NAME);
@@ -116,7 +118,11 @@ pub fn plain(name: &str, dots: bool) -> String {
 fn cut(name: &str, length: usize) -> String {
     let cut: String = name.chars().take(length).collect();
     let cut = cut.trim_matches(['-', '.']);
-    if cut.is_empty() { "unnamed".to_owned() } else { cut.to_owned() }
+    if cut.is_empty() {
+        "unnamed".to_owned()
+    } else {
+        cut.to_owned()
+    }
 }
 
 /// The plan of a row, to be called `name`.
@@ -148,14 +154,22 @@ pub fn render(row: &OldPlan, service: &OldService, name: &str, variables: &Varia
     };
     let left = details.left();
     if !left.is_empty() {
-        notes.push(format!("{} of provider_private_details has no counterpart", left.join(", ")));
+        notes.push(format!(
+            "{} of provider_private_details has no counterpart",
+            left.join(", ")
+        ));
     }
     let osb_name = plain(&row.name, true);
     if osb_name != row.name {
-        notes.push(format!("its name {:?} becomes {osb_name}; platforms know it by its id", row.name));
+        notes.push(format!(
+            "its name {:?} becomes {osb_name}; platforms know it by its id",
+            row.name
+        ));
     }
     let text = |text: &str| -> String { text.trim().chars().take(MAX_TEXT).collect() };
-    let description = [&row.description, &row.human_name, &row.name].into_iter().map(|one| text(one));
+    let description = [&row.description, &row.human_name, &row.name]
+        .into_iter()
+        .map(|one| text(one));
     let state = match (row, service) {
         (row, service) if row.deleted || service.deleted => PlanState::Withdrawn,
         (row, service) if row.deprecated || service.deprecated => PlanState::Deprecated,
@@ -171,11 +185,17 @@ pub fn render(row: &OldPlan, service: &OldService, name: &str, variables: &Varia
         id: row.id.clone(),
         name: Some(osb_name),
         display_name: Some(text(&row.human_name)).filter(|name| !name.is_empty()),
-        description: description.into_iter().find(|text| !text.is_empty()).unwrap_or_default(),
-        price: u32::try_from(row.cost_cents).ok().filter(|cents| *cents > 0).map(|cents| Price {
-            cents,
-            unit: row.cost_unit.clone(),
-        }),
+        description: description
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .unwrap_or_default(),
+        price: u32::try_from(row.cost_cents)
+            .ok()
+            .filter(|cents| *cents > 0)
+            .map(|cents| Price {
+                cents,
+                unit: row.cost_unit.clone(),
+            }),
         state,
         attributes,
         engine: Engine {
@@ -249,7 +269,9 @@ fn elasticache(
         parts.next() == Some("cache") && plain(parts.next()) && plain(parts.next()) && parts.next().is_none()
     };
     if !is_node_type {
-        return Err(format!("CacheNodeType {node_type:?} is none: correct it in the old database"));
+        return Err(format!(
+            "CacheNodeType {node_type:?} is none: correct it in the old database"
+        ));
     }
     let nodes = details.number("NumCacheNodes")?.unwrap_or(1);
     if nodes != 1 && !memcached {
@@ -262,7 +284,11 @@ fn elasticache(
         .filter(|nodes| (1..=60).contains(nodes))
         .ok_or("NumCacheNodes is not from 1 to 60: correct it in the old database")?;
     let multi_az = details.text("AZMode")?.is_some_and(|mode| mode == "cross-az") && nodes > 1;
-    let setting = if memcached { "MEMCACHED_SUBNET_GROUP" } else { "REDIS_SUBNET_GROUP" };
+    let setting = if memcached {
+        "MEMCACHED_SUBNET_GROUP"
+    } else {
+        "REDIS_SUBNET_GROUP"
+    };
     let subnet_group = match details.raw("CacheSubnetGroupName")? {
         Some(raw) if sole(&raw) == Some(setting) => None,
         Some(raw) => Some(details.fill("CacheSubnetGroupName", &raw)?).filter(|name| !name.is_empty()),
@@ -274,12 +300,21 @@ fn elasticache(
         Vec::new()
     } else {
         let filled = raw.iter().map(|one| details.fill("SecurityGroupIds", one));
-        filled.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|one| !one.is_empty()).collect()
+        filled
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .filter(|one| !one.is_empty())
+            .collect()
     };
     if details.flag("AutoMinorVersionUpgrade")? == Some(false) {
-        notes.push("AutoMinorVersionUpgrade is off; new instances have it on, as ElastiCache does by default".to_owned());
+        notes.push(
+            "AutoMinorVersionUpgrade is off; new instances have it on, as ElastiCache does by default".to_owned(),
+        );
     }
-    if let Some(port) = details.number("Port")?.filter(|port| *port != u32::from(engine.default_port())) {
+    if let Some(port) = details
+        .number("Port")?
+        .filter(|port| *port != u32::from(engine.default_port()))
+    {
         notes.push(format!(
             "its caches answer at port {port}, and those there are go on so; new ones answer at {}",
             engine.default_port()
@@ -330,7 +365,10 @@ fn kubernetes(
     )?;
     let version = version(details.text("version")?, row)?;
     let image = details.text("docker_image")?.filter(|image| image != engine.as_str());
-    if let Some(port) = details.number("port")?.filter(|port| *port != 0 && *port != u32::from(engine.default_port())) {
+    if let Some(port) = details
+        .number("port")?
+        .filter(|port| *port != 0 && *port != u32::from(engine.default_port()))
+    {
         notes.push(format!(
             "its caches answer at port {port}, and those there are go on so; new ones answer at {}",
             engine.default_port()

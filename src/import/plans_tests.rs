@@ -62,7 +62,8 @@ fn a_redis_on_elasticache_is_a_bare_cluster_and_its_placeholders_are_settings() 
 #[test]
 fn other_placeholders_are_put_in_or_asked_for() {
     let with = |details: &str| rendered(&row("redis", "aws-redis-instance", details));
-    let details = r#"{"cachenodetype":"cache.m5.large","SecurityGroupIds":["${SG}","sg-1"],"CacheSubnetGroupName":"a-${SG}"}"#;
+    let details =
+        r#"{"cachenodetype":"cache.m5.large","SecurityGroupIds":["${SG}","sg-1"],"CacheSubnetGroupName":"a-${SG}"}"#;
     let spec = with(details).unwrap().plan.spec.elasticache.unwrap();
     assert_eq!(spec.security_group_ids, ["sg-9", "sg-1"]);
     assert_eq!(spec.subnet_group.as_deref(), Some("a-sg-9"));
@@ -102,10 +103,20 @@ fn caches_in_the_cluster_keep_size_version_and_image() {
         json!({ "image": "example.org/memcached:1.6.45", "memory": "64Mi" })
     );
     let notes = notes.join("; ");
-    assert!(notes.contains("port 11311") && notes.contains("items of 50Mi"), "{notes}");
-    let redis = row("redis", "kubernetes-redis-instance", r#"{"size_in_megabytes":"512","version":"6.0.7"}"#);
+    assert!(
+        notes.contains("port 11311") && notes.contains("items of 50Mi"),
+        "{notes}"
+    );
+    let redis = row(
+        "redis",
+        "kubernetes-redis-instance",
+        r#"{"size_in_megabytes":"512","version":"6.0.7"}"#,
+    );
     let plan = rendered(&redis).unwrap().plan;
-    assert_eq!(serde_json::to_value(plan.spec.kubernetes).unwrap(), json!({ "memory": "512Mi" }));
+    assert_eq!(
+        serde_json::to_value(plan.spec.kubernetes).unwrap(),
+        json!({ "memory": "512Mi" })
+    );
 }
 
 #[test]
@@ -119,9 +130,15 @@ fn flags_say_whether_it_may_be_ordered() {
     };
     assert_eq!(state(&|_, _| {}), (PlanState::Ga, 3));
     assert_eq!(state(&|row, _| row.beta = true), (PlanState::Beta, 3));
-    assert_eq!(state(&|row, _| (row.beta, row.deprecated) = (true, true)), (PlanState::Deprecated, 0));
+    assert_eq!(
+        state(&|row, _| (row.beta, row.deprecated) = (true, true)),
+        (PlanState::Deprecated, 0)
+    );
     assert_eq!(state(&|_, of| of.deprecated = true), (PlanState::Deprecated, 0));
-    assert_eq!(state(&|row, _| (row.deprecated, row.deleted) = (true, true)), (PlanState::Withdrawn, 0));
+    assert_eq!(
+        state(&|row, _| (row.deprecated, row.deleted) = (true, true)),
+        (PlanState::Withdrawn, 0)
+    );
     assert_eq!(state(&|_, of| of.deleted = true), (PlanState::Withdrawn, 0));
 }
 
@@ -131,17 +148,57 @@ fn a_broken_row_says_what_to_do() {
         ("redis", "aws-redis-instance", "[]", "no JSON object"),
         ("redis", "aws-redis-instance", "{\"a\":", "no JSON object"),
         ("redis", "aws-redis-instance", "{}", "no CacheNodeType"),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":7}"#, "CacheNodeType of provider_private_details is a number"),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":"db.t2.micro"}"#, "CacheNodeType \"db.t2.micro\""),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":"cache.t2.micro","NumCacheNodes":2}"#, "has one node"),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":"cache.t2.micro","Engine":"memcached"}"#, "Engine"),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":"cache.t2.micro","ReplicationGroupId":"g"}"#, "replication group g"),
-        ("redis", "aws-redis-instance", r#"{"CacheNodeType":"cache.t2.micro","EngineVersion":"5 beta"}"#, "no version"),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":7}"#,
+            "CacheNodeType of provider_private_details is a number",
+        ),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":"db.t2.micro"}"#,
+            "CacheNodeType \"db.t2.micro\"",
+        ),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":"cache.t2.micro","NumCacheNodes":2}"#,
+            "has one node",
+        ),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":"cache.t2.micro","Engine":"memcached"}"#,
+            "Engine",
+        ),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":"cache.t2.micro","ReplicationGroupId":"g"}"#,
+            "replication group g",
+        ),
+        (
+            "redis",
+            "aws-redis-instance",
+            r#"{"CacheNodeType":"cache.t2.micro","EngineVersion":"5 beta"}"#,
+            "no version",
+        ),
         ("memcached", "aws-redis-instance", AWS, "correct one of them"),
         ("redis", "gcloud-redis-instance", AWS, "is none of aws-redis-instance"),
         ("memcached", "kubernetes-memcached-instance", "{}", "size_in_megabytes"),
-        ("memcached", "kubernetes-memcached-instance", r#"{"size_in_megabytes":"lots"}"#, "no whole number"),
-        ("memcached", "kubernetes-memcached-instance", r#"{"size_in_megabytes":"4"}"#, "raise size_in_megabytes"),
+        (
+            "memcached",
+            "kubernetes-memcached-instance",
+            r#"{"size_in_megabytes":"lots"}"#,
+            "no whole number",
+        ),
+        (
+            "memcached",
+            "kubernetes-memcached-instance",
+            r#"{"size_in_megabytes":"4"}"#,
+            "raise size_in_megabytes",
+        ),
     ] {
         let why = rendered(&row(engine, provider, details)).map(drop).unwrap_err();
         assert!(why.contains(part), "{details}: {why}");
@@ -154,7 +211,12 @@ fn a_broken_row_says_what_to_do() {
 #[test]
 fn names_are_those_of_the_default_plans_and_differ() {
     let mut rows = Vec::new();
-    for (id, name) in [("aaaaaaaa-1", "hobby-dev"), ("bbbbbbbb-2", "Hobby_dev"), ("cccccccc-3", "hobby-dev"), ("d", "-")] {
+    for (id, name) in [
+        ("aaaaaaaa-1", "hobby-dev"),
+        ("bbbbbbbb-2", "Hobby_dev"),
+        ("cccccccc-3", "hobby-dev"),
+        ("d", "-"),
+    ] {
         let mut row = row("redis", "aws-redis-instance", AWS);
         (row.id, row.name) = (id.to_owned(), name.to_owned());
         rows.push(row);
@@ -162,7 +224,15 @@ fn names_are_those_of_the_default_plans_and_differ() {
     let of = service();
     let names = names(&rows, &[("s", &of)].into());
     let names: Vec<_> = rows.iter().map(|row| names[&row.id].as_str()).collect();
-    assert_eq!(names, ["redis-hobby-dev", "redis-hobby-dev-bbbbbbbb", "redis-hobby-dev-cccccccc", "redis-unnamed"]);
+    assert_eq!(
+        names,
+        [
+            "redis-hobby-dev",
+            "redis-hobby-dev-bbbbbbbb",
+            "redis-hobby-dev-cccccccc",
+            "redis-unnamed"
+        ]
+    );
     let mut row = rows.remove(1);
     row.description = String::new();
     let Rendered { plan, notes, .. } = rendered(&row).unwrap();

@@ -137,10 +137,18 @@ impl fmt::Display for Report {
             }
         }
         let heads = ["imported", "already", "skipped", "needs a decision"];
-        writeln!(f, "\n{:12} {:>8} {:>8} {:>8} {:>16}", "", heads[0], heads[1], heads[2], heads[3])?;
+        writeln!(
+            f,
+            "\n{:12} {:>8} {:>8} {:>8} {:>16}",
+            "", heads[0], heads[1], heads[2], heads[3]
+        )?;
         for kind in Kind::ALL {
             let [imported, known, skipped, undecided] = self.counts(kind);
-            writeln!(f, "{:12} {imported:>8} {known:>8} {skipped:>8} {undecided:>16}", kind.plural())?;
+            writeln!(
+                f,
+                "{:12} {imported:>8} {known:>8} {skipped:>8} {undecided:>16}",
+                kind.plural()
+            )?;
         }
         if self.dry_run {
             writeln!(f, "\nNothing was written: this is what an import would do.")?;
@@ -168,7 +176,11 @@ mod tests {
             lines: vec![
                 line(Kind::Plan, "p-1", Fate::Imported),
                 line(Kind::Instance, "i-1", Fate::Imported),
-                line(Kind::Instance, "i-2", Fate::NeedsDecision("it is gone: delete it".to_owned())),
+                line(
+                    Kind::Instance,
+                    "i-2",
+                    Fate::NeedsDecision("it is gone: delete it".to_owned()),
+                ),
                 line(Kind::Task, "t-1", Fate::Skipped("finished".to_owned())),
             ],
             dry_run: true,
@@ -184,7 +196,10 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         let instances = text.lines().find(|line| line.starts_with("instances")).unwrap();
-        assert_eq!(instances.split_whitespace().skip(1).collect::<Vec<_>>(), ["1", "0", "0", "1"]);
+        assert_eq!(
+            instances.split_whitespace().skip(1).collect::<Vec<_>>(),
+            ["1", "0", "0", "1"]
+        );
         assert!(!text.contains("t-1"), "{text}");
         assert_eq!(report.undecided(), 1);
     }

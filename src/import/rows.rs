@@ -49,7 +49,11 @@ pub fn rows(old: &Old, plans: &BTreeMap<String, PlanFate>, facts: &Facts) -> Vec
     for resource in old.resources.iter().filter(|resource| !resource.deleted) {
         *names.entry(cache_of(resource, plans)).or_default() += 1;
     }
-    let shared: BTreeSet<_> = names.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
+    let shared: BTreeSet<_> = names
+        .into_iter()
+        .filter(|(_, count)| *count > 1)
+        .map(|(name, _)| name)
+        .collect();
     let mut pools = facts.holdings.pools.clone();
     let mut entries = Vec::new();
     for resource in &old.resources {
@@ -64,7 +68,11 @@ pub fn rows(old: &Old, plans: &BTreeMap<String, PlanFate>, facts: &Facts) -> Vec
         entries.push(row.judge(&mut pools));
         entries.extend(own.iter().filter(|task| !task.is_open()).map(|task| {
             let why = if task.deleted { "deleted" } else { task.status.as_str() };
-            skipped(Kind::Task, &task.id, format!("{} of {} is {why}", task.action, task.resource))
+            skipped(
+                Kind::Task,
+                &task.id,
+                format!("{} of {} is {why}", task.action, task.resource),
+            )
         }));
         let wanted = entries.iter().rev().find(|entry| entry.line.id == resource.id);
         let written = wanted.is_some_and(|entry| matches!(entry.line.fate, Fate::Imported | Fate::Known));
@@ -73,7 +81,11 @@ pub fn rows(old: &Old, plans: &BTreeMap<String, PlanFate>, facts: &Facts) -> Vec
     entries.extend(tasks.into_values().flatten().map(|task| {
         let why = format!("there is no resource {} that it could be about", task.resource);
         if task.is_open() {
-            decision(Kind::Task, &task.id, format!("{why}: delete the task in the old database"))
+            decision(
+                Kind::Task,
+                &task.id,
+                format!("{why}: delete the task in the old database"),
+            )
         } else {
             skipped(Kind::Task, &task.id, why)
         }
@@ -88,7 +100,11 @@ fn cache_of<'a>(resource: &'a OldResource, plans: &'a BTreeMap<String, PlanFate>
         _ => "",
     };
     // One that was never made has no name that it could share.
-    let name = if resource.name.is_empty() { resource.id.clone() } else { resource.name.clone() };
+    let name = if resource.name.is_empty() {
+        resource.id.clone()
+    } else {
+        resource.name.clone()
+    };
     (place, name)
 }
 
@@ -351,7 +367,10 @@ impl Row<'_> {
             name,
             awaited,
         };
-        let organization = sound.organization.filter(|owner| owner != PREPROVISIONED).unwrap_or_default();
+        let organization = sound
+            .organization
+            .filter(|owner| owner != PREPROVISIONED)
+            .unwrap_or_default();
         let new = self.imported(plan, usable.revision, organization, standing)?;
         let mut line = line(Kind::Instance, &resource.id, Fate::Imported);
         line.notes = notes;
@@ -371,7 +390,9 @@ impl Row<'_> {
         }
         let (plan, usable) = self.usable()?;
         self.settled()?;
-        let room = usable.preprovision.saturating_sub(pools.get(&plan.name).copied().unwrap_or_default());
+        let room = usable
+            .preprovision
+            .saturating_sub(pools.get(&plan.name).copied().unwrap_or_default());
         let sound = self.sound(usable)?;
         if room == 0 {
             return Err(Refused::Decide(format!(
@@ -448,14 +469,21 @@ impl Row<'_> {
         let fits = name.len() <= MAX_NAME
             && name.starts_with(|first: char| first.is_ascii_lowercase())
             && name.ends_with(|last: char| last.is_ascii_lowercase() || last.is_ascii_digit())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !fits {
             return Err(Refused::Decide(format!(
                 "{name} cannot be the name of a CacheInstance, which has at most {MAX_NAME} lower-case letters, digits and \
                  hyphens: order another cache and give this one back"
             )));
         }
-        if self.facts.watched.as_ref().is_some_and(|watched| !watched.contains(&namespace)) {
+        if self
+            .facts
+            .watched
+            .as_ref()
+            .is_some_and(|watched| !watched.contains(&namespace))
+        {
             return Err(Refused::Decide(format!(
                 "it is in namespace {namespace}, which WATCH_NAMESPACES does not have: add it, for the broker too"
             )));
@@ -523,7 +551,10 @@ impl Row<'_> {
             )));
         }
         let mut notes = Vec::new();
-        if let Some(address) = address.as_ref().filter(|address| is_other(&self.resource.endpoint, address)) {
+        if let Some(address) = address
+            .as_ref()
+            .filter(|address| is_other(&self.resource.endpoint, address))
+        {
             notes.push(format!(
                 "{id} answers at {address}, and applications were told {}",
                 self.resource.endpoint
@@ -548,7 +579,11 @@ impl Row<'_> {
         let annotations = deployment.metadata.annotations.as_ref();
         let mut notes = Vec::new();
         let port = adopt::port(service).unwrap_or_default();
-        let told = self.resource.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let told = self
+            .resource
+            .endpoint
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse::<u16>().ok());
         if told.is_some_and(|told| told != port) {
             notes.push(format!(
                 "Service {name} answers at port {port}, and applications were told {}",

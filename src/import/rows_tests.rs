@@ -70,7 +70,10 @@ fn plans() -> BTreeMap<String, PlanFate> {
     [
         ("aws", plan("redis-aws", usable(OldProvider::AwsRedis))),
         ("k8s", plan("memcached-k8s", usable(OldProvider::KubernetesMemcached))),
-        ("broken", plan("broken", Err("invalid details: correct them".to_owned()))),
+        (
+            "broken",
+            plan("broken", Err("invalid details: correct them".to_owned())),
+        ),
     ]
     .map(|(id, plan)| (id.to_owned(), plan))
     .into()
@@ -95,7 +98,10 @@ fn facts() -> Facts {
                 ("c2", cluster(&|_| {})),
                 ("member", cluster(&|one| one.group = Some("g".to_owned()))),
                 ("three", cluster(&|one| one.nodes = 3)),
-                ("memcached", cluster(&|one| one.engine = Some(crate::api::EngineType::Memcached))),
+                (
+                    "memcached",
+                    cluster(&|one| one.engine = Some(crate::api::EngineType::Memcached)),
+                ),
                 ("leaving", cluster(&|one| one.deleting = true)),
                 ("owned", cluster(&|one| one.owner = Some("u".to_owned()))),
             ]
@@ -103,7 +109,9 @@ fn facts() -> Facts {
             .into(),
         ),
         workloads: Looked::Found(
-            ["w1", "w2", "9w"].map(|name| (("memcached-system".to_owned(), name.to_owned()), workload(name))).into(),
+            ["w1", "w2", "9w"]
+                .map(|name| (("memcached-system".to_owned(), name.to_owned()), workload(name)))
+                .into(),
         ),
         watched: None,
         namespaces: crate::api::Namespaces {
@@ -164,13 +172,22 @@ fn an_instance_is_taken_over_where_its_cache_is() {
     else {
         panic!("{new:?}")
     };
-    assert_eq!((provider_id.as_str(), namespace.as_str(), name, awaited), ("C1", "redis-system", &made_up, &None));
+    assert_eq!(
+        (provider_id.as_str(), namespace.as_str(), name, awaited),
+        ("C1", "redis-system", &made_up, &None)
+    );
 
     let entry = one(resource("i2", "w1", "k8s"));
     let new = instance(&entry);
     assert_eq!(new.organization_guid, "org-1");
-    let Standing::Present { namespace, name, .. } = &new.standing else { panic!() };
-    assert_eq!((namespace.as_str(), name.as_str()), ("memcached-system", "w1"), "its host name is kept");
+    let Standing::Present { namespace, name, .. } = &new.standing else {
+        panic!()
+    };
+    assert_eq!(
+        (namespace.as_str(), name.as_str()),
+        ("memcached-system", "w1"),
+        "its host name is kept"
+    );
 }
 
 #[test]
@@ -206,9 +223,16 @@ fn what_is_broken_is_told_with_what_to_do() {
             facts.watched = Some(["redis-system".to_owned()].into());
         }
         let entry = judged(vec![resource("i", name, plan)], Vec::new(), &facts).remove(0);
-        assert!(entry.write.is_none() && why(&entry).contains(part), "{name}: {:?}", entry.line);
+        assert!(
+            entry.write.is_none() && why(&entry).contains(part),
+            "{name}: {:?}",
+            entry.line
+        );
     }
-    assert!(matches!(one(resource("i", "leaving", "aws")).line.fate, Fate::Skipped(_)));
+    assert!(matches!(
+        one(resource("i", "leaving", "aws")).line.fate,
+        Fate::Skipped(_)
+    ));
     assert!(why(&one(resource("", "c1", "aws"))).contains("its id must not be empty"));
     let mut off = facts();
     off.clusters = Looked::Not("set AWS_REGION".to_owned());
@@ -218,7 +242,11 @@ fn what_is_broken_is_told_with_what_to_do() {
 
 #[test]
 fn a_cache_that_was_handed_out_twice_is_nobodys_to_guess() {
-    let rows = vec![resource("i1", "c1", "aws"), resource("i2", "c1", "aws"), resource("i3", "c2", "aws")];
+    let rows = vec![
+        resource("i1", "c1", "aws"),
+        resource("i2", "c1", "aws"),
+        resource("i3", "c2", "aws"),
+    ];
     let entries = judged(rows, Vec::new(), &facts());
     for entry in &entries[..2] {
         assert!(why(entry).contains("handed out twice"), "{:?}", entry.line);
@@ -230,8 +258,17 @@ fn a_cache_that_was_handed_out_twice_is_nobodys_to_guess() {
 fn tasks_are_carried_on_where_they_can_be() {
     // What the old broker works on is left to it.
     for action in ["delete", "change-plans", "change-providers", "restore"] {
-        for (status, open) in [("pending", true), ("started", true), ("finished", false), ("failed", false)] {
-            let entries = judged(vec![resource("i", "c1", "aws")], vec![task("t", "i", action, status)], &facts());
+        for (status, open) in [
+            ("pending", true),
+            ("started", true),
+            ("finished", false),
+            ("failed", false),
+        ] {
+            let entries = judged(
+                vec![resource("i", "c1", "aws")],
+                vec![task("t", "i", action, status)],
+                &facts(),
+            );
             assert_eq!(entries[0].write.is_none(), open, "{action} {status}");
             if open {
                 assert!(why(&entries[0]).contains("task t"), "{:?}", entries[0].line);
@@ -249,9 +286,19 @@ fn tasks_are_carried_on_where_they_can_be() {
         ("notify-create-service-webhook", "failed", None),
         ("notify-create-binding-webhook", "pending", None),
     ] {
-        let entries = judged(vec![resource("i", "c1", "aws")], vec![task("t", "i", action, status)], &facts());
-        let Standing::Present { awaited, .. } = &instance(&entries[0]).standing else { panic!() };
-        assert_eq!(awaited.as_ref().map(|awaited| awaited.usable), usable, "{action} {status}");
+        let entries = judged(
+            vec![resource("i", "c1", "aws")],
+            vec![task("t", "i", action, status)],
+            &facts(),
+        );
+        let Standing::Present { awaited, .. } = &instance(&entries[0]).standing else {
+            panic!()
+        };
+        assert_eq!(
+            awaited.as_ref().map(|awaited| awaited.usable),
+            usable,
+            "{action} {status}"
+        );
         let hook = action == "notify-create-service-webhook" && status == "started";
         assert_eq!(awaited.as_ref().is_some_and(|awaited| awaited.webhook.is_some()), hook);
         assert_eq!(entries[1].line.fate == Fate::Imported, hook, "{:?}", entries[1].line);
@@ -263,7 +310,10 @@ fn a_webhook_that_cannot_be_sent_keeps_no_instance_from_being_imported() {
     for (metadata, part) in [
         ("nonsense", "no JSON object"),
         (r#"{"url":7,"secret":""}"#, "no JSON object"),
-        (r#"{"url":"http://10.0.0.1/","secret":"s3cret"}"#, "WEBHOOK_ALLOW_PRIVATE"),
+        (
+            r#"{"url":"http://10.0.0.1/","secret":"s3cret"}"#,
+            "WEBHOOK_ALLOW_PRIVATE",
+        ),
     ] {
         let mut task = task("t", "i", "notify-create-service-webhook", "pending");
         task.metadata = metadata.to_owned();
@@ -286,10 +336,23 @@ fn caches_made_ahead_fill_the_pool_and_no_more() {
         ..resource(id, name, "aws")
     };
     let id = "0123456789abcdef0123456789abcdef";
-    let entries = judged(vec![ahead(id, "c1"), ahead("other", "c2"), ahead("none", "")], Vec::new(), &facts());
-    let Some(Write::Member(member)) = &entries[0].write else { panic!("{:?}", entries[0]) };
-    assert_eq!((member.provider_id.as_str(), member.name.as_str()), ("c1", "pool-0123456789abcdef0123"));
-    assert!(why(&entries[1]).contains("raise spec.preprovision"), "{:?}", entries[1].line);
+    let entries = judged(
+        vec![ahead(id, "c1"), ahead("other", "c2"), ahead("none", "")],
+        Vec::new(),
+        &facts(),
+    );
+    let Some(Write::Member(member)) = &entries[0].write else {
+        panic!("{:?}", entries[0])
+    };
+    assert_eq!(
+        (member.provider_id.as_str(), member.name.as_str()),
+        ("c1", "pool-0123456789abcdef0123")
+    );
+    assert!(
+        why(&entries[1]).contains("raise spec.preprovision"),
+        "{:?}",
+        entries[1].line
+    );
     assert!(matches!(entries[2].line.fate, Fate::Skipped(_)));
 }
 

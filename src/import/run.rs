@@ -109,12 +109,19 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     for entry in entries {
         report.lines.push(write(options, entry).await?);
     }
-    let to_apply: Vec<_> = files.into_iter().filter(|file| !file.standing).map(|file| file.plan).collect();
+    let to_apply: Vec<_> = files
+        .into_iter()
+        .filter(|file| !file.standing)
+        .map(|file| file.plan)
+        .collect();
     let missing = to_apply.len();
     if options.apply && !options.dry_run {
         for plan in to_apply {
             create_plan(&options.client, &plan, false).await?.map_err(|refusal| {
-                format!("applying CachePlan {}: {refusal}", plan.metadata.name.as_deref().unwrap_or_default())
+                format!(
+                    "applying CachePlan {}: {refusal}",
+                    plan.metadata.name.as_deref().unwrap_or_default()
+                )
             })?;
         }
     } else if missing > 0 {
@@ -123,7 +130,9 @@ pub async fn run(options: &Options) -> Result<Report, String> {
                 "{missing} plans are not in the cluster: `kubectl apply --server-side -k {}`, or import with --apply.",
                 folder.join("plans").display()
             ),
-            None => format!("{missing} plans are not in the cluster: import with --apply, or with --out to apply them yourself."),
+            None => format!(
+                "{missing} plans are not in the cluster: import with --apply, or with --out to apply them yourself."
+            ),
         });
     }
     Ok(report)
@@ -171,7 +180,10 @@ async fn plan(
     let notes = rendered.notes.clone();
     let stands = standing.get(&offer.id);
     if stands.is_none() {
-        if let Some(other) = standing.values().find(|plan| plan.metadata.name.as_ref() == Some(&offer.name)) {
+        if let Some(other) = standing
+            .values()
+            .find(|plan| plan.metadata.name.as_ref() == Some(&offer.name))
+        {
             let why = format!(
                 "CachePlan {0} has its name and the id {1}: `kubectl delete cacheplan {0}`, and import again",
                 offer.name, other.spec.id
@@ -211,10 +223,13 @@ async fn plan(
         },
         standing: stands.is_some(),
     });
-    let name = stands.and_then(|plan| plan.metadata.name.clone()).unwrap_or_else(|| offer.name.clone());
+    let name = stands
+        .and_then(|plan| plan.metadata.name.clone())
+        .unwrap_or_else(|| offer.name.clone());
     let fate = if stands.is_some() { Fate::Known } else { Fate::Imported };
     if stands.is_none() && !options.apply && !options.dry_run {
-        let why = format!("CachePlan {name} is not in the cluster: import with --apply, or apply the file that --out writes");
+        let why =
+            format!("CachePlan {name} is not in the cluster: import with --apply, or apply the file that --out writes");
         return Ok((line(Fate::Skipped(why.clone()), &notes), Err(why)));
     }
     let number = match number {
@@ -226,15 +241,12 @@ async fn plan(
 }
 
 /// Records a revision as the operator will, which finds it recorded.
-async fn record(
-    options: &Options,
-    id: &str,
-    spec: &CachePlanSpec,
-    stands: Option<&CachePlan>,
-) -> Result<i64, String> {
+async fn record(options: &Options, id: &str, spec: &CachePlanSpec, stands: Option<&CachePlan>) -> Result<i64, String> {
     let id: PlanId = id.parse().map_err(|error| format!("plan {id:?}: its id {error}"))?;
     let (data, digest) = recorded(spec).map_err(|error| format!("plan {}: {error}", id.as_str()))?;
-    let kept = stands.and_then(|plan| plan.status.as_ref()?.revision).map(|number| (number, digest.clone()));
+    let kept = stands
+        .and_then(|plan| plan.status.as_ref()?.revision)
+        .map(|number| (number, digest.clone()));
     let revision = options.ledger.plan_revision(&id, &data, &digest, kept).await;
     revision.map_err(|error| error.to_string())
 }

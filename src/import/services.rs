@@ -11,7 +11,10 @@ use crate::osb::{Service, Services};
 /// # Errors
 /// Why it cannot be one, and what to do.
 pub fn service(row: &OldService) -> Result<Service, String> {
-    let id = row.id.parse().map_err(|error| format!("its id {error}: correct it in the old database"))?;
+    let id = row
+        .id
+        .parse()
+        .map_err(|error| format!("its id {error}: correct it in the old database"))?;
     let text = |text: &String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     let mut metadata = Map::new();
     // What readers of the old catalog look for.
@@ -77,7 +80,10 @@ mod tests {
         };
         let text = file(vec![service(&row).unwrap()]).unwrap();
         let read = Services::parse(&text).unwrap().services.remove(0);
-        assert_eq!((read.id.as_str(), read.name.as_str()), (row.id.as_str(), "akkeris-redis"));
+        assert_eq!(
+            (read.id.as_str(), read.name.as_str()),
+            (row.id.as_str(), "akkeris-redis")
+        );
         assert_eq!(read.tags, ["Data Stores", "Redis"]);
         assert_eq!(read.image.as_deref(), Some("data:image/png;base64,AA=="));
         assert_eq!(read.metadata["name"], "Akkeris Redis");
@@ -92,7 +98,10 @@ mod tests {
             ..OldService::default()
         };
         let service = service(&row).unwrap();
-        assert_eq!((service.name.as_str(), service.description.as_str()), ("my-redis", "My_Redis"));
+        assert_eq!(
+            (service.name.as_str(), service.description.as_str()),
+            ("my-redis", "My_Redis")
+        );
         assert!(file(vec![service]).is_ok());
         assert!(super::service(&OldService::default()).is_err());
     }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{InstanceId, Ledger, LedgerError, MemberState, PlanId, ServiceId, WebhookTarget, instances, listen, webhooks};
+use super::{
+    InstanceId, Ledger, LedgerError, MemberState, PlanId, ServiceId, WebhookTarget, instances, listen, webhooks,
+};
 
 /// The request that an import is in the history of an instance.
 const CALLER: &str = "cache-broker import";
@@ -187,13 +189,28 @@ impl Ledger {
                 namespace,
                 name,
                 awaited,
-            } => (Some(provider_id), namespace.as_str(), name.as_str(), awaited.as_ref(), None),
+            } => (
+                Some(provider_id),
+                namespace.as_str(),
+                name.as_str(),
+                awaited.as_ref(),
+                None,
+            ),
         };
         let webhook = match awaited.and_then(|awaited| awaited.webhook.as_ref()) {
             Some(target) => Some(self.seal_json(&instances::webhook_place(id), target)?),
             None => None,
         };
         let usable = awaited.is_none_or(|awaited| awaited.usable);
+        let (desired, applied, reason, message) = match gone_at {
+            Some(_) => ("absent", 1_i64, "Deleted", None),
+            None => (
+                "present",
+                0,
+                "Creating",
+                Some("being taken over from the broker before"),
+            ),
+        };
         let mut client = self.client().await?;
         let tx = client.transaction().await.map_err(refused())?;
         let written = tx
@@ -201,13 +218,7 @@ impl Ledger {
                 "insert into instances (id, service_id, plan_id, plan_name, plan_revision, organization_guid,
                     space_guid, parameters, webhook, namespace, name, adopt, adopt_plan, adopt_revision, created_at,
                     provisioned_at, deleted_at, desired, applied_revision, reason, message)
-                 values ($1, $2, $3, $4, $5, $6, '', $7, $8, $9, $10, $11::text,
-                    case when $11::text is not null then $4 end, case when $11::text is not null then $5 end, $12,
-                    case when $13 then $12 end, $14::timestamptz,
-                    case when $14::timestamptz is null then 'present' else 'absent' end,
-                    case when $14::timestamptz is null then 0 else 1 end,
-                    case when $14::timestamptz is null then 'Creating' else 'Deleted' end,
-                    case when $14::timestamptz is null then 'being taken over from the broker before' end)
+                 values ($1, $2, $3, $4, $5, $6, '', $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
                  on conflict do nothing returning desired_revision",
                 &[
                     &id.as_str(),
@@ -221,9 +232,15 @@ impl Ledger {
                     &namespace,
                     &name,
                     &provider_id,
+                    &provider_id.map(|_| &new.plan_name),
+                    &provider_id.map(|_| new.plan_revision),
                     &new.created_at,
-                    &usable,
+                    &usable.then_some(new.created_at),
                     &gone_at,
+                    &desired,
+                    &applied,
+                    &reason,
+                    &message,
                 ],
             )
             .await

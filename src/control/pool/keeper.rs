@@ -208,7 +208,13 @@ impl Keeper {
         let (want, problem) = match &pool.plan {
             Some(plan) => self.want(plan),
             // Those that another broker made are on record before their plan is applied.
-            None if pool.members.iter().any(|member| member.adopt.is_some() && member.uid.is_none()) => (Want::Hold, None),
+            None if pool
+                .members
+                .iter()
+                .any(|member| member.adopt.is_some() && member.uid.is_none()) =>
+            {
+                (Want::Hold, None)
+            }
             None => (nothing(), None),
         };
         let members: Vec<_> = pool.members.iter().map(|known| self.member(known, pool)).collect();

@@ -96,7 +96,10 @@ pub fn judge<'a>(
     uid: Option<&str>,
 ) -> Result<(&'a Deployment, &'a Service), Objection> {
     let own = || name.to_owned();
-    let deployment = found.deployment.as_deref().ok_or_else(|| Objection::NoDeployment(own()))?;
+    let deployment = found
+        .deployment
+        .as_deref()
+        .ok_or_else(|| Objection::NoDeployment(own()))?;
     let service = found.service.as_deref().ok_or_else(|| Objection::NoService(own()))?;
     is_free("Deployment", &deployment.metadata, uid)?;
     is_free("Service", &service.metadata, uid)?;
@@ -106,7 +109,11 @@ pub fn judge<'a>(
     if selector.is_none_or(|selector| selector.is_empty() || Some(selector) != labels) {
         return Err(Objection::Elsewhere(own()));
     }
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).map_or(0, Vec::len);
+    let ports = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_ref())
+        .map_or(0, Vec::len);
     if ports != 1 {
         return Err(Objection::Ports(own(), ports));
     }
@@ -114,8 +121,13 @@ pub fn judge<'a>(
     if pods != 1 {
         return Err(Objection::Pods(own(), pods));
     }
-    let containers = spec.and_then(|spec| spec.template.spec.as_ref()).map(|pod| &pod.containers);
-    if containers.and_then(|containers| containers.first()).is_none_or(|first| !runs(engine, first)) {
+    let containers = spec
+        .and_then(|spec| spec.template.spec.as_ref())
+        .map(|pod| &pod.containers);
+    if containers
+        .and_then(|containers| containers.first())
+        .is_none_or(|first| !runs(engine, first))
+    {
         return Err(Objection::OtherEngine(own(), engine));
     }
     Ok((deployment, service))
@@ -191,9 +203,15 @@ fn claim(desired: &Desired, kind: Kind, metadata: &ObjectMeta) -> Option<Claim> 
         return None;
     }
     let ours = objects::metadata(desired, &desired.name);
-    let ours = ours.get("ownerReferences").and_then(Value::as_array).cloned().unwrap_or_default();
+    let ours = ours
+        .get("ownerReferences")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let others = metadata.owner_references.iter().flatten();
-    let others = others.filter(|owner| owner.uid != desired.uid).map(|owner| json!(owner));
+    let others = others
+        .filter(|owner| owner.uid != desired.uid)
+        .map(|owner| json!(owner));
     let owners: Vec<_> = others.chain(ours).collect();
     Some(Claim {
         kind,
@@ -218,8 +236,12 @@ pub async fn find(client: &Client, desired: &Desired) -> Result<Found, Fault> {
     let deployment = timed(deployments.get_opt(name)).await;
     let service = timed(services.get_opt(name)).await;
     Ok(Found {
-        deployment: deployment.map_err(|refusal| refusal.fault(&what("Deployment")))?.map(Arc::new),
-        service: service.map_err(|refusal| refusal.fault(&what("Service")))?.map(Arc::new),
+        deployment: deployment
+            .map_err(|refusal| refusal.fault(&what("Deployment")))?
+            .map(Arc::new),
+        service: service
+            .map_err(|refusal| refusal.fault(&what("Service")))?
+            .map(Arc::new),
     })
 }
 
@@ -230,8 +252,13 @@ pub fn port(service: &Service) -> Option<u16> {
 }
 
 /// The objects of a list by namespace and name.
-pub fn by_name<K: ResourceExt>(objects: impl IntoIterator<Item = K>) -> impl Iterator<Item = ((String, String), Arc<K>)> {
-    objects
-        .into_iter()
-        .map(|object| ((object.namespace().unwrap_or_default(), object.name_any()), Arc::new(object)))
+pub fn by_name<K: ResourceExt>(
+    objects: impl IntoIterator<Item = K>,
+) -> impl Iterator<Item = ((String, String), Arc<K>)> {
+    objects.into_iter().map(|object| {
+        (
+            (object.namespace().unwrap_or_default(), object.name_any()),
+            Arc::new(object),
+        )
+    })
 }

@@ -57,7 +57,10 @@ fn take_over(desired: &Desired, cluster: &mut Cluster) -> usize {
         let Next::Act(step) = decision.step else {
             panic!("{:?}", decision.report)
         };
-        assert_eq!(decision.report.record.serving, None, "nothing is on record before it is ours");
+        assert_eq!(
+            decision.report.record.serving, None,
+            "nothing is on record before it is ours"
+        );
         cluster.act(desired, &step);
         writes += 1;
     }
@@ -92,9 +95,17 @@ fn nothing_of_it_is_changed_and_its_address_is_published() {
         let before = found(engine, port);
         assert_eq!(take_over(&desired, &mut cluster), 1);
         let (steps, decision) = settle(&desired, &mut cluster);
-        assert_eq!(said(&decision), (Progress::Ready, Reason::Available), "{:?}", decision.report);
+        assert_eq!(
+            said(&decision),
+            (Progress::Ready, Reason::Available),
+            "{:?}",
+            decision.report
+        );
         let address = format!("i.n.svc.cluster.local:{port}");
-        assert_eq!(decision.report.endpoint, Some(Endpoint::new("i.n.svc.cluster.local", port, false)));
+        assert_eq!(
+            decision.report.endpoint,
+            Some(Endpoint::new("i.n.svc.cluster.local", port, false))
+        );
         // The NetworkPolicy chooses none of its Pods; beside it, only the Secret for applications is written.
         assert!(
             matches!(&steps[..], [Step::Apply(shared), Step::Secret(SecretStep::ApplyConnection(_))]
@@ -103,9 +114,18 @@ fn nothing_of_it_is_changed_and_its_address_is_published() {
         );
         let live = &cluster.observed.deployments["i"];
         assert_eq!(live.spec, before.deployment.unwrap().spec);
-        assert_eq!(live.metadata.labels.as_ref().unwrap()["app"], "i", "{:?}", live.metadata);
+        assert_eq!(
+            live.metadata.labels.as_ref().unwrap()["app"],
+            "i",
+            "{:?}",
+            live.metadata
+        );
         assert_eq!(service(&cluster).spec, before.service.unwrap().spec);
-        let known = if engine == "redis" { ("REDIS_URL", format!("redis://{address}")) } else { ("MEMCACHED_URL", address) };
+        let known = if engine == "redis" {
+            ("REDIS_URL", format!("redis://{address}"))
+        } else {
+            ("MEMCACHED_URL", address)
+        };
         assert_eq!(secret(&cluster, known.0), Some(known.1));
         assert_eq!(secret(&cluster, "password"), None);
         assert!(!cluster.observed.secrets.contains_key("i-auth"));
@@ -130,7 +150,12 @@ fn another_plan_or_a_restart_comes_beside_it_behind_the_same_service() {
                 changed.plan.kubernetes.as_mut().unwrap().memory = "256Mi".parse().unwrap();
             }
             let (_, decision) = settle(&changed, &mut cluster);
-            assert_eq!(said(&decision), (Progress::Ready, Reason::Available), "{:?}", decision.report);
+            assert_eq!(
+                said(&decision),
+                (Progress::Ready, Reason::Available),
+                "{:?}",
+                decision.report
+            );
             assert_eq!(decision.report.endpoint.as_ref().unwrap().port, port);
             let names = deployments(&cluster);
             assert!(names.len() == 1 && names[0].starts_with("i-"), "{names:?}");
@@ -138,12 +163,25 @@ fn another_plan_or_a_restart_comes_beside_it_behind_the_same_service() {
             assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
             let [one] = &spec.ports.unwrap()[..] else { panic!() };
             let target = if engine == "redis" { 6379 } else { 11211 };
-            assert_eq!((one.port, &one.target_port), (i32::from(port), &Some(IntOrString::Int(target))));
+            assert_eq!(
+                (one.port, &one.target_port),
+                (i32::from(port), &Some(IntOrString::Int(target)))
+            );
             // Clients of an open redis know of no password, and go on without.
-            let pod = cluster.observed.deployments[names[0]].spec.clone().unwrap().template.spec.unwrap();
+            let pod = cluster.observed.deployments[names[0]]
+                .spec
+                .clone()
+                .unwrap()
+                .template
+                .spec
+                .unwrap();
             assert!(pod.volumes.unwrap_or_default().is_empty());
             let args = pod.containers[0].args.clone().unwrap();
-            assert_eq!(args.contains(&"--protected-mode".to_owned()), engine == "redis", "{args:?}");
+            assert_eq!(
+                args.contains(&"--protected-mode".to_owned()),
+                engine == "redis",
+                "{args:?}"
+            );
             assert_eq!(secret(&cluster, "password"), None);
             let rested = after(&changed, &decision);
             assert_eq!(settle(&rested, &mut cluster).0, []);
@@ -158,7 +196,12 @@ fn without_a_word_on_what_it_is_it_waits_for_leave_to_become_as_the_plan_says() 
     (desired.as_found, desired.consent) = (false, Consent::Withheld);
     take_over(&desired, &mut cluster);
     let (_, decision) = settle(&desired, &mut cluster);
-    assert_eq!(decision.report.reason, Reason::AwaitingMaintenance, "{:?}", decision.report);
+    assert_eq!(
+        decision.report.reason,
+        Reason::AwaitingMaintenance,
+        "{:?}",
+        decision.report
+    );
     assert_eq!(deployments(&cluster), ["i"]);
 }
 
@@ -202,7 +245,10 @@ fn what_is_somebodys_or_something_else_is_left_alone() {
         }]))
         .unwrap()
     };
-    assert_eq!(judge(&|deployment, _| deployment.metadata.owner_references = owner("u")), Ok(()));
+    assert_eq!(
+        judge(&|deployment, _| deployment.metadata.owner_references = owner("u")),
+        Ok(())
+    );
     let refused = judge(&|_, service| service.metadata.owner_references = owner("other"));
     assert!(matches!(refused, Err(Objection::Owned { .. })), "{refused:?}");
     let refused = judge(&|_, service| {

@@ -72,7 +72,12 @@ pub fn shared(desired: &Desired, spec: &KubernetesSpec) -> Vec<Manifest> {
 }
 
 /// The Service of a node at a port, leading to a port of the Pods with these labels.
-pub fn service(desired: &Desired, node: &str, (port, target): (u16, u16), selector: &BTreeMap<String, String>) -> Manifest {
+pub fn service(
+    desired: &Desired,
+    node: &str,
+    (port, target): (u16, u16),
+    selector: &BTreeMap<String, String>,
+) -> Manifest {
     let engine = desired.plan.engine.type_;
     let spec = json!({
         "type": "ClusterIP",
@@ -87,7 +92,9 @@ pub fn port(desired: &Desired, observed: &Observed, node: &str) -> u16 {
     let standing = || {
         let service = observed.services.get(node);
         let known = desired.published.endpoint.as_ref();
-        service.and_then(|service| adopt::port(service)).or(known.map(|known| known.port))
+        service
+            .and_then(|service| adopt::port(service))
+            .or(known.map(|known| known.port))
     };
     let standing = if desired.took_over_workload() { standing() } else { None };
     standing.unwrap_or_else(|| desired.plan.engine.type_.default_port())

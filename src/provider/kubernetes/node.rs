@@ -222,7 +222,10 @@ impl<'a> Look<'a> {
 
     /// It serves what it is to serve.
     fn settle(&self, serving: &Workload<'_>) -> Stage {
-        if let Some(stage) = self.put_right(serving).or_else(|| self.lead_to(&self.selector, self.port())) {
+        if let Some(stage) = self
+            .put_right(serving)
+            .or_else(|| self.lead_to(&self.selector, self.port()))
+        {
             return stage;
         }
         if !serving.is_available() {

@@ -140,7 +140,8 @@ impl Client {
         match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
             Ok(output) => {
                 let tags = output.tag_list().iter();
-                tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned()))).collect()
+                tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
+                    .collect()
             }
             Err(error) => {
                 tracing::debug!(arn, error = %DisplayErrorContext(&error), "reading tags");
