@@ -42,21 +42,10 @@ fn main() -> ExitCode {
             .settings
             .check_database()
             .map(|database| runtime.block_on(serve::audit(database, &instance))),
-        Some(Command::Import {
-            from,
-            dry_run,
-            out,
-            apply,
-        }) => {
-            let asked = serve::Import {
-                from,
-                dry_run,
-                out,
-                apply,
-            };
+        Some(Command::Import(asked)) => {
             let settings = line.settings.clone();
             match line.settings.check_database() {
-                Ok(database) => return imported(runtime.block_on(serve::import(settings, database, asked))),
+                Ok(database) => return imported(runtime.block_on(serve::import(settings, database, *asked))),
                 Err(error) => Err(error),
             }
         }

@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
-use crate::control::outbox;
+use crate::control::{deadlines, outbox};
 use crate::import::{self, Report};
 use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
 use crate::osb::limits::{CallerLimits, Counter};
-use crate::osb::server::Tls;
+use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{self, Checked, Namespaces, Settings, read_credentials};
+use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
@@ -73,24 +73,15 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
     Ok(())
 }
 
-/// What is to be imported.
-#[derive(Clone, Debug)]
-pub struct Import {
-    /// The old broker's database; the ledger's own if absent.
-    pub from: Option<DatabaseUrl>,
-    /// Whether nothing is to be written.
-    pub dry_run: bool,
-    /// The folder for plans and services.
-    pub out: Option<PathBuf>,
-    /// Whether plans are to be applied.
-    pub apply: bool,
-}
-
 /// Takes over what the old broker made.
 ///
 /// # Errors
 /// When something that it needs does not answer.
-pub async fn import(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), asked: Import) -> Result<Report, String> {
+pub async fn import(
+    settings: Settings,
+    (url, keys): (DatabaseUrl, KeyRing),
+    asked: ImportArguments,
+) -> Result<Report, String> {
     let client = kube_client(&settings).await?;
     let elasticache = match &settings.aws_region {
         Some(region) => Some(elasticache(&settings, region).await),
@@ -144,7 +135,12 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     let facade_listener = if role.serves_api() {
         let tls = match (&settings.tls_cert_file, &settings.tls_key_file) {
             (Some(certificate), Some(key)) if !settings.insecure => {
-                Some(Tls::read(certificate, key).map_err(|error| error.to_string())?)
+                let paths = tls::Paths {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    client_authority: settings.osb_client_ca_file.clone(),
+                };
+                Some(Tls::read(paths).map_err(|error| error.to_string())?)
             }
             _ => None,
         };
@@ -173,7 +169,11 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         let (catalog_changes, catalog) = watch::channel(None);
         let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
             .then(|| Tokens::new(client.clone(), settings.osb_token_audience.clone()));
-        let authenticator = Arc::new(Authenticator::new(osb_credentials.as_deref(), tokens));
+        let mut authenticator = Authenticator::new(osb_credentials.as_deref(), tokens);
+        if settings.osb_client_ca_file.is_some() && !settings.insecure_no_auth {
+            authenticator = authenticator.and_certificates();
+        }
+        let authenticator = Arc::new(authenticator);
         if let (Some(_), Some(path)) = (&osb_credentials, &settings.osb_credentials_file) {
             tasks.spawn(keep_credentials(path.clone(), authenticator.clone(), stopped.clone()));
         }
@@ -226,6 +226,13 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 let (ledger, client, stopped) = (ledger.clone(), client.clone(), stopped.clone());
                 tasks.spawn(async move {
                     outbox::run(ledger, client, stopped).await;
+                    Ok(())
+                });
+            }
+            {
+                let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
+                tasks.spawn(async move {
+                    deadlines::run(ledger, stopped).await;
                     Ok(())
                 });
             }

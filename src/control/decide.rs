@@ -191,8 +191,12 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         .status
         .as_ref()
         .is_some_and(|status| status.first_ready_time.is_some());
-    // What never became ready holds nobody's data.
-    let policy = if was_ready { policy } else { DeletionPolicy::Delete };
+    // What never became ready holds nobody's data, unless it was somebody's before.
+    let policy = if was_ready || instance.spec.adopt.is_some() {
+        policy
+    } else {
+        DeletionPolicy::Delete
+    };
     Opening::Proceed(Box::new(Desired {
         namespace: instance.namespace().unwrap_or_default(),
         name: instance.name_any(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::ListParams;
 use kube::{Api, Client};
 
@@ -15,6 +15,8 @@ use crate::provider::kubernetes::adopt::{Found, by_name};
 
 /// The tag that the old broker put the organization into.
 const BILLING_CODE: &str = "BillingCode";
+/// The label of a namespace that names the profile its Pods are held to (Kubernetes, "Pod Security Admission").
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// Every cache cluster of the region; the tags of those that are named.
 ///
@@ -61,6 +63,25 @@ fn described(live: &Live) -> Cluster {
         deleting: live.phase == Phase::Deleting,
         ..Cluster::default()
     }
+}
+
+/// Those of the old broker's namespaces that do not let its Pods be made again: they say nothing about the user they
+/// run as.
+pub async fn strict_namespaces(client: &Client) -> Vec<&'static str> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let mut strict = Vec::new();
+    for provider in [OldProvider::KubernetesMemcached, OldProvider::KubernetesRedis] {
+        let name = provider.namespace();
+        // Who may not read namespaces is told by the documentation.
+        let namespace = super::run::timed(api.get_opt(name)).await.ok().flatten();
+        let labels = namespace
+            .and_then(|namespace| namespace.metadata.labels)
+            .unwrap_or_default();
+        if labels.get(ENFORCED).is_some_and(|level| level == "restricted") {
+            strict.push(name);
+        }
+    }
+    strict
 }
 
 /// Every Deployment and Service of the namespaces that the old broker made some in.

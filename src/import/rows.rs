@@ -337,8 +337,8 @@ impl Row<'_> {
                     resource.name
                 ),
                 None => format!(
-                    "{} was imported into a pool, and the old broker has handed it out since: delete the CacheInstance \
-                     that adopts it with deletionPolicy Retain, and import again",
+                    "{} was imported into a pool, and the old broker has handed it out since: set \
+                     spec.deletionPolicy of the CacheInstance that adopts it to Retain, delete that, and import again",
                     resource.name
                 ),
             }));

@@ -109,6 +109,14 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     for entry in entries {
         report.lines.push(write(options, entry).await?);
     }
+    if options.kubernetes {
+        report.next.extend(look::strict_namespaces(&options.client).await.into_iter().map(|namespace| {
+            format!(
+                "A Pod of the old broker that ends in namespace {namespace} is not made again, since Pod Security refuses \
+                 it: `kubectl label --overwrite namespace {namespace} pod-security.kubernetes.io/enforce=baseline`."
+            )
+        }));
+    }
     let to_apply: Vec<_> = files
         .into_iter()
         .filter(|file| !file.standing)

@@ -46,26 +46,30 @@ pub enum Command {
     /// Takes over what akkeris/elasticache-broker made: writes its plans and services as YAML, and its instances, those
     /// given back, pending webhooks and caches made ahead into the ledger. It changes nothing in the old database and
     /// may run again at any time. Exit code 3: some rows need a decision.
-    Import {
-        /// The old broker's database; DATABASE_URL if absent, since both brokers can share one.
-        #[arg(long, env = "OLD_DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
-        from: Option<DatabaseUrl>,
-        /// Say what would be imported, and write nothing but the files of --out.
-        #[arg(long)]
-        dry_run: bool,
-        /// The folder to write plans and services to.
-        #[arg(long)]
-        out: Option<PathBuf>,
-        /// Apply the plans that are not in the cluster.
-        #[arg(long)]
-        apply: bool,
-    },
+    Import(Box<ImportArguments>),
     /// Prints who asked what of an instance, when, and how it ended.
     Audit {
         /// The OSB id of the instance.
         #[arg(long)]
         instance: InstanceId,
     },
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArguments {
+    /// The old broker's database; DATABASE_URL if absent, since both brokers can share one.
+    #[arg(long, env = "OLD_DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
+    pub from: Option<DatabaseUrl>,
+    /// Say what would be imported, and write nothing but the files of --out.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The folder to write plans and services to, as YAML.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Apply the plans that are not in the cluster.
+    #[arg(long)]
+    pub apply: bool,
 }
 
 /// Which parts of the broker a process runs.
@@ -171,6 +175,11 @@ pub struct Settings {
     /// For whom a bearer token must be meant; for the API server itself if absent.
     #[arg(long, env = "OSB_TOKEN_AUDIENCE")]
     pub osb_token_audience: Option<String>,
+
+    /// PEM file with the authorities whose client certificates let a caller in, under the certificate's subject; every
+    /// certificate of theirs does. Read again when it changes. OSB_CREDENTIALS_FILE is not needed then.
+    #[arg(long, env = "OSB_CLIENT_CA_FILE")]
+    pub osb_client_ca_file: Option<PathBuf>,
 
     /// Requests a second of one caller, on average; as many again may come at once. The catalog is not counted. 0 is no
     /// limit.
