@@ -46,7 +46,7 @@ pub async fn clusters(
         }
         let mut cluster = described(live);
         if let (Some(arn), true) = (&live.arn, named.contains(&live.id)) {
-            let mut tags = elasticache.tags(arn).await;
+            let mut tags = elasticache.tags(arn).await.unwrap_or_default();
             cluster.billing_code = tags.remove(BILLING_CODE);
             cluster.owner = tags.remove(OWNER_TAG).filter(|owner| owner != RELEASED);
         }

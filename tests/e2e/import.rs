@@ -16,7 +16,7 @@ use crate::osb::{MEMCACHED, Order, REDIS};
 use crate::provider::elasticache;
 use crate::receiver::Receiver;
 use crate::steady::Cache;
-use crate::world::{BROKER, PATIENCE, World, eventually, shared};
+use crate::world::{BROKER, PATIENCE, PROJECT, World, eventually, shared};
 
 /// What a client may be refused while one Pod takes the place of another.
 const UNNOTICED: Duration = Duration::from_millis(500);
@@ -468,6 +468,110 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
         .send()
         .await
         .unwrap();
+}
+
+/// The commands of docs/MIGRATING.md, block by block.
+fn documented() -> Vec<String> {
+    let text = fs::read_to_string(format!("{PROJECT}/docs/MIGRATING.md")).unwrap();
+    let blocks = text.split("```sh\n").skip(1);
+    blocks
+        .map(|block| block.split_once("```").unwrap().0.to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_documentation_does_what_it_says() {
+    let mut world = World::start(&[]).await;
+    let old = OldBroker::new(&world).await;
+    let name = "old-documented";
+    let details = json!({ "CacheNodeType": "cache.t4g.micro", "EngineVersion": "5.0.6" });
+    let on_aws = old.plan("documented", "aws-redis-instance", &details, "").await;
+    let details = json!({ "size_in_megabytes": "128", "version": "1.6.6" });
+    let in_cluster = old
+        .plan("documented", "kubernetes-memcached-instance", &details, "")
+        .await;
+    let (redis_address, memcached_address) = tokio::join!(
+        cluster(&world, name, "redis", "5.0.6", "cache.t4g.micro"),
+        workload(&world, "memcached-system", name, memcached(128, 11211), 11211),
+    );
+    let (first, second) = (id(), id());
+    old.resource(&first, name, &on_aws, &redis_address).await;
+    old.resource(&second, name, &in_cluster, &memcached_address).await;
+    let pod = pods(&world, "memcached-system", name).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!(
+        "{}:{}",
+        std::path::Path::new(BROKER).parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let run = async |world: &World, block: &str| {
+        println!("{block}");
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-e", "-u", "-o", "pipefail", "-c", block])
+            .current_dir(folder.path());
+        shell
+            .envs(world.sandbox.environment())
+            .env("PATH", &path)
+            .env("OLD_DATABASE_URL", &old.url);
+        let output = tokio::time::timeout(PATIENCE, shell.stdin(Stdio::null()).kill_on_drop(true).output());
+        let output = output.await.unwrap().unwrap();
+        assert!(output.status.success(), "{block}{}", said(&output));
+        said(&output)
+    };
+    let blocks = documented();
+    let [baseline, rehearse, services, move_, wait, let_go, forget, restrict] = &blocks[..] else {
+        panic!("{blocks:#?}")
+    };
+    run(&world, baseline).await;
+    assert_eq!(counted(&run(&world, rehearse).await, "instances"), [2, 0, 0, 0]);
+    run(&world, services).await;
+    run(&world, move_).await;
+    run(&world, wait).await;
+    for (instance, service, plan, address) in [
+        (&first, REDIS, &on_aws, &redis_address),
+        (&second, MEMCACHED, &in_cluster, &memcached_address),
+    ] {
+        let credentials = bound(&world, &ordered(instance, service, plan)).await;
+        assert!(credentials.to_string().contains(address.as_str()), "{credentials}");
+    }
+
+    // Back: the caches stand, and are nobody's.
+    run(&world, let_go).await;
+    for namespace in ["memcached-system", "redis-system"] {
+        assert_eq!(
+            world.kubectl(&["get", "cinst", "-n", namespace, "-o", "name"]).await,
+            ""
+        );
+    }
+    world.kill_broker().await;
+    run(&world, forget).await;
+    assert!(world.exists_in_elasticache(name));
+    let owners = "jsonpath={.items[*].metadata.ownerReferences}";
+    let objects = ["get", "deployments,services", "-n", "memcached-system", "-o", owners];
+    assert_eq!(world.kubectl(&objects).await, "");
+    assert_eq!(
+        pods(&world, "memcached-system", name).await,
+        pod,
+        "the Pod was not touched"
+    );
+    use_memcached(&memcached_address).await;
+
+    // And once more, to stay.
+    world.start_broker().await;
+    run(&world, move_).await;
+    run(&world, wait).await;
+    let order = ordered(&second, MEMCACHED, &in_cluster);
+    bound(&world, &order).await;
+    restart(&world, &order).await;
+    assert_eq!(
+        pods(&world, "memcached-system", name).await,
+        "",
+        "the Pod of the old broker is gone"
+    );
+    run(&world, restrict).await;
+    assert_eq!(old.sql.query("select from resources", &[]).await.unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
