@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
+use cache_broker::import::Report;
 use cache_broker::settings::{Command, CommandLine};
 use cache_broker::{api, serve, telemetry};
 
 /// The exit code for settings that cannot be understood or do not suffice.
 const BAD_SETTINGS: u8 = 2;
+/// The exit code for an import some rows of which need a decision.
+const UNDECIDED: u8 = 3;
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -39,6 +42,13 @@ fn main() -> ExitCode {
             .settings
             .check_database()
             .map(|database| runtime.block_on(serve::audit(database, &instance))),
+        Some(Command::Import(asked)) => {
+            let settings = line.settings.clone();
+            match line.settings.check_database() {
+                Ok(database) => return imported(runtime.block_on(serve::import(settings, database, *asked))),
+                Err(error) => Err(error),
+            }
+        }
         Some(Command::Crds { .. }) => Ok(Ok(())),
         None => line
             .settings
@@ -53,6 +63,20 @@ fn main() -> ExitCode {
             }
             ExitCode::from(BAD_SETTINGS)
         }
+    }
+}
+
+fn imported(outcome: Result<Report, String>) -> ExitCode {
+    match outcome {
+        Ok(report) => {
+            print!("{report}");
+            if report.undecided() == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(UNDECIDED)
+            }
+        }
+        Err(error) => told(Err(error)),
     }
 }
 

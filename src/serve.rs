@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
+use crate::import::{self, Report};
 use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
@@ -25,7 +26,7 @@ use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens}
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{Checked, Settings, read_credentials};
+use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
@@ -70,6 +71,40 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
         println!("{entry}");
     }
     Ok(())
+}
+
+/// Takes over what the old broker made.
+///
+/// # Errors
+/// When something that it needs does not answer.
+pub async fn import(
+    settings: Settings,
+    (url, keys): (DatabaseUrl, KeyRing),
+    asked: ImportArguments,
+) -> Result<Report, String> {
+    let client = kube_client(&settings).await?;
+    let elasticache = match &settings.aws_region {
+        Some(region) => Some(elasticache(&settings, region).await),
+        None => None,
+    };
+    let options = import::Options {
+        from: asked.from.unwrap_or_else(|| url.clone()),
+        dry_run: asked.dry_run,
+        out: asked.out,
+        apply: asked.apply,
+        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
+        client,
+        elasticache,
+        kubernetes: settings.use_kubernetes,
+        variable: settings::variable,
+        watched: match settings.watched() {
+            Namespaces::All => None,
+            Namespaces::Named(names) => Some(names),
+        },
+        namespaces: settings.namespaces(),
+        webhooks: Policy::new(settings.webhook_allow_private),
+    };
+    import::run(&options).await
 }
 
 /// Serves until told to stop.
@@ -347,13 +382,17 @@ fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync +
     }
 }
 
+async fn elasticache(settings: &Settings, region: &str) -> ElastiCacheClient {
+    let limits = Limits {
+        calls_per_second: settings.aws_calls_per_second,
+    };
+    ElastiCacheClient::new(region.to_owned(), settings.aws_endpoint_url.clone(), limits).await
+}
+
 async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Providers {
     let elasticache = match &settings.aws_region {
         Some(region) => {
-            let limits = Limits {
-                calls_per_second: settings.aws_calls_per_second,
-            };
-            let client = ElastiCacheClient::new(region.clone(), settings.aws_endpoint_url.clone(), limits).await;
+            let client = elasticache(settings, region).await;
             Some(ElastiCache {
                 poller: Poller::new(client, name_prefix, settings.elasticache_poll(), settings.resync()),
                 defaults: Defaults {

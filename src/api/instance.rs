@@ -143,9 +143,14 @@ pub struct Restore {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Adopt {
-    /// Its id in the provider: a replication group, cache cluster or Deployment.
+    /// Its id in the provider: a replication group or cache cluster; in the cluster a Deployment, with the Service that
+    /// leads to it, of this instance's own name.
     #[schemars(length(min = 1, max = 253))]
     pub provider_id: String,
+    /// The plan, and the revision of it, that the cache counts as an instance of as it was found. While the instance is at
+    /// that one and sets no parameters, what differs from the plan is told and not mended; without this it is mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<PlanRef>,
 }
 
 /// A user of a cache.

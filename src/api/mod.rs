@@ -50,6 +50,8 @@ pub mod annotations {
     pub const APPROVE_DISRUPTION: &str = "cache.akkeris.io/approve-disruption";
     /// `"true"` has a cache whose place another one took deleted before its time of grace is over.
     pub const RELEASE_SUPERSEDED: &str = "cache.akkeris.io/release-superseded";
+    /// The old broker's provider of a plan that was imported from it.
+    pub const IMPORTED: &str = "cache.akkeris.io/imported-from";
     /// Has a cache made anew that is gone from its provider: `"true"`, or the generation of the one spec it is meant for.
     pub const RECREATE: &str = "cache.akkeris.io/recreate";
     /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.

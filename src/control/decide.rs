@@ -12,7 +12,7 @@ use super::update::update;
 use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
 use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
-    Order, PlanState, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
+    Order, PlanRef, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
 };
 use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
 
@@ -163,9 +163,9 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         return say(Progress::Stalled, Reason::PlanMismatch, message);
     }
     let is_new = instance.status.as_ref().is_none_or(|status| status.plan.is_none());
-    if !deleting && is_new && revision.spec.state == PlanState::Deprecated {
+    if !deleting && is_new && instance.spec.adopt.is_none() && !revision.spec.state.takes_orders() {
         let message = format!(
-            "CachePlan {} is deprecated and takes no new instances: choose another",
+            "CachePlan {} takes no new instances any more: choose another",
             revision.name
         );
         return say(Progress::Stalled, Reason::PlanDeprecated, message);
@@ -196,8 +196,12 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         .status
         .as_ref()
         .is_some_and(|status| status.first_ready_time.is_some());
-    // What never became ready holds nobody's data.
-    let policy = if was_ready { policy } else { DeletionPolicy::Delete };
+    // What never became ready holds nobody's data, unless it was somebody's before.
+    let policy = if was_ready || instance.spec.adopt.is_some() {
+        policy
+    } else {
+        DeletionPolicy::Delete
+    };
     Opening::Proceed(Box::new(Desired {
         namespace: instance.namespace().unwrap_or_default(),
         name: instance.name_any(),
@@ -215,6 +219,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         was_ready,
         consent: consent(instance),
         restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
+        as_found: as_found(instance, revision),
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
@@ -222,6 +227,16 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         published: published(instance),
         record,
     }))
+}
+
+/// Whether a cache that was taken over stays as it was found: nobody has asked for another plan, revision or parameters
+/// since.
+fn as_found(instance: &CacheInstance, revision: &PlanRevision) -> bool {
+    let found = instance.spec.adopt.as_ref().and_then(|adopt| adopt.as_of.as_ref());
+    let same = |found: &PlanRef| {
+        found.name == revision.name && found.revision.is_none_or(|number| number == revision.revision)
+    };
+    found.is_some_and(same) && instance.spec.parameters.is_empty()
 }
 
 /// What an instance is to be filled from, or why it cannot be.

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use super::{Error, deadline, pool};
 use crate::api::{
-    BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner, PlanRef,
-    Restore, annotations,
+    Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner,
+    PlanRef, Restore, annotations,
 };
 use crate::ledger::{Desired, Ledger, OutboxItem, listen};
 
@@ -267,7 +267,13 @@ fn resource(item: &OutboxItem) -> CacheInstance {
         connection_secret: None,
         restart_at: None,
         restore: None,
-        adopt: None,
+        adopt: item.adopt.as_ref().map(|adoption| Adopt {
+            provider_id: adoption.provider_id.clone(),
+            as_of: Some(PlanRef {
+                name: adoption.plan_name.clone(),
+                revision: Some(adoption.plan_revision),
+            }),
+        }),
         users: Vec::new(),
     };
     let originating = item.originating.as_ref().map(|originating| {
@@ -310,6 +316,7 @@ mod tests {
             parameters: parameters.as_object().unwrap().clone(),
             restart_at: None,
             restore: None,
+            adopt: None,
             backup: None,
             request_identity: Some("request-1".to_owned()),
             originating: None,

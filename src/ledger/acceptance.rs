@@ -85,7 +85,7 @@ pub struct NewDeprovision {
 
 /// The name of an ordered instance's resource. It is derived, so that the same order always means the same resource,
 /// and hashed, since OSB ids may have any characters (OSB 2.17, "URL Properties").
-fn resource_name(id: &InstanceId) -> String {
+pub fn resource_name(id: &InstanceId) -> String {
     digest(&SHA256, id.as_str().as_bytes())
         .as_ref()
         .iter()

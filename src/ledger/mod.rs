@@ -11,6 +11,7 @@ pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
 pub mod ids;
+pub mod import;
 mod instances;
 pub mod listen;
 mod migrate;
@@ -34,7 +35,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 pub use crate::api::Connection;
-pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
+pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled, resource_name};
 pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use bindings::{Binding, Credentials, NewBinding};
@@ -43,7 +44,7 @@ pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
 pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
-pub use outbox::{Desired, OutboxItem};
+pub use outbox::{Adoption, Desired, OutboxItem};
 pub use pool::{MemberState, NewMember, Noted, PoolMember};
 pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
 pub use seal::{KeyRing, KeyRingError};

@@ -19,6 +19,17 @@ pub enum Desired {
     Absent,
 }
 
+/// A cache that another broker made and the instance takes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Its id in the provider.
+    pub provider_id: String,
+    /// The name of the `CachePlan` that it counts as an instance of as it was found.
+    pub plan_name: String,
+    /// The revision of that plan.
+    pub plan_revision: i64,
+}
+
 /// An instance whose custom resource is to be written.
 #[derive(Clone, Debug)]
 pub struct OutboxItem {
@@ -42,6 +53,8 @@ pub struct OutboxItem {
     pub restart_at: Option<Timestamp>,
     /// What the cache is to be filled from.
     pub restore: Option<String>,
+    /// The cache that exists and is taken over.
+    pub adopt: Option<Adoption>,
     /// The backup that is to be made, and the operation that makes it.
     pub backup: Option<(String, Uuid)>,
     /// The platform's id of the request that was accepted last.
@@ -86,7 +99,7 @@ impl Ledger {
                         outbox_due_at = now() + make_interval(secs => $2)
                    from asked where asked.asked_id = instances.id
                  returning platform, identity, request_identity, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
-                           restart_at, restore, namespace, name, desired, desired_revision, outbox_attempts",
+                           restart_at, restore, adopt, adopt_plan, adopt_revision, namespace, name, desired, desired_revision, outbox_attempts",
                     &[&limit, &lease.as_secs_f64()],
                 )
                 .await
@@ -119,6 +132,11 @@ impl Ledger {
             parameters,
             restart_at: row.get("restart_at"),
             restore: row.get("restore"),
+            adopt: row.get::<_, Option<String>>("adopt").map(|provider_id| Adoption {
+                provider_id,
+                plan_name: row.get("adopt_plan"),
+                plan_revision: row.get("adopt_revision"),
+            }),
             backup: row
                 .get::<_, Option<String>>("backup")
                 .zip(row.get::<_, Option<Uuid>>("backup_operation")),

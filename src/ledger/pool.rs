@@ -62,6 +62,8 @@ pub struct PoolMember {
     pub name: String,
     /// The uid of its resource, once that was seen.
     pub uid: Option<String>,
+    /// The id in the provider of the cache that it takes over, if it was not made for it.
+    pub adopt: Option<String>,
     /// How far it is.
     pub state: MemberState,
     /// For how long it is in that state.
@@ -123,6 +125,7 @@ fn member(row: &Row) -> Result<PoolMember, LedgerError> {
         namespace: row.get("namespace"),
         name: row.get("name"),
         uid: row.get("uid"),
+        adopt: row.get("adopt"),
         state: MemberState::parse(state).ok_or_else(|| LedgerError::Row {
             place: format!("pool_members/{id}"),
             reason: format!("state {state:?} is not known"),
@@ -144,7 +147,7 @@ impl Ledger {
                 .client()
                 .await?
                 .query(
-                    "select m.id, m.plan_name, m.plan_revision, m.namespace, m.name, m.uid, m.state, m.message,
+                    "select m.id, m.plan_name, m.plan_revision, m.namespace, m.name, m.uid, m.adopt, m.state, m.message,
                         extract(epoch from clock_timestamp() - m.since)::double precision as age
                    from pool_members m left join instances i on i.id = m.claimed_by
                   where m.state <> 'claimed' or m.since > now() - interval '5 minutes' or i.applied_revision = 0

@@ -42,7 +42,7 @@ pub use crate::api::Namespaces;
 pub use auth::Authenticator;
 pub use catalog::{Catalog, CatalogCell};
 pub use decide::quotas::Quotas;
-pub use services::Services;
+pub use services::{Service, Services};
 pub use tokens::Tokens;
 pub use version::Version;
 

@@ -52,6 +52,8 @@ pub struct Desired {
     pub restart_at: Option<Timestamp>,
     /// The id of a cache that exists in the provider and is to be taken over.
     pub adopt: Option<String>,
+    /// Whether that one stays as it was found, whatever the plan says.
+    pub as_found: bool,
     /// What it is to be filled from.
     pub restore: Option<RestoreFrom>,
     /// How long a cache is kept whose place another one took.
@@ -349,6 +351,12 @@ impl Desired {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+    }
+
+    /// Whether it took over what stood under its name in the cluster, where its address and its lack of a password stay
+    /// those that its users know.
+    pub fn took_over_workload(&self) -> bool {
+        self.adopt.as_ref() == Some(&self.name)
     }
 
     /// The name of the Secret with the password that the engine asks for.

@@ -99,6 +99,28 @@ pub async fn scale(client: &Client, desired: &Desired, name: &str) -> Result<(),
     gone_is_fine(outcome, &attempt::<Deployment>("scaling", desired, name))
 }
 
+/// Changes an object by a merge patch (RFC 7396).
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn merge<K: Child>(
+    client: &Client,
+    desired: &Desired,
+    name: &str,
+    doing: &str,
+    patch: &Value,
+) -> Result<(), Fault> {
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let how = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    timed(api.patch(name, &how, &Patch::Merge(patch)))
+        .await
+        .map(drop)
+        .map_err(|refusal| refusal.fault(&attempt::<K>(doing, desired, name)))
+}
+
 /// Takes our owner reference off an object, so that it outlives the instance. One that is gone is no error.
 ///
 /// # Errors

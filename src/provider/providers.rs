@@ -114,7 +114,7 @@ impl Providers {
             None => match desired.plan.provider() {
                 Some(ProviderSpec::ElastiCache(_)) => self.observe_cluster(desired, None).await?,
                 // A plan always has a provider; one that had none would be found out as disabled.
-                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_objects(desired),
+                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_first(desired).await?,
             },
         };
         let replacement = match &record.replacement {
@@ -149,6 +149,18 @@ impl Providers {
         } else {
             Seen::Disabled(ProviderKind::Kubernetes)
         }
+    }
+
+    /// The objects of an instance that has none on record.
+    async fn observe_first(&self, desired: &Desired) -> Result<Seen, Fault> {
+        let mut seen = self.observe_objects(desired);
+        if let Seen::Kubernetes(observed) = &mut seen
+            && desired.took_over_workload()
+            && desired.existence == Existence::Present
+        {
+            observed.found = Some(kubernetes::adopt::find(&self.kube, desired).await?);
+        }
+        Ok(seen)
     }
 
     async fn observe_cluster(&self, desired: &Desired, at: Option<&Cluster>) -> Result<Seen, Fault> {

@@ -391,13 +391,12 @@ fn decide_at(switches: &Switches, desired: &Desired, seen: &Seen, now: Timestamp
             desired,
             "a cache in the cluster has no backups: take spec.restore back".to_owned(),
         ),
-        (Seen::Kubernetes(_), Some(ProviderSpec::Kubernetes(_)))
-            if desired.adopt.is_some() && desired.record.serving.is_none() =>
+        (Seen::Kubernetes(seen), Some(ProviderSpec::Kubernetes(_)))
+            if desired.adopt.is_some()
+                && desired.record.serving.is_none()
+                && !kubernetes::adopt::is_done(desired, seen) =>
         {
-            unsupported(
-                desired,
-                "a cache in the cluster cannot be adopted: make an instance without spec.adopt".to_owned(),
-            )
+            kubernetes::adopt::take_over(desired, seen).map(Step::Kubernetes)
         }
         (Seen::Kubernetes(seen), Some(ProviderSpec::Kubernetes(spec))) => match &switches.kubernetes {
             Some(placement) => kubernetes::decide(desired, spec, placement, seen, now).map(Step::Kubernetes),

@@ -97,17 +97,7 @@ impl Settings {
                     .to_owned(),
             );
         }
-        let watch_namespaces = if self.watch_namespaces.iter().any(|name| name == "*") {
-            Namespaces::All
-        } else {
-            Namespaces::Named(
-                self.watch_namespaces
-                    .iter()
-                    .filter(|name| !name.is_empty())
-                    .cloned()
-                    .collect(),
-            )
-        };
+        let watch_namespaces = self.watched();
         for (variable, namespace) in [
             ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
             ("REDIS_NAMESPACE", &self.redis_namespace),
@@ -132,6 +122,16 @@ impl Settings {
             }
             _ => Err(SettingsError(errors)),
         }
+    }
+
+    /// Namespaces whose instances are reconciled.
+    pub fn watched(&self) -> Namespaces {
+        let mut names = self.watch_namespaces.iter();
+        if names.any(|name| name == "*") {
+            return Namespaces::All;
+        }
+        let named = self.watch_namespaces.iter().filter(|name| !name.is_empty());
+        Namespaces::Named(named.cloned().collect())
     }
 
     /// Checks what is needed to reach the database.

@@ -43,12 +43,33 @@ pub enum Command {
     },
     /// Brings the database's tables up to date and ends.
     Migrate,
+    /// Takes over what akkeris/elasticache-broker made: writes its plans and services as YAML, and its instances, those
+    /// given back, pending webhooks and caches made ahead into the ledger. It changes nothing in the old database and
+    /// may run again at any time. Exit code 3: some rows need a decision.
+    Import(Box<ImportArguments>),
     /// Prints who asked what of an instance, when, and how it ended.
     Audit {
         /// The OSB id of the instance.
         #[arg(long)]
         instance: InstanceId,
     },
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArguments {
+    /// The old broker's database; DATABASE_URL if absent, since both brokers can share one.
+    #[arg(long, env = "OLD_DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
+    pub from: Option<DatabaseUrl>,
+    /// Say what would be imported, and write nothing but the files of --out.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The folder to write plans and services to, as YAML.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Apply the plans that are not in the cluster.
+    #[arg(long)]
+    pub apply: bool,
 }
 
 /// Which parts of the broker a process runs.
@@ -307,7 +328,7 @@ impl CommandLine {
 /// An error about the database's URL does not repeat it: it has the password in it.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let about = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-    if about.is_some_and(|about| about.contains("--database-url")) {
+    if about.is_some_and(|about| about.contains("--database-url") || about.contains("--from")) {
         let hidden = ContextValue::String("(not shown)".to_owned());
         error.insert(ContextKind::InvalidValue, hidden);
     }
@@ -344,6 +365,11 @@ fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         }
     }
     normal
+}
+
+/// The value of an environment variable that the plans of the old broker name.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 impl Settings {

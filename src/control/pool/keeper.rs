@@ -18,7 +18,7 @@ use super::super::plans::is_offered;
 use super::super::{Error, deadline};
 use super::{Decision, Keep, Member, Seen, Step, Want, decide, resource};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
-use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PlanState, PoolStatus, effective};
+use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PoolStatus, effective};
 use crate::ledger::{Epoch, Ledger, LedgerError, NewMember, Noted, PoolMember, Verdict};
 use crate::provider::Providers;
 
@@ -207,6 +207,14 @@ impl Keeper {
     async fn keep(&self, name: &str, pool: &Pool, failures: &mut u32) -> Result<(View, Option<Duration>), Error> {
         let (want, problem) = match &pool.plan {
             Some(plan) => self.want(plan),
+            // Those that another broker made are on record before their plan is applied.
+            None if pool
+                .members
+                .iter()
+                .any(|member| member.adopt.is_some() && member.uid.is_none()) =>
+            {
+                (Want::Hold, None)
+            }
             None => (nothing(), None),
         };
         let members: Vec<_> = pool.members.iter().map(|known| self.member(known, pool)).collect();
@@ -255,7 +263,7 @@ impl Keeper {
         let Some(revision) = revision.filter(|_| enabled && is_offered(plan)) else {
             return (Want::Hold, None);
         };
-        if plan.spec.state == PlanState::Deprecated {
+        if !plan.spec.state.takes_orders() {
             return (nothing(), None);
         }
         if let Err(error) = effective(&plan.spec, &Map::new()) {
@@ -362,13 +370,14 @@ impl Keeper {
         tracing::info!(plan = name, member = %new.name, "making an instance ahead");
         self.create(
             &new.namespace,
-            &resource::unclaimed(&new.name, &new.namespace, name, new.plan_revision),
+            &resource::unclaimed(&new.name, &new.namespace, (name, new.plan_revision), None),
         )
         .await
     }
 
     async fn write(&self, member: &PoolMember) -> Result<(), Error> {
-        let resource = resource::unclaimed(&member.name, &member.namespace, &member.plan_name, member.plan_revision);
+        let plan = (member.plan_name.as_str(), member.plan_revision);
+        let resource = resource::unclaimed(&member.name, &member.namespace, plan, member.adopt.as_deref());
         self.create(&member.namespace, &resource).await
     }
 

@@ -67,6 +67,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         consent: Consent::Withheld,
         restart_at: None,
         adopt: None,
+        as_found: false,
         restore: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
