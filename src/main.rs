@@ -39,6 +39,10 @@ fn main() -> ExitCode {
             .settings
             .check_database()
             .map(|database| runtime.block_on(serve::audit(database, &instance))),
+        Some(Command::Webhooks(command)) => line
+            .settings
+            .check_database()
+            .map(|database| runtime.block_on(serve::webhooks(database, command))),
         Some(Command::Crds { .. }) => Ok(Ok(())),
         None => line
             .settings

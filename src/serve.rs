@@ -18,14 +18,14 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::outbox;
-use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
+use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Kept, Ledger, LetterState, Letters};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::server::Tls;
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{Checked, Settings, read_credentials};
+use crate::settings::{Checked, Settings, Webhooks, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
@@ -70,6 +70,28 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
         println!("{entry}");
     }
     Ok(())
+}
+
+/// Shows webhooks, or has some delivered anew.
+///
+/// # Errors
+/// When Postgres does not answer or refuses, or there is nothing to deliver anew.
+pub async fn webhooks((url, keys): (DatabaseUrl, KeyRing), command: Webhooks) -> Result<(), String> {
+    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
+    match command {
+        Webhooks::List { state, instance } => {
+            let states: Vec<_> = state.into_iter().map(LetterState::from).collect();
+            webhooks::command::list(&ledger, &states, instance.as_ref()).await
+        }
+        Webhooks::Retry { instance, event, .. } => {
+            let which = match (instance, event) {
+                (Some(instance), _) => Letters::Of(instance),
+                (None, Some(event)) => Letters::One(event),
+                (None, None) => Letters::All,
+            };
+            webhooks::command::retry(&ledger, &which).await
+        }
+    }
 }
 
 /// Serves until told to stop.
@@ -189,6 +211,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 let kept = Duration::from_secs(86_400) * settings.audit_days;
                 tasks.spawn(forget_history(ledger.clone(), kept, stopped.clone()));
             }
+            tasks.spawn(forget_ended(ledger.clone(), settings.kept(), stopped.clone()));
             {
                 let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
                 tasks.spawn(async move {
@@ -288,6 +311,21 @@ async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Rece
             Ok(0) => {}
             Ok(lines) => tracing::info!(lines, "forgot what was asked long ago"),
             Err(error) => tracing::warn!(%error, "forgetting what was asked long ago"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FORGET) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+/// Forgets what ended too long ago, from time to time.
+async fn forget_ended(ledger: Ledger, kept: Kept, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    loop {
+        match ledger.forget(kept).await {
+            Ok(forgotten) if forgotten.is_nothing() => {}
+            Ok(forgotten) => tracing::info!(?forgotten, "forgot what ended long ago"),
+            Err(error) => tracing::warn!(%error, "forgetting what ended long ago"),
         }
         tokio::select! {
             () = tokio::time::sleep(FORGET) => {}

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -72,6 +73,22 @@ pub struct CacheInstanceSpec {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub users: Vec<User>,
+}
+
+impl CacheInstanceSpec {
+    /// A digest of what a platform orders: plan, parameters, and what to be filled from. Two specs with the same one ask
+    /// for the same cache.
+    pub fn digest(&self) -> String {
+        let ordered = (&self.plan_ref, &self.parameters, &self.restore);
+        // Nothing in it can fail to be JSON, and maps are sorted.
+        let text = serde_json::to_string(&ordered).unwrap_or_default();
+        digest(&SHA256, text.as_bytes())
+            .as_ref()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
 }
 
 impl CacheInstance {

@@ -25,6 +25,7 @@ mod quiet;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod settings;
+mod soak;
 mod steady;
 mod stories;
 mod updates;

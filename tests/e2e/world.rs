@@ -60,7 +60,12 @@ pub async fn shared() -> &'static World {
 impl World {
     /// A world of a test's own, its broker started with some variables more.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
-        let sandbox = Sandbox::start().await.unwrap();
+        Self::of(Sandbox::builder(), variables).await
+    }
+
+    /// The same, of a sandbox of its own making.
+    pub async fn of(builder: sandbox::Builder, variables: &[(&str, &str)]) -> Self {
+        let sandbox = builder.start().await.unwrap();
         let project = Path::new(PROJECT);
         let apply = async |options: &[&str], path: &str| {
             let path = project.join(path);
