@@ -5,13 +5,9 @@
 -- on them renews it.
 alter table instances add column outbox_claim uuid;
 alter table webhooks
-    add column claim      uuid,
+    add column claim    uuid,
     -- A digest of the receiver's host and port; absent in rows of before.
-    add column receiver   bytea,
-    -- What is told of, where there is no operation to ask.
-    add column kind       text,
-    alter column operation_id drop not null,
-    add check (operation_id is not null or kind is not null);
+    add column receiver bytea;
 
 -- A member is handed out only once the present leader has seen it: a ledger that was restored from a backup may have
 -- members that were handed out since.

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod control;
+pub mod doctor;
 pub mod ledger;
 pub mod osb;
 pub mod provider;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::outbox;
+use crate::doctor::Doctor;
 use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Kept, Ledger, LetterState, Letters};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::server::Tls;
@@ -92,6 +93,28 @@ pub async fn webhooks((url, keys): (DatabaseUrl, KeyRing), command: Webhooks) ->
             webhooks::command::retry(&ledger, &which).await
         }
     }
+}
+
+/// Compares what the ledger, the cluster and ElastiCache say, and returns the exit code.
+///
+/// # Errors
+/// When something could not be looked at, or mended.
+pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix: bool) -> Result<u8, String> {
+    let prefix = settings
+        .name_prefix
+        .clone()
+        .ok_or("NAME_PREFIX is not set: it tells which of what is on ElastiCache is ours")?;
+    let elasticache = match &settings.aws_region {
+        Some(region) => Some((elasticache_client(&settings, region).await, prefix)),
+        None => None,
+    };
+    let doctor = Doctor {
+        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
+        client: kube_client(&settings).await?,
+        namespaces: settings.watched(),
+        elasticache,
+    };
+    doctor.run(fix).await
 }
 
 /// Serves until told to stop.
@@ -369,13 +392,17 @@ fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync +
     }
 }
 
+async fn elasticache_client(settings: &Settings, region: &str) -> ElastiCacheClient {
+    let limits = Limits {
+        calls_per_second: settings.aws_calls_per_second,
+    };
+    ElastiCacheClient::new(region.to_owned(), settings.aws_endpoint_url.clone(), limits).await
+}
+
 async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Providers {
     let elasticache = match &settings.aws_region {
         Some(region) => {
-            let limits = Limits {
-                calls_per_second: settings.aws_calls_per_second,
-            };
-            let client = ElastiCacheClient::new(region.clone(), settings.aws_endpoint_url.clone(), limits).await;
+            let client = elasticache_client(settings, region).await;
             Some(ElastiCache {
                 poller: Poller::new(client, name_prefix, settings.elasticache_poll(), settings.resync()),
                 defaults: Defaults {

@@ -258,7 +258,7 @@ fn written_from(resource: &CacheInstance) -> Option<i64> {
 }
 
 /// What a resource says that was written from a later revision than the ledger has.
-pub(super) fn later(resource: &CacheInstance, revision: i64) -> Later {
+pub fn later(resource: &CacheInstance, revision: i64) -> Later {
     let spec = &resource.spec;
     let plan = resource.status.as_ref().and_then(|status| status.plan.as_ref());
     let plan = plan.filter(|plan| plan.name == spec.plan_ref.name);

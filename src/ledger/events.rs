@@ -1,58 +1,13 @@
-//! What receivers of webhooks are told: the kinds of events, and the body that is sent.
+//! What receivers of webhooks are told: the body of an event.
 //!
-//! A new kind is a new arm of [`EventKind`]. What ends an operation calls [`fire`](super::webhooks::fire), which
-//! [`operations::end`](super::operations::end) does for all of them; what ends without one calls
-//! [`announce`](super::webhooks::announce).
+//! Every event tells of an operation that ended, and [`operations::end`](super::operations::end) writes it, for all kinds
+//! of them.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{BindingId, InstanceId, OperationKind, OperationState};
-
-/// What an event tells of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventKind {
-    /// An instance was made.
-    Provision,
-    /// It was changed.
-    Update,
-    /// It was given back.
-    Deprovision,
-    /// Its nodes were restarted.
-    Restart,
-    /// A snapshot of it was taken.
-    Backup,
-    /// It was filled from one.
-    Restore,
-}
-
-impl EventKind {
-    /// As it stands in bodies.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Provision => "provision",
-            Self::Update => "update",
-            Self::Deprovision => "deprovision",
-            Self::Restart => "restart",
-            Self::Backup => "backup",
-            Self::Restore => "restore",
-        }
-    }
-}
-
-impl From<OperationKind> for EventKind {
-    fn from(kind: OperationKind) -> Self {
-        match kind {
-            OperationKind::Provision => Self::Provision,
-            OperationKind::Update => Self::Update,
-            OperationKind::Deprovision => Self::Deprovision,
-            OperationKind::Restart => Self::Restart,
-            OperationKind::Backup => Self::Backup,
-            OperationKind::Restore => Self::Restore,
-        }
-    }
-}
 
 /// One event: the body of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,12 +24,11 @@ pub struct Event {
     /// The binding it tells of, where it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding_id: Option<BindingId>,
-    /// The operation that ended, which the platform knows by this name; absent where it was told of none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub operation: Option<Uuid>,
-    /// What it tells of.
+    /// The operation that ended, which the platform knows by this name.
+    pub operation: Uuid,
+    /// What it did.
     #[serde(serialize_with = "kind")]
-    pub kind: EventKind,
+    pub kind: OperationKind,
     /// When it ended.
     #[serde(serialize_with = "milliseconds")]
     pub time: Timestamp,
@@ -92,7 +46,7 @@ fn word<S: Serializer>(state: &OperationState, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(state.as_str())
 }
 
-fn kind<S: Serializer>(kind: &EventKind, serializer: S) -> Result<S::Ok, S::Error> {
+fn kind<S: Serializer>(kind: &OperationKind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind.as_str())
 }
 
@@ -106,24 +60,21 @@ mod tests {
 
     use super::*;
 
-    fn event(kind: EventKind) -> Event {
-        Event {
+    #[test]
+    fn a_body_says_what_ended_how_and_when() {
+        let event = Event {
             id: Uuid::from_u128(1),
             state: OperationState::Failed,
             description: "out of \"capacity\"".to_owned(),
             instance_id: "i/1".parse().unwrap(),
             binding_id: None,
-            operation: Some(Uuid::from_u128(2)),
-            kind,
+            operation: Uuid::from_u128(2),
+            kind: OperationKind::Restore,
             time: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn a_body_says_what_ended_how_and_when() {
-        let body: serde_json::Value = serde_json::from_str(&event(EventKind::Restore).body()).unwrap();
+        };
+        let body = |event: &Event| serde_json::from_str::<serde_json::Value>(&event.body()).unwrap();
         assert_eq!(
-            body,
+            body(&event),
             json!({
                 "id": "00000000-0000-0000-0000-000000000001", "state": "failed", "description": "out of \"capacity\"",
                 "instance_id": "i/1", "operation": "00000000-0000-0000-0000-000000000002", "kind": "restore",
@@ -132,17 +83,8 @@ mod tests {
         );
         let bound = Event {
             binding_id: Some("b".parse().unwrap()),
-            operation: None,
-            ..event(EventKind::Provision)
+            ..event
         };
-        let body: serde_json::Value = serde_json::from_str(&bound.body()).unwrap();
-        assert_eq!((&body["binding_id"], body.get("operation")), (&json!("b"), None));
-    }
-
-    #[test]
-    fn every_operation_is_told_of_by_its_own_name() {
-        for kind in OperationKind::ALL {
-            assert_eq!(EventKind::from(kind).as_str(), kind.as_str());
-        }
+        assert_eq!(body(&bound)["binding_id"], json!("b"));
     }
 }

@@ -134,9 +134,9 @@ impl Ledger {
                 .client()
                 .await?
                 .query(
-                    "select w.id, w.instance_id, coalesce(w.kind, o.kind) as kind, w.state, w.target, w.attempts,
+                    "select w.id, w.instance_id, o.kind, w.state, w.target, w.attempts,
                         w.last_error, w.created_at, w.due_at, w.ended_at
-                     from webhooks w left join operations o on o.id = w.operation_id
+                     from webhooks w join operations o on o.id = w.operation_id
                      where w.state = any($1) and ($2::text is null or w.instance_id = $2)
                      order by w.sequence desc limit $3",
                     &[&states, &instance.map(InstanceId::as_str), &MOST],
@@ -159,7 +159,7 @@ impl Ledger {
         Ok(Letter {
             id,
             instance: row.get("instance_id"),
-            kind: row.get::<_, Option<String>>("kind").unwrap_or_default(),
+            kind: row.get("kind"),
             state: LetterState::parse(state).ok_or_else(|| LedgerError::Row {
                 place: format!("webhooks/{id}"),
                 reason: format!("state {state:?} is not known"),
@@ -214,8 +214,8 @@ impl Ledger {
                 .query_one(
                     "select (select count(*) from webhooks where state = 'due') as due,
                         (select count(*) from webhooks where state = 'dead') as dead,
-                        (select extract(epoch from clock_timestamp() - min(coalesce(o.ended_at, w.created_at)))::double precision
-                         from webhooks w left join operations o on o.id = w.operation_id
+                        (select extract(epoch from clock_timestamp() - min(o.ended_at))::double precision
+                         from webhooks w join operations o on o.id = w.operation_id
                          where w.state = 'due') as oldest",
                     &[],
                 )

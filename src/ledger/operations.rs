@@ -324,8 +324,8 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
             description: row.try_get(3).map_err(refused())?,
             instance_id: InstanceId::try_from(instance.clone()).map_err(|error| unreadable(error.to_string()))?,
             binding_id: None,
-            operation: Some(operation),
-            kind: kind.into(),
+            operation,
+            kind,
             time: row.try_get(4).map_err(refused())?,
         };
         webhooks::fire(tx, &event).await?;

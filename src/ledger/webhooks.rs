@@ -137,37 +137,6 @@ pub(super) async fn fire(tx: &Transaction<'_>, event: &Event) -> Result<(), Ledg
     listen::notify(tx, listen::WEBHOOKS).await
 }
 
-/// Tells of something that ended in the caller's transaction and has no operation of the instance's.
-pub(super) async fn announce(
-    ledger: &Ledger,
-    tx: &Transaction<'_>,
-    target: &WebhookTarget,
-    event: &Event,
-) -> Result<(), LedgerError> {
-    let refused = || LedgerError::statement(format!("recording event {}", event.id));
-    let statement = tx
-        .prepare_cached(
-            "insert into webhooks (id, instance_id, target, receiver, kind, state, due_at, body)
-             values ($1, $2, $3, $4, $5, 'due', now(), $6)",
-        )
-        .await
-        .map_err(refused())?;
-    tx.execute(
-        &statement,
-        &[
-            &event.id,
-            &event.instance_id.as_str(),
-            &ledger.seal_json(&target_place(event.id), target)?,
-            &receiver(target),
-            &event.kind.as_str(),
-            &event.body(),
-        ],
-    )
-    .await
-    .map_err(refused())?;
-    listen::notify(tx, listen::WEBHOOKS).await
-}
-
 impl Ledger {
     /// Claims webhooks that are due, the first of an instance only, for as long as the lease; those never tried come
     /// first. Whoever claimed one and does not renew the claim loses it to the next.

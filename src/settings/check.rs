@@ -90,17 +90,7 @@ impl Settings {
                     .to_owned(),
             );
         }
-        let watch_namespaces = if self.watch_namespaces.iter().any(|name| name == "*") {
-            Namespaces::All
-        } else {
-            Namespaces::Named(
-                self.watch_namespaces
-                    .iter()
-                    .filter(|name| !name.is_empty())
-                    .cloned()
-                    .collect(),
-            )
-        };
+        let watch_namespaces = self.watched();
         for (variable, namespace) in [
             ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
             ("REDIS_NAMESPACE", &self.redis_namespace),
@@ -125,6 +115,15 @@ impl Settings {
             }
             _ => Err(SettingsError(errors)),
         }
+    }
+
+    /// The namespaces whose instances are reconciled.
+    pub fn watched(&self) -> Namespaces {
+        if self.watch_namespaces.iter().any(|name| name == "*") {
+            return Namespaces::All;
+        }
+        let names = self.watch_namespaces.iter().filter(|name| !name.is_empty());
+        Namespaces::Named(names.cloned().collect())
     }
 
     /// Checks what is needed to reach the database.

@@ -52,6 +52,13 @@ pub enum Command {
     /// Shows webhooks that wait or were given up, and has those that were given up delivered anew.
     #[command(subcommand)]
     Webhooks(Webhooks),
+    /// Compares the ledger, the custom resources and ElastiCache, and lists what they do not agree on. Exits with 0 if they
+    /// agree, 1 if something could not be looked at, 3 if there are disagreements (left).
+    Doctor {
+        /// Mend what can be mended without a loss.
+        #[arg(long)]
+        fix: bool,
+    },
 }
 
 /// What to do with webhooks.

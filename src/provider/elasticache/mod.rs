@@ -13,7 +13,7 @@ mod poller;
 mod remove;
 mod restart;
 
-pub use client::{Client, Limits, Snapshot, SnapshotState};
+pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
 pub use decide::{must_replace, present};
 pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
