@@ -31,6 +31,11 @@ demo: setup ## Order caches, use them and give them back, on a sandbox
 test: setup ## Run every check and every test
 	@scripts/test
 
+.PHONY: soak
+soak: setup ## Kill processes under load for about eight minutes; SOAK_SEED=N for the same choices
+	@scripts/step 'building the tests' cargo test --locked --test e2e --no-run
+	cargo test --locked --test e2e -- --ignored --nocapture nothing_is_lost_while_processes_die_for_long
+
 .PHONY: lint
 lint: ## Check format and clippy's opinion
 	@cargo fmt --all --check

@@ -158,3 +158,90 @@ async fn without_postgres_nothing_is_accepted_and_without_the_api_server_all_is(
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     world.sandbox.stop().await;
 }
+
+/// The way to the API server through a proxy that can be made to stand still.
+struct Way {
+    frozen: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    kubeconfig: std::path::PathBuf,
+}
+
+impl Way {
+    async fn to_api_server(world: &World) -> Self {
+        let original = std::fs::read_to_string(world.sandbox.kubeconfig()).unwrap();
+        let marker = "https://";
+        let start = original.find(marker).unwrap() + marker.len();
+        let server: String = original[start..]
+            .chars()
+            .take_while(|c| !c.is_whitespace() && *c != '"' && *c != '/')
+            .collect();
+        let host = server.split(':').next().unwrap().to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = listener.local_addr().unwrap();
+        let through = original.replace(
+            &format!("https://{server}"),
+            &format!("https://{here}\n    tls-server-name: {host}"),
+        );
+        let kubeconfig = world.sandbox.supervisor().dir().join("kubeconfig-through-a-proxy");
+        std::fs::write(&kubeconfig, through).unwrap();
+        let frozen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let standing = frozen.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, standing) = (server.clone(), standing.clone());
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
+                    let stands = async {
+                        while !standing.load(std::sync::atomic::Ordering::Relaxed) {
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                        () = stands => {}
+                    }
+                    // Both ends stay open, and nothing passes.
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        Self { frozen, kubeconfig }
+    }
+
+    fn freeze(&self) {
+        self.frozen.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// A process holds what it writes for as long as it lives, and no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() {
+    let mut world = World::start(&[]).await;
+    let way = Way::to_api_server(&world).await;
+    let kubeconfig = way.kubeconfig.to_str().unwrap().to_owned();
+    let variables = [("ROLE", "api"), ("KUBECONFIG", kubeconfig.as_str())];
+    let mut slow = crate::world::Broker::new(&world.sandbox, "slow", 8453, &variables);
+    slow.start(&world.sandbox).await;
+    // Nobody else takes the row first.
+    world.kill_broker().await;
+    way.freeze();
+    let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let operation = slow.osb().provision(&order).await.operation();
+    let taken = "select count(*) from instances where id = $1 and outbox_attempts = 1 and outbox_claim is not null";
+    eventually("the row to be taken", async || {
+        (world.count(taken, &order).await == 1).then_some(())
+    })
+    .await;
+    world.start_broker().await;
+    // It is held while the API server does not answer.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(world.count(taken, &order).await, 1);
+    assert!(world.instance(&world.place(&order).await).await.is_none());
+    let killed = Instant::now();
+    slow.kill().await;
+    let place = world.place(&order).await;
+    eventually("the resource", async || world.instance(&place).await).await;
+    println!("written {} ms after the process that had taken it died", killed.elapsed().as_millis());
+    assert!(killed.elapsed() < Duration::from_secs(12), "{:?}", killed.elapsed());
+    assert_eq!(world.osb().ended(&order, &operation).await.0, "succeeded");
+    world.sandbox.stop().await;
+}
