@@ -19,7 +19,7 @@ use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::outbox;
 use crate::doctor::Doctor;
-use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Kept, Ledger, LetterState, Letters};
+use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::server::Tls;
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};

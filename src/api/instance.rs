@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DeletionPolicy, EngineType, ProviderKind, Topology, schema};
+use super::{DeletionPolicy, EngineType, ProviderKind, Topology, annotations, schema};
 
 /// One cache.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +98,11 @@ impl CacheInstance {
             Some(secret) => secret.name.clone(),
             None => format!("{}-connection", self.metadata.name.as_deref().unwrap_or_default()),
         }
+    }
+
+    /// The ledger revision that it says its spec was written from.
+    pub fn ledger_revision(&self) -> Option<i64> {
+        self.annotation(annotations::LEDGER_REVISION)?.parse().ok()
     }
 
     /// The value of one of its annotations.
@@ -237,6 +242,10 @@ pub struct CacheInstanceStatus {
     /// The latest backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The latest ledger revision that the spec was written from. A spec that says an earlier one was put back by
+    /// somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_revision: Option<i64>,
 }
 
 /// A cache that is being made to take another's place.

@@ -95,7 +95,9 @@ fn consent(instance: &CacheInstance) -> Consent {
     let as_ordered = instance
         .annotation(annotations::LEDGER_SPEC)
         .is_none_or(|digest| digest == instance.spec.digest());
-    let ordered = as_ordered && instance.annotation(annotations::INSTANCE_ID).is_some();
+    let seen = instance.status.as_ref().and_then(|status| status.ledger_revision);
+    let put_back = seen.is_some_and(|seen| instance.ledger_revision().is_none_or(|revision| revision < seen));
+    let ordered = as_ordered && !put_back && instance.annotation(annotations::INSTANCE_ID).is_some();
     if approved || ordered {
         Consent::Given
     } else {
@@ -458,6 +460,7 @@ pub fn status(
         }),
         first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
         last_backup: latest.or(before.last_backup),
+        ledger_revision: before.ledger_revision.max(instance.ledger_revision()),
         ..recorded(instance, &report.record)
     }
 }

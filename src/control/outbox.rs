@@ -134,7 +134,7 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
             )))
         }
         (Desired::Present, Some(existing)) => {
-            let written = written_from(&existing);
+            let written = existing.ledger_revision();
             if let Some(found) = written.filter(|found| *found > item.revision)
                 && ledger.catch_up(&item.instance, &later(&existing, found)).await?
             {
@@ -251,10 +251,6 @@ async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<()
         Err(Error::Kube(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
         outcome => outcome.map(|_| ()),
     }
-}
-
-fn written_from(resource: &CacheInstance) -> Option<i64> {
-    resource.annotation(annotations::LEDGER_REVISION)?.parse().ok()
 }
 
 /// What a resource says that was written from a later revision than the ledger has.

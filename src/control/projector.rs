@@ -157,7 +157,10 @@ impl Projector {
         let projected = self
             .until_taken(|| self.ledger.project(self.epoch, &observation))
             .await?;
-        let (instance, resource) = (&observation.instance, format!("{}/{}", observation.namespace, observation.name));
+        let (instance, resource) = (
+            &observation.instance,
+            format!("{}/{}", observation.namespace, observation.name),
+        );
         match projected {
             Some(Projected::Tombstone) => {
                 tracing::warn!(%instance, resource, "the resource of a returned instance was made again; deleting it");
@@ -291,10 +294,7 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
     } else {
         Verdict::No
     };
-    let revision = instance
-        .annotation(annotations::LEDGER_REVISION)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
+    let revision = instance.ledger_revision().unwrap_or(0);
     Some(Observation {
         instance: id,
         namespace: instance.namespace().unwrap_or_default(),

@@ -258,7 +258,8 @@ fn of_row(row: &Surveyed, resource: Option<&Resource>) -> Vec<Finding> {
         });
     };
     if let Some(kind) = &row.overdue {
-        let detail = format!("its {kind} outlived its deadline and goes on: no operator leads, or it cannot reach Postgres");
+        let detail =
+            format!("its {kind} outlived its deadline and goes on: no operator leads, or it cannot reach Postgres");
         found(Kind::Overdue, detail, None);
     }
     if row.parameters.is_none() {
@@ -267,7 +268,11 @@ fn of_row(row: &Surveyed, resource: Option<&Resource>) -> Vec<Finding> {
     }
     let written = row.applied_revision == row.desired_revision;
     if let Some(error) = row.outbox_error.as_ref().filter(|_| !written) {
-        found(Kind::Unwritten, format!("what was accepted is not in the cluster yet: {error}"), None);
+        found(
+            Kind::Unwritten,
+            format!("what was accepted is not in the cluster yet: {error}"),
+            None,
+        );
     }
     let Some(resource) = resource else {
         if !row.returned && row.desired == Desired::Present && written {
@@ -282,7 +287,10 @@ fn of_row(row: &Surveyed, resource: Option<&Resource>) -> Vec<Finding> {
     let returned = row.returned || row.desired == Desired::Absent;
     if returned {
         if resource.adopts && row.returned {
-            let detail = format!("it was given back, and {} takes over a cache: take annotation cache.akkeris.io/instance-id off, or delete it", place(resource));
+            let detail = format!(
+                "it was given back, and {} takes over a cache: take annotation cache.akkeris.io/instance-id off, or delete it",
+                place(resource)
+            );
             found(Kind::Returned, detail, None);
         } else if written && !(resource.deleting && (resource.approved || !resource.was_ready)) {
             let detail = format!("it was given back, and {} is there and not let go", place(resource));
@@ -323,7 +331,8 @@ fn edited(row: &Surveyed, resource: &Resource) -> Option<Finding> {
         .parameters
         .as_ref()
         .is_some_and(|parameters| *parameters != resource.later.parameters);
-    let owner = resource.organization.as_ref() != Some(&row.organization) || resource.space.as_ref() != Some(&row.space);
+    let owner =
+        resource.organization.as_ref() != Some(&row.organization) || resource.space.as_ref() != Some(&row.space);
     let cache = plan || parameters || !resource.as_written;
     let what: Vec<&str> = [
         (plan, "another plan"),
@@ -349,7 +358,10 @@ fn edited(row: &Surveyed, resource: &Resource) -> Option<Finding> {
                 row.plan_revision
             )
         } else {
-            format!("somebody gave {} {what}, which changes tags and labels only", place(resource))
+            format!(
+                "somebody gave {} {what}, which changes tags and labels only",
+                place(resource)
+            )
         },
         // What was promised may lose data that is there by now.
         fix: (!cache).then(|| Fix::WriteAgain(row.id.clone())),

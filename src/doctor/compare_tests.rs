@@ -124,10 +124,13 @@ fn what_is_under_way_is_no_disagreement() {
 
 #[test]
 fn between_the_ledger_and_the_cluster() {
-    assert_eq!(kinds(|_, cluster, provider| {
-        cluster.resources.clear();
-        provider.things.clear();
-    }), [Kind::Missing]);
+    assert_eq!(
+        kinds(|_, cluster, provider| {
+            cluster.resources.clear();
+            provider.things.clear();
+        }),
+        [Kind::Missing]
+    );
     assert_eq!(kinds(|ledger, _, _| ledger.instances.clear()), [Kind::Unrecorded]);
     assert_eq!(
         kinds(|_, cluster, provider| {
@@ -186,7 +189,10 @@ fn between_the_ledger_and_the_cluster() {
         kinds(|ledger, _, _| ledger.instances[0].overdue = Some("update".to_owned())),
         [Kind::Overdue]
     );
-    assert_eq!(kinds(|ledger, _, _| ledger.instances[0].parameters = None), [Kind::Sealed]);
+    assert_eq!(
+        kinds(|ledger, _, _| ledger.instances[0].parameters = None),
+        [Kind::Sealed]
+    );
 }
 
 /// An edit is put back only where that cannot lose what is there by now.
@@ -329,7 +335,11 @@ fn the_table_says_what_and_whether_it_is_mended() {
     };
     let findings = [
         finding(Kind::Orphan, "cache p-1", None),
-        finding(Kind::Returned, "instance abc", Some(Fix::DeleteAgain("abc".parse().unwrap()))),
+        finding(
+            Kind::Returned,
+            "instance abc",
+            Some(Fix::DeleteAgain("abc".parse().unwrap())),
+        ),
     ];
     assert_eq!(
         table(&findings),

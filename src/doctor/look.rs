@@ -67,10 +67,7 @@ pub async fn elasticache(client: &elasticache::Client, prefix: &str) -> Result<P
             },
         })
         .collect();
-    Ok(Provider {
-        looked: true,
-        things,
-    })
+    Ok(Provider { looked: true, things })
 }
 
 fn resource(instance: &CacheInstance) -> Seen {
@@ -89,9 +86,7 @@ fn resource(instance: &CacheInstance) -> Seen {
         name: instance.name_any(),
         uid: instance.uid().unwrap_or_default(),
         instance: instance.annotation(annotations::INSTANCE_ID).map(str::to_owned),
-        revision: instance
-            .annotation(annotations::LEDGER_REVISION)
-            .and_then(|text| text.parse().ok()),
+        revision: instance.ledger_revision(),
         as_written: instance
             .annotation(annotations::LEDGER_SPEC)
             .is_none_or(|digest| digest == instance.spec.digest()),
@@ -169,10 +164,7 @@ where
 {
     match namespaces {
         Namespaces::All => vec![Api::all(client.clone())],
-        Namespaces::Named(names) => names
-            .iter()
-            .map(|name| Api::namespaced(client.clone(), name))
-            .collect(),
+        Namespaces::Named(names) => names.iter().map(|name| Api::namespaced(client.clone(), name)).collect(),
     }
 }
 

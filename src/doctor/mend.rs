@@ -19,7 +19,10 @@ pub async fn mend(ledger: &Ledger, fix: &Fix) -> Result<String, String> {
             Ok("its resource is put up for deletion, as the platform asked".to_owned())
         }
         Fix::CatchUp(instance, later) => Ok(if ledger.catch_up(instance, later).await.map_err(failed)? {
-            format!("the ledger says what the cluster does, as of revision {}", later.revision)
+            format!(
+                "the ledger says what the cluster does, as of revision {}",
+                later.revision
+            )
         } else {
             "the ledger has caught up meanwhile".to_owned()
         }),

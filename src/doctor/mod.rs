@@ -73,15 +73,13 @@ impl Doctor {
             match (findings.len(), fix) {
                 (0, _) => "ledger, custom resources and provider agree".to_owned(),
                 (all, true) => format!("{all} disagreements: {mendable} mended, {left} for you to decide"),
-                (all, false) =>
-                    format!("{all} disagreements: --fix mends {mendable}, {} for you to decide", all - mendable),
+                (all, false) => format!(
+                    "{all} disagreements: --fix mends {mendable}, {} for you to decide",
+                    all - mendable
+                ),
             }
         );
-        Ok(if left == 0 {
-            exit::HEALTHY
-        } else {
-            exit::DISAGREEMENTS
-        })
+        Ok(if left == 0 { exit::HEALTHY } else { exit::DISAGREEMENTS })
     }
 
     async fn look(&self) -> Result<Vec<Finding>, String> {

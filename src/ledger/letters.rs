@@ -86,7 +86,9 @@ impl fmt::Display for Letter {
             self.state.as_str(),
             self.kind,
             self.instance,
-            self.receiver.as_deref().unwrap_or("(sealed with a key that is missing)"),
+            self.receiver
+                .as_deref()
+                .unwrap_or("(sealed with a key that is missing)"),
             self.attempts
         )?;
         match &self.last_error {
@@ -224,7 +226,9 @@ impl Ledger {
             Ok(LetterCounts {
                 due: row.get("due"),
                 dead: row.get("dead"),
-                oldest_due: Duration::from_secs_f64(row.get::<_, Option<f64>>("oldest").unwrap_or(0.0).max(0.0).floor()),
+                oldest_due: Duration::from_secs_f64(
+                    row.get::<_, Option<f64>>("oldest").unwrap_or(0.0).max(0.0).floor(),
+                ),
             })
         })
         .await

@@ -204,7 +204,8 @@ impl Ledger {
         instance: &InstanceId,
         later: &Later,
     ) -> Result<bool, LedgerError> {
-        let refused = || LedgerError::statement(format!("taking up revision {} of instance {instance}", later.revision));
+        let refused =
+            || LedgerError::statement(format!("taking up revision {} of instance {instance}", later.revision));
         let behind = tx
             .query_opt(
                 "select from instances

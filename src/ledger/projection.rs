@@ -8,7 +8,7 @@ use super::acceptance;
 use super::instances::connection_place;
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
 use super::outbox::Later;
-use super::{Connection, InstanceId, Ledger, LedgerError, updates};
+use super::{Connection, InstanceId, Ledger, LedgerError, listen, updates};
 
 /// A leader's number. Writes of an earlier leader are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,8 +211,22 @@ impl Ledger {
             if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
                 return Ok(Projected::Stale);
             }
-            if self.take_up(&transaction, &observation.instance, &observation.later).await? {
-                tracing::warn!(instance = id, revision = observation.later.revision, "the ledger is older than the cluster");
+            if self
+                .take_up(&transaction, &observation.instance, &observation.later)
+                .await?
+            {
+                tracing::warn!(
+                    instance = id,
+                    revision = observation.later.revision,
+                    "the ledger is older than the cluster"
+                );
+            }
+            if !observation.deleting && put_back(&transaction, observation).await? {
+                tracing::warn!(
+                    instance = id,
+                    revision = observation.later.revision,
+                    "a resource was put back to an earlier revision; writing it again"
+                );
             }
             let update = transaction
             .prepare_cached(
@@ -375,6 +389,31 @@ impl Ledger {
         })
         .await
     }
+}
+
+/// Has a resource written again that is of an earlier revision than was applied: somebody put it back, or its cluster. It
+/// may also be an observation that comes late, and then there is nothing to write.
+async fn put_back(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    observation: &Observation,
+) -> Result<bool, LedgerError> {
+    let id = observation.instance.as_str();
+    let refused = || LedgerError::statement(format!("having the resource of instance {id} written again"));
+    let statement = transaction
+        .prepare_cached(
+            "update instances set applied_revision = $2, outbox_due_at = now(), outbox_attempts = 0
+              where id = $1 and desired = 'present' and applied_revision > $2",
+        )
+        .await
+        .map_err(refused())?;
+    let put_back = transaction
+        .execute(&statement, &[&id, &observation.later.revision])
+        .await
+        .map_err(refused())?;
+    if put_back > 0 {
+        listen::notify(transaction, listen::OUTBOX).await?;
+    }
+    Ok(put_back > 0)
 }
 
 /// Refuses the writes of an earlier leader.

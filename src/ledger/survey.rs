@@ -114,7 +114,8 @@ impl Ledger {
     /// When Postgres is away or refuses.
     pub async fn write_again(&self, instance: &InstanceId) -> Result<(), LedgerError> {
         self.within("having a resource written again", async {
-            let refused = || LedgerError::statement(format!("having the resource of instance {instance} written again"));
+            let refused =
+                || LedgerError::statement(format!("having the resource of instance {instance} written again"));
             let mut client = self.client().await?;
             let tx = client.transaction().await.map_err(refused())?;
             tx.execute(

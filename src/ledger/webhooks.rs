@@ -97,7 +97,10 @@ pub(super) fn target_place(event: Uuid) -> String {
 pub(super) fn receiver(target: &WebhookTarget) -> Option<Vec<u8>> {
     let uri: http::Uri = target.url.expose_secret().parse().ok()?;
     let authority = uri.authority()?.as_str().to_ascii_lowercase();
-    digest(&SHA256, authority.as_bytes()).as_ref().get(..16).map(<[u8]>::to_vec)
+    digest(&SHA256, authority.as_bytes())
+        .as_ref()
+        .get(..16)
+        .map(<[u8]>::to_vec)
 }
 
 /// Arms a webhook for the end of an operation.
@@ -118,9 +121,12 @@ pub(super) async fn arm(
         )
         .await
         .map_err(refused)?;
-    tx.execute(&statement, &[&event, &instance.as_str(), &operation, &target, &receiver])
-        .await
-        .map_err(refused)?;
+    tx.execute(
+        &statement,
+        &[&event, &instance.as_str(), &operation, &target, &receiver],
+    )
+    .await
+    .map_err(refused)?;
     Ok(())
 }
 
@@ -128,7 +134,9 @@ pub(super) async fn arm(
 pub(super) async fn fire(tx: &Transaction<'_>, event: &Event) -> Result<(), LedgerError> {
     let refused = || LedgerError::statement(format!("making webhook {} due", event.id));
     let statement = tx
-        .prepare_cached("update webhooks set state = 'due', due_at = now(), body = $2 where id = $1 and state = 'armed'")
+        .prepare_cached(
+            "update webhooks set state = 'due', due_at = now(), body = $2 where id = $1 and state = 'armed'",
+        )
         .await
         .map_err(refused())?;
     tx.execute(&statement, &[&event.id, &event.body()])
@@ -273,10 +281,7 @@ impl Ledger {
                 .await
                 .map_err(refused)?;
             client
-                .execute(
-                    &statement,
-                    &[&claimed.id, &claimed.claim, &state, &after, &error],
-                )
+                .execute(&statement, &[&claimed.id, &claimed.claim, &state, &after, &error])
                 .await
                 .map_err(refused)?;
             Ok(())

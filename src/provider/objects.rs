@@ -74,7 +74,9 @@ pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, bod
             outcome => return outcome.map(drop).map_err(|refusal| refusal.fault(&what)),
         }
     }
-    Err(Fault::transient(format!("{what}: it changes all the time; trying again")))
+    Err(Fault::transient(format!(
+        "{what}: it changes all the time; trying again"
+    )))
 }
 
 /// Deletes an object of the instance's. One that is gone is no error.

@@ -522,8 +522,15 @@ mod tests {
 
     #[test]
     fn webhooks_to_be_delivered_anew_are_named() {
-        for arguments in [&["--all"][..], &["--instance=i"], &["--event=00000000-0000-0000-0000-000000000001"]] {
-            assert!(read(&[&["webhooks", "retry"], arguments].concat()).is_ok(), "{arguments:?}");
+        for arguments in [
+            &["--all"][..],
+            &["--instance=i"],
+            &["--event=00000000-0000-0000-0000-000000000001"],
+        ] {
+            assert!(
+                read(&[&["webhooks", "retry"], arguments].concat()).is_ok(),
+                "{arguments:?}"
+            );
         }
         assert!(read(&["webhooks", "retry"]).is_err());
         assert!(read(&["webhooks", "retry", "--all", "--instance=i"]).is_err());

@@ -43,7 +43,14 @@ async fn patch(world: &World, place: &Place, change: &Value) {
     let change = change.to_string();
     world
         .kubectl(&[
-            "patch", "cinst", "-n", &place.namespace, &place.name, "--type=merge", "-p", &change,
+            "patch",
+            "cinst",
+            "-n",
+            &place.namespace,
+            &place.name,
+            "--type=merge",
+            "-p",
+            &change,
         ])
         .await;
 }
@@ -63,7 +70,17 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     let mut world = World::of(builder, &[]).await;
     let osb = world.osb();
     let mut cases = BTreeMap::new();
-    let names = ["missing", "unrecorded", "returned", "held", "behind", "edited", "owner", "overdue", "sealed"];
+    let names = [
+        "missing",
+        "unrecorded",
+        "returned",
+        "held",
+        "behind",
+        "edited",
+        "owner",
+        "overdue",
+        "sealed",
+    ];
     for name in names {
         cases.insert(name, Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER));
     }
@@ -111,7 +128,9 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     let query = "select parameters from instances where id = $1";
     let sealed: Vec<u8> = sql.query_one(query, &[&case("sealed").order.id]).await.unwrap().get(0);
     let set = "update instances set parameters = $2 where id = $1";
-    sql.execute(set, &[&case("sealed").order.id, &vec![0_u8]]).await.unwrap();
+    sql.execute(set, &[&case("sealed").order.id, &vec![0_u8]])
+        .await
+        .unwrap();
     let unwritten = "update instances set desired_revision = 2, outbox_error = 'forbidden' where id = $1";
     sql.execute(unwritten, &[&case("sealed").order.id]).await.unwrap();
     world
@@ -137,16 +156,26 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     let aws = elasticache(&world);
     let of = async |name: &str| provider_id(&world.instance(&case(name).place).await.unwrap());
     let lost = of("lost").await;
-    aws.delete_replication_group().replication_group_id(&lost).send().await.unwrap();
+    aws.delete_replication_group()
+        .replication_group_id(&lost)
+        .send()
+        .await
+        .unwrap();
     let instance = world.instance(&case("foreign").place).await.unwrap();
-    let tag = aws_sdk_elasticache::types::Tag::builder().key(OWNER_TAG).value("another").build();
+    let tag = aws_sdk_elasticache::types::Tag::builder()
+        .key(OWNER_TAG)
+        .value("another")
+        .build();
     aws.add_tags_to_resource()
         .resource_name(instance.status.unwrap().provider_arn.unwrap())
         .tags(tag)
         .send()
         .await
         .unwrap();
-    let tag = aws_sdk_elasticache::types::Tag::builder().key(OWNER_TAG).value("gone").build();
+    let tag = aws_sdk_elasticache::types::Tag::builder()
+        .key(OWNER_TAG)
+        .value("gone")
+        .build();
     aws.create_cache_cluster()
         .cache_cluster_id("sandbox-orphan")
         .engine("memcached")
@@ -156,6 +185,10 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
         .send()
         .await
         .unwrap();
+    eventually("what Kubernetes is to collect", async || {
+        world.children(&case("missing").place).await.is_empty().then_some(())
+    })
+    .await;
     eventually("what ElastiCache is to do", async || {
         (!world.exists_in_elasticache(&lost)).then_some(())
     })

@@ -120,7 +120,11 @@ impl Osb {
 
     /// Any request; nothing if the answer is lost.
     pub async fn try_send(&self, method: Method, path: &str, body: &Value) -> Option<Reply> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         self.call(method, path, body).await
     }
 

@@ -81,7 +81,14 @@ async fn an_edit_that_would_lose_data_waits_for_consent_until_it_is_ordered() {
     let patch = json!({ "spec": { "planRef": { "name": "memcached-standard-0", "revision": null } } }).to_string();
     world
         .kubectl(&[
-            "patch", "cinst", "-n", &place.namespace, &place.name, "--type=merge", "-p", &patch,
+            "patch",
+            "cinst",
+            "-n",
+            &place.namespace,
+            &place.name,
+            "--type=merge",
+            "-p",
+            &patch,
         ])
         .await;
     world.until_reason(&place, "AwaitingMaintenance").await;
@@ -138,15 +145,22 @@ async fn copy_database(world: &World, from: &str, to: &str) {
     let sql = world.sandbox.postgres().connect("postgres").await.unwrap();
     eventually("the end of connections", async || {
         let others: i64 = sql
-            .query_one("select count(*) from pg_stat_activity where datname = any($1)", &[&[from, to].as_slice()])
+            .query_one(
+                "select count(*) from pg_stat_activity where datname = any($1)",
+                &[&[from, to].as_slice()],
+            )
             .await
             .unwrap()
             .get(0);
         (others == 0).then_some(())
     })
     .await;
-    sql.batch_execute(&format!("drop database if exists {to}")).await.unwrap();
-    sql.batch_execute(&format!("create database {to} template {from}")).await.unwrap();
+    sql.batch_execute(&format!("drop database if exists {to}"))
+        .await
+        .unwrap();
+    sql.batch_execute(&format!("create database {to} template {from}"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +179,12 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
     let change = json!({ "service_id": MEMCACHED, "plan_id": STANDARD_0 });
     let operation = osb.patch(&changed, &change).await.operation();
     assert_eq!(osb.ended(&changed, &operation).await.0, "succeeded");
-    let cache = Cache::of(&world, &changed_at.namespace, &format!("{}-connection", changed_at.name)).await;
+    let cache = Cache::of(
+        &world,
+        &changed_at.namespace,
+        &format!("{}-connection", changed_at.name),
+    )
+    .await;
     cache.set("kept", "here").await.unwrap();
     osb.give_back(&returned).await;
     let (unknown, unknown_at, unknown_cache) = filled(&world).await;
@@ -179,7 +198,10 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
         let row = world
             .sql()
             .await
-            .query_one("select plan_id, applied_revision = desired_revision from instances where id = $1", &[&changed.id])
+            .query_one(
+                "select plan_id, applied_revision = desired_revision from instances where id = $1",
+                &[&changed.id],
+            )
             .await
             .unwrap();
         (row.get::<_, &str>(0) == STANDARD_0 && row.get(1)).then_some(())
@@ -190,7 +212,10 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
     })
     .await;
     assert!(cache.has("kept").await.unwrap());
-    assert!(unknown_cache.has("kept").await.unwrap(), "nobody knows it, and it is left alone");
+    assert!(
+        unknown_cache.has("kept").await.unwrap(),
+        "nobody knows it, and it is left alone"
+    );
     assert_eq!(osb.poll(&unknown, "").await.status, StatusCode::NOT_FOUND);
     let (code, told) = examined(&world, &[]).await;
     assert_eq!((code, kinds(&told)), (3, vec!["Missing", "Unrecorded"]), "{told}");
@@ -234,6 +259,9 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
     osb.give_back(&moved).await;
     let (_, told) = examined(&world, &["--fix"]).await;
     assert_eq!(kinds(&told), ["Orphan"], "{told}");
-    assert_eq!(world.sandbox.elasticache().unwrap().remaining().replication_groups, groups);
+    assert_eq!(
+        world.sandbox.elasticache().unwrap().remaining().replication_groups,
+        groups
+    );
     world.sandbox.stop().await;
 }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use cache_broker::ledger::webhooks::Attempted;
-use cache_broker::ledger::{
-    InstanceId, Judgement, LetterState, Letters, Request, Room, Scope, Verdict, WebhookTarget,
-};
+use cache_broker::ledger::{InstanceId, Judgement, LetterState, Letters, Request, Room, Scope, Verdict, WebhookTarget};
 
 use super::{HOUR, World, asked, observation, order};
 
@@ -130,11 +128,7 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
 async fn what_was_given_up_is_listed_and_gets_another_day() {
     let world = World::new().await;
     told(&world, "gone.example:8443", names("i", 3)).await;
-    let claimed = world
-        .ledger
-        .claim_webhooks(&room(10, 10, &[]), LEASE)
-        .await
-        .unwrap();
+    let claimed = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
     assert_eq!(claimed.len(), 3);
     for due in &claimed[..2] {
         let dead = Attempted::Dead {
@@ -154,23 +148,17 @@ async fn what_was_given_up_is_listed_and_gets_another_day() {
     assert!(!line.contains("hunter2") && !line.contains("hook"), "{line}");
     let one: InstanceId = listed[0].instance.parse().unwrap();
     assert_eq!(
-        world
-            .ledger
-            .letters(&LetterState::ALL, Some(&one))
-            .await
-            .unwrap()
-            .len(),
+        world.ledger.letters(&LetterState::ALL, Some(&one)).await.unwrap().len(),
         1
     );
 
     assert_eq!(world.ledger.retry_letters(&Letters::Of(one)).await.unwrap(), 1);
-    assert_eq!(world.ledger.retry_letters(&Letters::One(listed[1].id)).await.unwrap(), 1);
+    assert_eq!(
+        world.ledger.retry_letters(&Letters::One(listed[1].id)).await.unwrap(),
+        1
+    );
     assert_eq!(world.ledger.retry_letters(&Letters::All).await.unwrap(), 0);
-    let again = world
-        .ledger
-        .claim_webhooks(&room(10, 10, &[]), LEASE)
-        .await
-        .unwrap();
+    let again = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
     assert_eq!(again.len(), 2);
     assert!(again.iter().all(|due| due.attempts == 0), "a day of its own");
 }

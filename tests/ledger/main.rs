@@ -15,8 +15,8 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
-    Asked, Asker, Desired, Epoch, Gone, Held, InstanceId, Judgement, Later, Ledger, LedgerError, NewDeprovision, NewInstance,
-    Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
+    Asked, Asker, Desired, Epoch, Gone, Held, InstanceId, Judgement, Later, Ledger, LedgerError, NewDeprovision,
+    NewInstance, Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;

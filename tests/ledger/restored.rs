@@ -33,7 +33,11 @@ async fn a_ledger_that_is_behind_takes_up_what_the_cluster_says() {
     assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
     let held = world.ledger.instance(&id).await.unwrap().unwrap();
     assert_eq!(
-        (held.instance.plan_id.as_str(), held.instance.plan_name.as_str(), held.instance.plan_revision),
+        (
+            held.instance.plan_id.as_str(),
+            held.instance.plan_name.as_str(),
+            held.instance.plan_revision
+        ),
         ("large", "large-plan", 4)
     );
     assert_eq!(json!(held.opened), json!({ "connectionLimit": 9 }));
@@ -42,6 +46,27 @@ async fn a_ledger_that_is_behind_takes_up_what_the_cluster_says() {
     let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
     assert_eq!(due[0].revision, 8);
     assert!(!world.ledger.catch_up(&id, &Later::default()).await.unwrap());
+}
+
+/// A resource that somebody put back, from Git or with the whole cluster, is written again as it was ordered.
+#[tokio::test]
+async fn a_resource_of_an_earlier_revision_is_written_again() {
+    let world = World::new().await;
+    let (id, _) = world.ordered("a", HOUR).await;
+    world.applied().await;
+    world
+        .sql
+        .execute("update instances set desired_revision = 5, applied_revision = 5", &[])
+        .await
+        .unwrap();
+    let mut seen = observation(&id, 5, Verdict::Ready);
+    seen.later.revision = 5;
+    world.ledger.project(world.epoch, &seen).await.unwrap();
+    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    let put_back = observation(&id, 6, Verdict::Ready);
+    world.ledger.project(world.epoch, &put_back).await.unwrap();
+    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    assert_eq!(due.iter().map(|item| item.revision).collect::<Vec<_>>(), [5]);
 }
 
 /// What was accepted by the old row, before the cluster was seen, fails and can be asked again.
@@ -89,11 +114,7 @@ async fn a_copy_of_a_resource_says_nothing_to_the_ledger() {
     assert_eq!(world.state(operation).await.0, "in_progress");
     let mut end = gone(&id, "another");
     end.namespace = "elsewhere".to_owned();
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&end))
-        .await
-        .unwrap();
+    world.ledger.project_absent(world.epoch, &id, Some(&end)).await.unwrap();
     assert_eq!(world.state(operation).await.0, "in_progress");
 }
 
@@ -146,7 +167,11 @@ async fn rows_of_the_outbox_are_held_while_they_are_renewed() {
     world.ledger.renew_outbox(taken[0].claim, HOUR).await.unwrap();
     assert_eq!(world.ledger.next_outbox().await.unwrap(), Some(Duration::ZERO));
     let old = taken.iter().find(|item| item.instance == a).unwrap();
-    world.ledger.mark_unapplied(old, "the API server is away", HOUR).await.unwrap();
+    world
+        .ledger
+        .mark_unapplied(old, "the API server is away", HOUR)
+        .await
+        .unwrap();
     let again = world.ledger.claim_outbox(10, LEASE).await.unwrap();
     assert_eq!(
         again
@@ -170,8 +195,5 @@ async fn a_row_that_cannot_be_read_holds_up_no_other() {
         .await
         .unwrap();
     let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
-    assert_eq!(
-        due.iter().map(|item| item.instance.as_str()).collect::<Vec<_>>(),
-        ["b"]
-    );
+    assert_eq!(due.iter().map(|item| item.instance.as_str()).collect::<Vec<_>>(), ["b"]);
 }

@@ -62,14 +62,20 @@ async fn what_was_given_back_is_forgotten_when_nobody_can_ask_any_more() {
     // Somebody is still to be told.
     world
         .sql
-        .execute("update webhooks set state = 'due', ended_at = null where instance_id = 'old'", &[])
+        .execute(
+            "update webhooks set state = 'due', ended_at = null where instance_id = 'old'",
+            &[],
+        )
         .await
         .unwrap();
     let forgotten = world.ledger.forget(kept).await.unwrap();
     assert_eq!((forgotten.webhooks, forgotten.instances), (1, 0), "{forgotten:?}");
     world
         .sql
-        .execute("update webhooks set state = 'dead', ended_at = now() where instance_id = 'old'", &[])
+        .execute(
+            "update webhooks set state = 'dead', ended_at = now() where instance_id = 'old'",
+            &[],
+        )
         .await
         .unwrap();
     let forgotten = world.ledger.forget(kept).await.unwrap();
@@ -77,7 +83,11 @@ async fn what_was_given_back_is_forgotten_when_nobody_can_ask_any_more() {
     assert_eq!(count(&world, "instances").await, 2);
     // The provision of one that lives is asked for.
     assert_eq!(count(&world, "operations where instance_id = 'live'").await, 1);
-    assert_eq!(count(&world, "audit where instance_id = 'old'").await, 2, "kept on its own terms");
+    assert_eq!(
+        count(&world, "audit where instance_id = 'old'").await,
+        2,
+        "kept on its own terms"
+    );
     assert!(world.ledger.instance(&old).await.unwrap().is_none());
     // Its id may be ordered anew.
     world.ordered("old", HOUR).await;

@@ -86,9 +86,7 @@ async fn the_end_of_an_operation_is_told_at_once_and_signed() {
     let timestamp = received.headers["x-osb-timestamp"].to_str().unwrap();
     let age = jiff::Timestamp::now().as_second() - timestamp.parse::<i64>().unwrap();
     assert!((0..30).contains(&age), "{age}");
-    let signature = BASE64_STANDARD
-        .decode(&received.headers["x-osb-signature-v2"])
-        .unwrap();
+    let signature = BASE64_STANDARD.decode(&received.headers["x-osb-signature-v2"]).unwrap();
     let signed = format!("{timestamp}.{}", received.text);
     hmac::verify(&key, signed.as_bytes(), &signature).unwrap();
     let body = received.body();

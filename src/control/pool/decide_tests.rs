@@ -354,7 +354,10 @@ fn a_member_is_handed_out_only_when_it_was_seen_in_this_term() {
         verified: false,
         ..ready(1)
     };
-    assert_eq!(steps(keep(1), &[unverified.clone()]), [Step::Note(id(1), Verdict::Ready)]);
+    assert_eq!(
+        steps(keep(1), &[unverified.clone()]),
+        [Step::Note(id(1), Verdict::Ready)]
+    );
     assert!(steps(keep(1), &[ready(1)]).is_empty());
     // Its resource is somebody's by now, and no member's any more.
     let handed_out = Member {

@@ -91,7 +91,8 @@ impl Platform {
 
     async fn bind_and_unbind(&mut self, order: &Order) {
         let path = format!("/v2/service_instances/{}/service_bindings/b", order.id);
-        let body = json!({ "service_id": order.service, "plan_id": order.plan, "bind_resource": { "app_guid": "app" } });
+        let body =
+            json!({ "service_id": order.service, "plan_id": order.plan, "bind_resource": { "app_guid": "app" } });
         let bound = self.ask(Method::PUT, &path, &body).await;
         // One that needs work of its own is bound in another way, which is not tried here.
         if bound.status == StatusCode::UNPROCESSABLE_ENTITY {
@@ -124,10 +125,15 @@ impl Platform {
             }
         } else {
             let reply = self
-                .ask_until(Method::POST, &format!("{path}/actions/restart"), &Value::Null, |reply| {
-                    // One whose answer was lost is going on.
-                    reply.status != StatusCode::UNPROCESSABLE_ENTITY
-                })
+                .ask_until(
+                    Method::POST,
+                    &format!("{path}/actions/restart"),
+                    &Value::Null,
+                    |reply| {
+                        // One whose answer was lost is going on.
+                        reply.status != StatusCode::UNPROCESSABLE_ENTITY
+                    },
+                )
                 .await;
             assert_eq!(reply.status, StatusCode::ACCEPTED, "{order:?}: {reply:?}");
             let operation = self.accept(order, &reply, "restart");

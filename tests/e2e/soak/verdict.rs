@@ -37,16 +37,29 @@ pub async fn everything_ended(world: &World, accepted: &[&Accepted]) {
             .await
             .unwrap()
             .unwrap_or_else(|| panic!("{what} {operation} of {instance} is lost"));
-        assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), (instance.as_str(), *what));
+        assert_eq!(
+            (row.get::<_, &str>(0), row.get::<_, &str>(1)),
+            (instance.as_str(), *what)
+        );
         assert!(matches!(row.get(2), "succeeded" | "failed"));
     }
     let kinds = sql
-        .query("select kind, state, count(*) from operations group by 1, 2 order by 1, 2", &[])
+        .query(
+            "select kind, state, count(*) from operations group by 1, 2 order by 1, 2",
+            &[],
+        )
         .await
         .unwrap();
     let kinds: Vec<String> = kinds
         .iter()
-        .map(|row| format!("{} {} {}", row.get::<_, i64>(2), row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        .map(|row| {
+            format!(
+                "{} {} {}",
+                row.get::<_, i64>(2),
+                row.get::<_, &str>(0),
+                row.get::<_, &str>(1)
+            )
+        })
         .collect();
     println!("operations: {}", kinds.join(", "));
     // Only what a deprovision took the place of may fail.
@@ -118,18 +131,17 @@ pub async fn everything_was_told(world: &World, receiver: &mut Receiver) {
         before = Some((instance, *position));
     }
     assert_eq!(first.len(), rows.len(), "nothing else was told");
-    println!(
-        "webhooks: {} events, {} deliveries",
-        first.len(),
-        received.len()
-    );
+    println!("webhooks: {} events, {} deliveries", first.len(), received.len());
 }
 
 /// Ledger, custom resources and provider agree, and nothing was made twice or is left.
 pub async fn everything_agrees(world: &World) {
     let sql = world.sql().await;
     let live: BTreeMap<(String, String), String> = sql
-        .query("select namespace, name, id from instances where deleted_at is null", &[])
+        .query(
+            "select namespace, name, id from instances where deleted_at is null",
+            &[],
+        )
         .await
         .unwrap()
         .iter()
@@ -142,7 +154,9 @@ pub async fn everything_agrees(world: &World) {
             .iter()
             .map(|resource| (resource.namespace().unwrap(), resource.name_any()))
             .collect();
-        let settled = all.iter().all(|resource| ready(resource).is_some_and(|ready| ready.status == "True"));
+        let settled = all
+            .iter()
+            .all(|resource| ready(resource).is_some_and(|ready| ready.status == "True"));
         (settled && names == live.keys().cloned().collect()).then_some(all)
     })
     .await;
@@ -185,7 +199,8 @@ pub async fn everything_agrees(world: &World) {
         .filter(|resource| resource.status.as_ref().is_some_and(|status| status.topology.is_none()))
         .map(ResourceExt::name_any)
         .collect();
-    let template = "go-template={{range .items}}{{index .metadata.labels \"app.kubernetes.io/instance\"}}{{\"\\n\"}}{{end}}";
+    let template =
+        "go-template={{range .items}}{{index .metadata.labels \"app.kubernetes.io/instance\"}}{{\"\\n\"}}{{end}}";
     eventually("the end of what was given back in the cluster", async || {
         let names = world
             .kubectl(&[

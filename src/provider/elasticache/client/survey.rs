@@ -98,7 +98,10 @@ impl Client {
             return FoundOwner::Unreadable;
         };
         let tags = output.tag_list();
-        let owner = tags.iter().find(|tag| tag.key() == Some(OWNER_TAG)).and_then(Tag::value);
+        let owner = tags
+            .iter()
+            .find(|tag| tag.key() == Some(OWNER_TAG))
+            .and_then(Tag::value);
         match owner {
             None => FoundOwner::Nobody,
             Some(RELEASED) => FoundOwner::Released,
