@@ -66,7 +66,9 @@ pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, bod
         let mut body = body.clone();
         if let Some(existing) = &existing {
             owned_by::<K>(desired, name, existing.metadata.owner_references.as_deref())?;
-            body["metadata"]["resourceVersion"] = json!(existing.metadata.resource_version);
+            if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.insert("resourceVersion".to_owned(), json!(existing.metadata.resource_version));
+            }
         }
         match timed(api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body))).await {
             // Its status changes while it starts.

@@ -355,7 +355,7 @@ fn a_member_is_handed_out_only_when_it_was_seen_in_this_term() {
         ..ready(1)
     };
     assert_eq!(
-        steps(keep(1), &[unverified.clone()]),
+        steps(keep(1), std::slice::from_ref(&unverified)),
         [Step::Note(id(1), Verdict::Ready)]
     );
     assert!(steps(keep(1), &[ready(1)]).is_empty());

@@ -41,12 +41,12 @@ struct Shape {
 }
 
 const SHORT: Shape = Shape {
-    orders: 24,
+    orders: 20,
     clients: 6,
-    api_kills: 6,
+    api_kills: 5,
     leader_kills: 1,
     outages: 1,
-    period: Duration::from_secs(24),
+    period: Duration::from_secs(16),
 };
 
 const LONG: Shape = Shape {
