@@ -36,6 +36,10 @@ soak: setup ## Kill processes under load for about eight minutes; SOAK_SEED=N fo
 	@scripts/step 'building the tests' cargo test --locked --test e2e --no-run
 	cargo test --locked --test e2e -- --ignored --nocapture nothing_is_lost_while_processes_die_for_long
 
+.PHONY: scale
+scale: setup ## Show with 500 instances how few calls to AWS they need
+	@CONVERGENCE_INSTANCES=500 cargo test --locked --test e2e many_instances -- --nocapture
+
 .PHONY: fuzz
 fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
 	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"

@@ -67,7 +67,7 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
             times: Times::all(Duration::from_millis(200)),
             ..endpoint::Options::default()
         });
-    let mut world = World::of(builder, &[]).await;
+    let mut world = World::on(builder.start().await.unwrap(), &[]).await;
     let osb = world.osb();
     let mut cases = BTreeMap::new();
     let names = [

@@ -60,12 +60,11 @@ pub async fn shared() -> &'static World {
 impl World {
     /// A world of a test's own, its broker started with some variables more.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
-        Self::of(Sandbox::builder(), variables).await
+        Self::on(Sandbox::start().await.unwrap(), variables).await
     }
 
-    /// The same, of a sandbox of its own making.
-    pub async fn of(builder: sandbox::Builder, variables: &[(&str, &str)]) -> Self {
-        let sandbox = builder.start().await.unwrap();
+    /// A world on a sandbox.
+    pub async fn on(sandbox: Sandbox, variables: &[(&str, &str)]) -> Self {
         let project = Path::new(PROJECT);
         let apply = async |options: &[&str], path: &str| {
             let path = project.join(path);

@@ -88,7 +88,7 @@ async fn soak(shape: Shape) {
             times: Times::all(Duration::from_millis(700)),
             ..elasticache::Options::default()
         });
-    let mut world = World::of(builder, &[]).await;
+    let mut world = World::on(builder.start().await.unwrap(), &[]).await;
     // It has recorded the plans, and makes room.
     world.broker.terminate().await;
     let world = world;
