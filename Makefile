@@ -37,6 +37,11 @@ test: setup ## Run every check and every test
 bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
 	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
 
+.PHONY: soak
+soak: setup ## Kill processes under load for about eight minutes; SOAK_SEED=N for the same choices
+	@scripts/step 'building the tests' cargo test --locked --test e2e --no-run
+	cargo test --locked --test e2e -- --ignored --nocapture nothing_is_lost_while_processes_die_for_long
+
 .PHONY: scale
 scale: setup ## Show with 500 instances how few calls to AWS they need
 	@CONVERGENCE_INSTANCES=500 cargo test --locked --test e2e many_instances -- --nocapture

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod control;
+pub mod doctor;
 pub mod import;
 pub mod ledger;
 pub mod osb;

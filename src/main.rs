@@ -49,6 +49,20 @@ fn main() -> ExitCode {
                 Err(error) => Err(error),
             }
         }
+        Some(Command::Webhooks(command)) => line
+            .settings
+            .check_database()
+            .map(|database| runtime.block_on(serve::webhooks(database, command))),
+        Some(Command::Doctor { fix }) => {
+            let settings = line.settings.clone();
+            match line.settings.check_database() {
+                Ok(database) => match runtime.block_on(serve::doctor(settings, database, fix)) {
+                    Ok(code) => return ExitCode::from(code),
+                    Err(error) => Ok(Err(error)),
+                },
+                Err(error) => Err(error),
+            }
+        }
         Some(Command::Crds { .. }) => Ok(Ok(())),
         None => line
             .settings

@@ -18,15 +18,16 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
+use crate::doctor::Doctor;
 use crate::import::{self, Report};
-use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
+use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, read_credentials};
+use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, Webhooks, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
@@ -105,6 +106,50 @@ pub async fn import(
         webhooks: Policy::new(settings.webhook_allow_private),
     };
     import::run(&options).await
+}
+
+/// Shows webhooks, or has some delivered anew.
+///
+/// # Errors
+/// When Postgres does not answer or refuses, or there is nothing to deliver anew.
+pub async fn webhooks((url, keys): (DatabaseUrl, KeyRing), command: Webhooks) -> Result<(), String> {
+    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
+    match command {
+        Webhooks::List { state, instance } => {
+            let states: Vec<_> = state.into_iter().map(LetterState::from).collect();
+            webhooks::command::list(&ledger, &states, instance.as_ref()).await
+        }
+        Webhooks::Retry { instance, event, .. } => {
+            let which = match (instance, event) {
+                (Some(instance), _) => Letters::Of(instance),
+                (None, Some(event)) => Letters::One(event),
+                (None, None) => Letters::All,
+            };
+            webhooks::command::retry(&ledger, &which).await
+        }
+    }
+}
+
+/// Compares what the ledger, the cluster and ElastiCache say, and returns the exit code.
+///
+/// # Errors
+/// When something could not be looked at, or mended.
+pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix: bool) -> Result<u8, String> {
+    let prefix = settings
+        .name_prefix
+        .clone()
+        .ok_or("NAME_PREFIX is not set: it tells which of what is on ElastiCache is ours")?;
+    let elasticache = match &settings.aws_region {
+        Some(region) => Some((elasticache(&settings, region).await, prefix)),
+        None => None,
+    };
+    let doctor = Doctor {
+        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
+        client: kube_client(&settings).await?,
+        namespaces: settings.watched(),
+        elasticache,
+    };
+    doctor.run(fix).await
 }
 
 /// Serves until told to stop.
@@ -240,6 +285,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 let kept = Duration::from_secs(86_400) * settings.audit_days;
                 tasks.spawn(forget_history(ledger.clone(), kept, stopped.clone()));
             }
+            tasks.spawn(forget_ended(ledger.clone(), settings.kept(), stopped.clone()));
             {
                 let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
                 tasks.spawn(async move {
@@ -339,6 +385,21 @@ async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Rece
             Ok(0) => {}
             Ok(lines) => tracing::info!(lines, "forgot what was asked long ago"),
             Err(error) => tracing::warn!(%error, "forgetting what was asked long ago"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FORGET) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+/// Forgets what ended too long ago, from time to time.
+async fn forget_ended(ledger: Ledger, kept: Kept, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    loop {
+        match ledger.forget(kept).await {
+            Ok(forgotten) if forgotten.is_nothing() => {}
+            Ok(forgotten) => tracing::info!(?forgotten, "forgot what ended long ago"),
+            Err(error) => tracing::warn!(%error, "forgetting what ended long ago"),
         }
         tokio::select! {
             () = tokio::time::sleep(FORGET) => {}

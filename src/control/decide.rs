@@ -87,13 +87,30 @@ pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
 /// Whether changes that lose data may be made whenever they are due.
 fn consent(instance: &CacheInstance) -> Consent {
     let approved = is_allowed(instance, annotations::APPROVE_DISRUPTION);
-    // Over OSB asking is consent: what must not be done without more was refused there.
-    let ordered = instance.annotation(annotations::INSTANCE_ID).is_some();
+    // Over OSB asking is consent: what must not be done without more was refused there. What somebody else wrote into
+    // the spec since was not asked for there.
+    let as_ordered = instance
+        .annotation(annotations::LEDGER_SPEC)
+        .is_none_or(|digest| digest == instance.spec.digest());
+    let seen = instance.status.as_ref().and_then(|status| status.ledger_revision);
+    let put_back = seen.is_some_and(|seen| instance.ledger_revision().is_none_or(|revision| revision < seen));
+    let ordered = as_ordered && !put_back && instance.annotation(annotations::INSTANCE_ID).is_some();
     if approved || ordered {
         Consent::Given
     } else {
         Consent::Withheld
     }
+}
+
+/// The OSB id of an instance whose deletion a platform did not ask for. What never became ready holds nobody's data.
+fn held_for_platform(instance: &CacheInstance) -> Option<&str> {
+    let id = instance.annotation(annotations::INSTANCE_ID)?;
+    let was_ready = instance
+        .status
+        .as_ref()
+        .is_some_and(|status| status.first_ready_time.is_some());
+    let approved = instance.annotation(annotations::APPROVE_DELETION) == Some("true");
+    (was_ready && !approved).then_some(id)
 }
 
 /// Whether an annotation allows something for good, or for the present generation.
@@ -132,6 +149,13 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
             Reason::Paused,
             format!("paused by annotation {}: {what}", annotations::PAUSED),
         );
+    }
+    if deleting && let Some(id) = held_for_platform(instance) {
+        let message = format!(
+            "somebody deleted it, but the platform still has it as {id}: it goes on as it is; deprovision it over OSB, or set annotation {}=true to let it go",
+            annotations::APPROVE_DELETION
+        );
+        return say(Progress::Paused, Reason::DeletionHeld, message);
     }
     let revision = match plan {
         PlanLookup::Found(revision) => revision,
@@ -492,6 +516,7 @@ pub fn status(
         }),
         first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
         last_backup: latest.or(before.last_backup),
+        ledger_revision: before.ledger_revision.max(instance.ledger_revision()),
         ..recorded(instance, &report.record)
     }
 }

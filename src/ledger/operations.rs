@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Answered, Asked, InstanceId, LedgerError, audit, listen};
+use super::events::Event;
+use super::{Answered, Asked, InstanceId, LedgerError, audit, webhooks};
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -285,27 +286,16 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 update instances set restore = null
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
-            ), due as (
-                update webhooks
-                set state = 'due', due_at = now(), body = jsonb_build_object(
-                    'id', webhooks.id,
-                    'state', ended.state,
-                    'description', ended.description,
-                    'instance_id', ended.instance_id,
-                    'operation', ended.id,
-                    'kind', ended.kind,
-                    'time', to_char(ended.ended_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
-                from ended
-                where webhooks.operation_id = ended.id and webhooks.state = 'armed'
-                returning 1
             )
-            select (select count(*) from ended), (select count(*) from due)",
+            select instance_id, kind, state, description, ended_at, (
+                select array_agg(id) from webhooks where operation_id = ended.id and state = 'armed')
+            from ended",
         )
         .await
         .map_err(refused())?;
     let remains = outcome.remains();
     let row = tx
-        .query_one(
+        .query_opt(
             &statement,
             &[
                 &operation,
@@ -317,12 +307,30 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
         )
         .await
         .map_err(refused())?;
-    let ended: i64 = row.try_get(0).map_err(refused())?;
-    let due: i64 = row.try_get(1).map_err(refused())?;
-    if due > 0 {
-        listen::notify(tx, listen::WEBHOOKS).await?;
+    let Some(row) = row else {
+        return Ok(false);
+    };
+    let armed: Option<Vec<Uuid>> = row.try_get(5).map_err(refused())?;
+    let unreadable = |reason: String| LedgerError::Row {
+        place: format!("operation {operation}"),
+        reason,
+    };
+    let (instance, kind): (String, &str) = (row.try_get(0).map_err(refused())?, row.try_get(1).map_err(refused())?);
+    let kind = OperationKind::parse(kind).ok_or_else(|| unreadable(format!("kind {kind:?} is not known")))?;
+    for id in armed.into_iter().flatten() {
+        let event = Event {
+            id,
+            state: outcome.state(),
+            description: row.try_get(3).map_err(refused())?,
+            instance_id: InstanceId::try_from(instance.clone()).map_err(|error| unreadable(error.to_string()))?,
+            binding_id: None,
+            operation,
+            kind,
+            time: row.try_get(4).map_err(refused())?,
+        };
+        webhooks::fire(tx, &event).await?;
     }
-    Ok(ended > 0)
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -124,14 +124,13 @@ impl Settings {
         }
     }
 
-    /// Namespaces whose instances are reconciled.
+    /// The namespaces whose instances are reconciled.
     pub fn watched(&self) -> Namespaces {
-        let mut names = self.watch_namespaces.iter();
-        if names.any(|name| name == "*") {
+        if self.watch_namespaces.iter().any(|name| name == "*") {
             return Namespaces::All;
         }
-        let named = self.watch_namespaces.iter().filter(|name| !name.is_empty());
-        Namespaces::Named(named.cloned().collect())
+        let names = self.watch_namespaces.iter().filter(|name| !name.is_empty());
+        Namespaces::Named(names.cloned().collect())
     }
 
     /// Checks what is needed to reach the database.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::ledger::{DatabaseUrl, InstanceId};
+use crate::ledger::{DatabaseUrl, InstanceId, Kept, LetterState};
 
 pub use check::{Checked, Namespaces, SettingsError, read_credentials};
 
@@ -53,6 +53,67 @@ pub enum Command {
         #[arg(long)]
         instance: InstanceId,
     },
+    /// Shows webhooks that wait or were given up, and has those that were given up delivered anew.
+    #[command(subcommand)]
+    Webhooks(Webhooks),
+    /// Compares the ledger, the custom resources and ElastiCache, and lists what they do not agree on. Exits with 0 if they
+    /// agree, 1 if something could not be looked at, 3 if there are disagreements (left).
+    Doctor {
+        /// Mend what can be mended without a loss.
+        #[arg(long)]
+        fix: bool,
+    },
+}
+
+/// What to do with webhooks.
+#[derive(Debug, Subcommand)]
+pub enum Webhooks {
+    /// Prints webhooks, the latest first: event, state, when, of what, of which instance, receiver, attempts, last error.
+    List {
+        /// In which states; those that wait and those that were given up if absent.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "due,dead")]
+        state: Vec<WebhookState>,
+        /// Only those of an instance, by its OSB id.
+        #[arg(long)]
+        instance: Option<InstanceId>,
+    },
+    /// Has webhooks that were given up delivered anew.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Retry {
+        /// All of them.
+        #[arg(long, group = "which")]
+        all: bool,
+        /// Those of an instance, by its OSB id.
+        #[arg(long, group = "which")]
+        instance: Option<InstanceId>,
+        /// One, by its event's id.
+        #[arg(long, group = "which")]
+        event: Option<uuid::Uuid>,
+    },
+}
+
+/// How far a webhook is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WebhookState {
+    /// What it is to tell of has not ended.
+    Armed,
+    /// It is to be delivered.
+    Due,
+    /// The receiver took it.
+    Delivered,
+    /// It was given up.
+    Dead,
+}
+
+impl From<WebhookState> for LetterState {
+    fn from(state: WebhookState) -> Self {
+        match state {
+            WebhookState::Armed => Self::Armed,
+            WebhookState::Due => Self::Due,
+            WebhookState::Delivered => Self::Delivered,
+            WebhookState::Dead => Self::Dead,
+        }
+    }
 }
 
 /// What is to be imported.
@@ -201,6 +262,16 @@ pub struct Settings {
     /// Days that it is remembered who asked for what. 0 is for ever.
     #[arg(long, env = "AUDIT_DAYS", default_value_t = 400)]
     pub audit_days: u32,
+
+    /// Days that instances which were given back are remembered, and ended operations of the others. Until then a platform
+    /// that lost the answer to its last request is told 410 rather than 404, and its id is not ordered anew by mistake. 0
+    /// is for ever.
+    #[arg(long, env = "RETENTION_DAYS", default_value_t = 400)]
+    pub retention_days: u32,
+
+    /// Days that webhooks are remembered which were delivered or given up. 0 is for ever.
+    #[arg(long, env = "WEBHOOK_DAYS", default_value_t = 30)]
+    pub webhook_days: u32,
 
     /// Serve the OSB API to anybody who can reach it.
     #[arg(long, action = ArgAction::SetTrue)]
@@ -387,6 +458,15 @@ impl Settings {
         self.pod_name.clone().unwrap_or_else(made_up)
     }
 
+    /// For how long what ended is remembered.
+    pub fn kept(&self) -> Kept {
+        let days = |days: u32| (days > 0).then(|| Duration::from_secs(86_400) * days);
+        Kept {
+            instances: days(self.retention_days),
+            webhooks: days(self.webhook_days),
+        }
+    }
+
     /// How often ElastiCache is asked while something is in flight there.
     pub fn elasticache_poll(&self) -> Duration {
         Duration::from_millis(self.elasticache_poll_ms)
@@ -469,6 +549,23 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn webhooks_to_be_delivered_anew_are_named() {
+        for arguments in [
+            &["--all"][..],
+            &["--instance=i"],
+            &["--event=00000000-0000-0000-0000-000000000001"],
+        ] {
+            assert!(
+                read(&[&["webhooks", "retry"], arguments].concat()).is_ok(),
+                "{arguments:?}"
+            );
+        }
+        assert!(read(&["webhooks", "retry"]).is_err());
+        assert!(read(&["webhooks", "retry", "--all", "--instance=i"]).is_err());
+        assert!(read(&["webhooks", "list", "--state=dead,armed"]).is_ok());
     }
 
     #[test]

@@ -288,6 +288,7 @@ impl Keeper {
             age: known.age,
             uid: known.uid.clone(),
             message: known.message.clone(),
+            verified: known.verified,
             seen: resource.map(|resource| Seen {
                 uid: resource.uid().unwrap_or_default(),
                 deleting: resource.metadata.deletion_timestamp.is_some(),

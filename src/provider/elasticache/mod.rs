@@ -16,7 +16,7 @@ mod remove;
 mod restart;
 mod tags;
 
-pub use client::{Client, Limits, Snapshot, SnapshotState};
+pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
 pub use decide::{must_replace, present};
 pub use events::{Occurrence, is_trouble};
 pub use id::provider_id;

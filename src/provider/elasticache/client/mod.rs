@@ -6,9 +6,11 @@
 mod change;
 mod describe;
 mod snapshots;
+mod survey;
 mod view;
 
 pub use snapshots::{Snapshot, SnapshotState};
+pub use survey::{Found, FoundKind, FoundOwner};
 
 use std::fmt::Debug;
 use std::time::Duration;
