@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use kube::api::ListParams;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -27,6 +29,7 @@ use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
 use crate::settings::{Checked, Settings, read_credentials};
 use crate::telemetry::health::{self, Health, Part};
+use crate::telemetry::metrics::sources;
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
 
@@ -40,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often what was asked long ago is forgotten, some of it each time.
 const FORGET: Duration = Duration::from_secs(600);
+/// How often the ledger is looked into for the metrics at most, and how long that may take.
+const GLANCE: Duration = Duration::from_secs(3);
 /// How often the file of credentials is looked at.
 const RELOAD: Duration = Duration::from_secs(5);
 /// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
@@ -115,12 +120,18 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
         .map_err(|error| error.to_string())?;
 
+    let _connections = {
+        let ledger = ledger.clone();
+        sources::database(move || ledger.connections())
+    };
+
     let (stop, stopped) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
     {
         let (health, stopped) = (health.clone(), until(stopped.clone()));
+        let look = looking_into(&ledger, &health);
         tasks.spawn(async move {
-            health::serve(health_listener, health, stopped).await;
+            health::serve(health_listener, health, look, stopped).await;
             Ok(())
         });
     }
@@ -244,6 +255,34 @@ async fn all_ended(tasks: &mut JoinSet<Result<(), String>>, ending: &watch::Rece
         }
     }
     Ok(())
+}
+
+/// Looks into the ledger for those who watch, while Postgres answers. Who asks often is told what was seen a moment ago.
+fn looking_into(ledger: &Ledger, health: &Health) -> impl Fn() -> BoxFuture<'static, ()> + Clone + Send + Sync + use<> {
+    let (ledger, health) = (ledger.clone(), health.clone());
+    let last: Arc<Mutex<Option<Instant>>> = Arc::default();
+    move || {
+        let (ledger, health, last) = (ledger.clone(), health.clone(), last.clone());
+        async move {
+            {
+                let mut last = last.lock();
+                if last.is_some_and(|last| last.elapsed() < GLANCE) || !health.works(Part::Database) {
+                    return;
+                }
+                *last = Some(Instant::now());
+            }
+            let asked = tokio::time::timeout(GLANCE, ledger.under_way()).await;
+            match asked {
+                Ok(Ok(seen)) => sources::under_way(Some(&seen)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "looking into the ledger for the metrics");
+                    sources::under_way(None);
+                }
+                Err(_) => sources::under_way(None),
+            }
+        }
+        .boxed()
+    }
 }
 
 async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
@@ -475,7 +514,6 @@ async fn keep_catalog(
 }
 
 fn listed(plans: &Store<CachePlan>) -> bool {
-    use futures::FutureExt;
     plans.wait_until_ready().now_or_never().is_some()
 }
 

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Error;
+use super::{Error, measured};
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
@@ -27,12 +27,14 @@ use super::plans::Plans;
 use super::pool;
 use super::projector::{self, Projector};
 use super::retries::Retries;
+use super::standing;
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
+use crate::telemetry::metrics::sources::{self, Standing};
 
 /// Instances reconciled at one time, in each scope.
 const CONCURRENCY: u16 = 16;
@@ -216,7 +218,25 @@ impl Operator {
             backup_stores.push(store);
             backup_controllers.push(run);
         }
+        let queues = to_scopes.values().map(mpsc::Sender::downgrade).collect();
+        let _queues = (
+            sources::queue("CacheInstance", queues),
+            sources::queue("CachePlan", vec![plan_nudge.downgrade()]),
+        );
         *routes.lock() = Arc::new(to_scopes);
+        let pools = pool::Views::default();
+        let _standing = {
+            let (stores, pools) = (stores.clone(), pools.clone());
+            let (instances, backups) = (instances.clone(), backups.clone());
+            sources::leads(move || Standing {
+                instances: standing::by_plan(stores.iter().flat_map(Store::state)),
+                pools: pools.fill(),
+                failing: vec![
+                    ("CacheInstance", instances.retries.failing()),
+                    ("CacheBackup", backups.retries.failing()),
+                ],
+            })
+        };
         let polling = async {
             match &providers.elasticache {
                 Some(elasticache) => elasticache.poller.run(nudge).await,
@@ -245,7 +265,6 @@ impl Operator {
                 };
                 tokio::join!(instances, futures::future::join_all(backup_controllers));
             };
-            let pools = pool::Views::default();
             let keeper = pool::Keeper {
                 client: self.client.clone(),
                 ledger: self.ledger.clone(),
@@ -347,7 +366,7 @@ fn instance_controller(
             .reconcile_on(ReceiverStream::new(nudged))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |instance, context: Arc<Instances>| async move { context.reconcile(instance).await },
+                |instance, context: Arc<Instances>| async move { measured("CacheInstance", context.reconcile(instance)).await },
                 |instance, error, context| context.after_error(&instance, error),
                 context,
             )
@@ -370,7 +389,7 @@ fn backup_controller(
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, context: Arc<Backups>| async move { measured("CacheBackup", context.reconcile(backup)).await },
                 |backup, error, context| context.after_error(&backup, error),
                 context,
             )
@@ -436,7 +455,7 @@ async fn plan_controller(
                     all.filter(|instance| instance.spec.plan_ref.name == name)
                 };
                 let ordered = of_plan().filter(|instance| !pool::is_member(instance)).count();
-                let action = plans.reconcile(&plan, ordered, pools.of(&name)).await?;
+                let action = measured("CachePlan", plans.reconcile(&plan, ordered, pools.of(&name))).await?;
                 pools.wake();
                 // Instances that waited for the plan go on: new ones, and those that are to move to it. Looked for now:
                 // one that came since did not see the revision either.

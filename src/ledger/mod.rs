@@ -21,6 +21,7 @@ mod pool;
 mod projection;
 mod readers;
 pub mod seal;
+mod under_way;
 mod updates;
 mod usage;
 pub mod webhooks;
@@ -50,6 +51,8 @@ pub use seal::{KeyRing, KeyRingError};
 pub use updates::{Change, Changeable, NewUpdate};
 pub use usage::{Scope, Usage};
 pub use webhooks::WebhookTarget;
+
+use crate::telemetry::metrics::sources::Connections;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
@@ -116,6 +119,17 @@ impl Ledger {
             .await
             .map_err(LedgerError::statement("asking Postgres for a sign of life"))?;
         Ok(())
+    }
+
+    /// How many connections there are and who waits for one.
+    pub fn connections(&self) -> Connections {
+        let status = self.pool.status();
+        Connections {
+            open: status.size,
+            idle: status.available,
+            max: status.max_size,
+            waiting: status.waiting,
+        }
     }
 
     /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Answered, Asked, InstanceId, LedgerError, audit, listen};
+use crate::telemetry::metrics::record;
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -273,7 +274,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at, backup,
+                returning id, instance_id, kind, state, description, created_at, ended_at, backup,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -299,7 +300,8 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 where webhooks.operation_id = ended.id and webhooks.state = 'armed'
                 returning 1
             )
-            select (select count(*) from ended), (select count(*) from due)",
+            select (select count(*) from ended), (select count(*) from due), (select kind from ended),
+                (select extract(epoch from ended_at - created_at)::double precision from ended)",
         )
         .await
         .map_err(refused())?;
@@ -321,6 +323,13 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
     let due: i64 = row.try_get(1).map_err(refused())?;
     if due > 0 {
         listen::notify(tx, listen::WEBHOOKS).await?;
+    }
+    let kind: Option<&str> = row.try_get(2).map_err(refused())?;
+    let seconds: Option<f64> = row.try_get(3).map_err(refused())?;
+    if let (Some(kind), Some(seconds)) = (kind.and_then(OperationKind::parse), seconds) {
+        // A transaction that does not commit ends it once more, and it is counted once more.
+        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        record::operation_ended(kind.as_str(), outcome.state().as_str(), took);
     }
     Ok(ended > 0)
 }

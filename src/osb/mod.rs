@@ -20,9 +20,10 @@ pub mod services;
 mod tokens;
 mod version;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -45,6 +46,7 @@ pub use tokens::Tokens;
 pub use version::Version;
 
 use crate::ledger::{Asker, BindingId, InstanceId, Ledger};
+use crate::telemetry::metrics::record;
 use crate::webhooks::Policy;
 use crate::wire::Trust;
 use catalog::Document;
@@ -94,6 +96,8 @@ struct Head {
     path: FullPath,
     query: String,
     headers: HeaderMap,
+    /// The CachePlan that the request is about, as far as it is known.
+    plan: OnceLock<String>,
 }
 
 /// A request that was let in, without its body.
@@ -118,6 +122,7 @@ pub fn filter(facade: Arc<Facade>) -> impl Filter<Extract = (Response,), Error =
                 path,
                 query,
                 headers,
+                plan: OnceLock::new(),
             };
             serve(facade.clone(), head, body)
         })
@@ -126,6 +131,7 @@ pub fn filter(facade: Arc<Facade>) -> impl Filter<Extract = (Response,), Error =
 }
 
 async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
+    let began = Instant::now();
     let identity = head.headers.get(identity::REQUEST).cloned();
     let span = tracing::info_span!("request", identity = identity::request(&head.headers));
     let version = Version::of(&head.headers);
@@ -135,10 +141,32 @@ async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item =
         tracing::error!(method = %head.method, path = head.path.as_str(), "a request made the broker panic");
         Err(OsbError::internal())
     });
-    render(reply, shown, identity)
+    let response = render(reply, shown, identity);
+    head.measured(response.status(), began.elapsed());
+    response
+}
+
+impl Head {
+    /// Counts the request that was answered.
+    fn measured(&self, status: StatusCode, took: Duration) {
+        let call = Call::of(&self.method, self.path.as_str());
+        let route = call.as_ref().map_or("none", |call| call.log_fields().0);
+        let plan = self.plan.get().map_or(Cow::Borrowed(""), |plan| Cow::Owned(plan.clone()));
+        record::request(route, plan, status.as_u16(), took);
+    }
 }
 
 impl Facade {
+    /// Notes which plan a request is about, if it is one that is offered.
+    fn about(&self, asking: &Asking<'_>, plan: Option<&str>) {
+        let catalog = self.catalog.borrow().clone();
+        let offered = catalog.as_ref().zip(plan).and_then(|(catalog, plan)| catalog.plan_by_id(plan));
+        if let Some(offered) = offered {
+            // It is set once a request.
+            let _ = asking.head.plan.set(offered.resource.clone());
+        }
+    }
+
     async fn reply<B: Buf>(
         &self,
         head: &Head,

@@ -288,6 +288,16 @@ pub enum FaultKind {
     Refused,
 }
 
+impl FaultKind {
+    /// It in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transient => "provider_unavailable",
+            Self::Refused => "provider_refused",
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

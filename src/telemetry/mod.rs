@@ -1,6 +1,7 @@
-//! What the broker says of itself: logs and health.
+//! What the broker says of itself: logs, metrics and health.
 
 pub mod health;
+pub mod metrics;
 
 use std::io::IsTerminal;
 

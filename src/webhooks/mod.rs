@@ -16,6 +16,7 @@ pub use target::{Policy, Target, TargetError, target};
 
 use crate::ledger::webhooks::{Attempted, DueWebhook};
 use crate::ledger::{Ledger, listen};
+use crate::telemetry::metrics::record::{self, Delivery};
 
 /// How many are delivered at one time.
 const CONCURRENCY: usize = 64;
@@ -137,6 +138,11 @@ async fn attempt(ledger: Ledger, retry: bool, deliverer: Arc<Deliverer>, due: Du
         rand::random(),
     );
     let (event, instance) = (due.id, &due.instance_id);
+    record::webhook(match &attempted {
+        Attempted::Delivered => Delivery::Delivered,
+        Attempted::Again { .. } => Delivery::Failed,
+        Attempted::Dead { .. } => Delivery::Dead,
+    });
     match &attempted {
         Attempted::Delivered => tracing::info!(%event, %instance, "webhook delivered"),
         Attempted::Dead { error } => tracing::warn!(%event, %instance, %error, "webhook given up"),
