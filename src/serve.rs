@@ -28,6 +28,7 @@ use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
 use crate::settings::{Checked, Settings, read_credentials};
+use crate::telemetry::Levels;
 use crate::telemetry::health::{self, Health, Part};
 use crate::telemetry::metrics::sources;
 use crate::webhooks::{self, Policy};
@@ -81,7 +82,7 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
 ///
 /// # Errors
 /// When something fails that waiting does not mend: a port in use, a file that cannot be read.
-pub async fn serve(checked: Checked) -> Result<(), String> {
+pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     let Checked {
         settings,
         role,
@@ -136,6 +137,9 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         });
     }
     tasks.spawn(watch_cluster(client.clone(), health.clone(), stopped.clone()));
+    if let Some(path) = settings.log_file.clone() {
+        tasks.spawn(keep_levels(path, levels, stopped.clone()));
+    }
     if let Some((listener, tls)) = facade_listener {
         let (catalog_changes, catalog) = watch::channel(None);
         let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
@@ -320,6 +324,25 @@ async fn keep_credentials(
     }
 }
 
+/// Has the levels of the log follow a file.
+async fn keep_levels(path: PathBuf, levels: Levels, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    let mut seen = None;
+    loop {
+        let directives = tokio::fs::read_to_string(&path).await.ok();
+        if directives != seen {
+            match levels.set(directives.as_deref()) {
+                Ok(now) => tracing::info!(file = %path.display(), directives = now, "levels of the log"),
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the levels of the log stay as they were"),
+            }
+            seen = directives;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
 /// Forgets what was asked too long ago, from time to time.
 async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
     loop {
@@ -345,7 +368,7 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
     Trust::new(authority.as_deref()).map_err(|error| error.to_string())
 }
 
-async fn kube_client(settings: &Settings) -> Result<Client, String> {
+pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
     let config = if settings.use_local_kube_context {
         kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
             .await

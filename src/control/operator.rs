@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Error, measured};
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
@@ -28,6 +27,7 @@ use super::pool;
 use super::projector::{self, Projector};
 use super::retries::Retries;
 use super::standing;
+use super::{Error, measured};
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
@@ -366,7 +366,9 @@ fn instance_controller(
             .reconcile_on(ReceiverStream::new(nudged))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |instance, context: Arc<Instances>| async move { measured("CacheInstance", context.reconcile(instance)).await },
+                |instance, context: Arc<Instances>| async move {
+                    measured("CacheInstance", context.reconcile(instance)).await
+                },
                 |instance, error, context| context.after_error(&instance, error),
                 context,
             )

@@ -23,9 +23,8 @@ fn condition(instance: &CacheInstance) -> Condition {
     let Some(status) = &instance.status else {
         return Condition::Unknown;
     };
-    let holds = |type_: &str| {
-        conditions::find(&status.conditions, type_).is_some_and(|condition| condition.status == "True")
-    };
+    let holds =
+        |type_: &str| conditions::find(&status.conditions, type_).is_some_and(|condition| condition.status == "True");
     let current = status.observed_generation == instance.metadata.generation;
     if holds(STALLED) && current {
         Condition::Stalled

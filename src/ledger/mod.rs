@@ -11,6 +11,7 @@ pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
 pub mod ids;
+mod inspect;
 mod instances;
 pub mod listen;
 mod migrate;
@@ -42,6 +43,7 @@ pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use inspect::Inspection;
 pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
 pub use outbox::{Desired, OutboxItem};

@@ -32,9 +32,19 @@ impl Ledger {
                          where applied_revision < instances.desired_revision",
                     )
                     .await?;
-                client.query(&statement, &[]).await?.iter().map(|row| {
-                    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<_, Option<f64>>(2)?, row.try_get(3)?))
-                }).collect::<Result<Vec<(String, i64, Option<f64>, i64)>, tokio_postgres::Error>>()
+                client
+                    .query(&statement, &[])
+                    .await?
+                    .iter()
+                    .map(|row| {
+                        Ok((
+                            row.try_get(0)?,
+                            row.try_get(1)?,
+                            row.try_get::<_, Option<f64>>(2)?,
+                            row.try_get(3)?,
+                        ))
+                    })
+                    .collect::<Result<Vec<(String, i64, Option<f64>, i64)>, tokio_postgres::Error>>()
             };
             let rows = rows.await.map_err(refused)?;
             let mut found = UnderWay {

@@ -151,7 +151,10 @@ impl Head {
     fn measured(&self, status: StatusCode, took: Duration) {
         let call = Call::of(&self.method, self.path.as_str());
         let route = call.as_ref().map_or("none", |call| call.log_fields().0);
-        let plan = self.plan.get().map_or(Cow::Borrowed(""), |plan| Cow::Owned(plan.clone()));
+        let plan = self
+            .plan
+            .get()
+            .map_or(Cow::Borrowed(""), |plan| Cow::Owned(plan.clone()));
         record::request(route, plan, status.as_u16(), took);
     }
 }
@@ -160,7 +163,10 @@ impl Facade {
     /// Notes which plan a request is about, if it is one that is offered.
     fn about(&self, asking: &Asking<'_>, plan: Option<&str>) {
         let catalog = self.catalog.borrow().clone();
-        let offered = catalog.as_ref().zip(plan).and_then(|(catalog, plan)| catalog.plan_by_id(plan));
+        let offered = catalog
+            .as_ref()
+            .zip(plan)
+            .and_then(|(catalog, plan)| catalog.plan_by_id(plan));
         if let Some(offered) = offered {
             // It is set once a request.
             let _ = asking.head.plan.set(offered.resource.clone());

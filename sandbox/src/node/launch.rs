@@ -137,9 +137,10 @@ impl Launcher {
         let mut rewritten = Vec::new();
         for word in &words {
             let word = super::container::expand(word, &environment);
-            let word = self.with_service_addresses(word).await.map_err(|error| {
-                Failure::Other("ContainerCreating", format!("looking for a Service: {error}"))
-            })?;
+            let word = self
+                .with_service_addresses(word)
+                .await
+                .map_err(|error| Failure::Other("ContainerCreating", format!("looking for a Service: {error}")))?;
             rewritten.push(rewriting.text(&word));
         }
         let mut command = rewritten.into_iter();
@@ -278,9 +279,16 @@ mod tests {
 
     #[test]
     fn services_are_known_by_their_names() {
-        let found = |text| service_names(text).into_iter().map(|(_, name, namespace)| format!("{namespace}/{name}"));
+        let found = |text| {
+            service_names(text)
+                .into_iter()
+                .map(|(_, name, namespace)| format!("{namespace}/{name}"))
+        };
         assert_eq!(found("--url=https://a.b.svc:443/x").collect::<Vec<_>>(), ["b/a"]);
-        assert_eq!(found("a-1.b.svc.cluster.local,c.d.svc").collect::<Vec<_>>(), ["b/a-1", "d/c"]);
+        assert_eq!(
+            found("a-1.b.svc.cluster.local,c.d.svc").collect::<Vec<_>>(),
+            ["b/a-1", "d/c"]
+        );
         assert_eq!(found("/etc/a.b.conf example.com a.svc").count(), 0);
     }
 }

@@ -169,14 +169,22 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         own.register("build", "The version of the broker", build);
 
-        own.register("osb_requests", "Requests of the OSB API that were answered", self.requests.clone());
+        own.register(
+            "osb_requests",
+            "Requests of the OSB API that were answered",
+            self.requests.clone(),
+        );
         own.register_with_unit(
             "osb_request_duration",
             "How long requests of the OSB API took until they were answered",
             Unit::Seconds,
             self.request_seconds.clone(),
         );
-        own.register("operations", "Operations that ended in this process", self.operations.clone());
+        own.register(
+            "operations",
+            "Operations that ended in this process",
+            self.operations.clone(),
+        );
         own.register_with_unit(
             "operation_duration",
             "How long operations took from their acceptance to their end",
@@ -250,7 +258,11 @@ impl Metrics {
             Unit::Seconds,
             self.aws_call_seconds.clone(),
         );
-        own.register("aws_throttles", "Requests that AWS refused as too many", self.aws_throttles.clone());
+        own.register(
+            "aws_throttles",
+            "Requests that AWS refused as too many",
+            self.aws_throttles.clone(),
+        );
         own.register(
             "aws_calls_saved",
             "Calls of AWS that were not needed, since a list told of many caches or nothing had changed",
@@ -268,7 +280,11 @@ impl Metrics {
             "Attempts to deliver a webhook: delivered, failed and tried again, or dead",
             self.webhook_attempts.clone(),
         );
-        own.register("webhooks_due", "Webhooks that wait to be delivered", self.webhooks_due.clone());
+        own.register(
+            "webhooks_due",
+            "Webhooks that wait to be delivered",
+            self.webhooks_due.clone(),
+        );
         own.register_with_unit(
             "webhook_oldest_due",
             "Age of the oldest webhook that waits to be delivered",
@@ -297,8 +313,16 @@ impl Metrics {
             self.instances.clone(),
         );
 
-        own.register("leader", "Whether this process leads the operators", self.leader.clone());
-        own.register("leader_terms", "How often this process began to lead", self.leader_terms.clone());
+        own.register(
+            "leader",
+            "Whether this process leads the operators",
+            self.leader.clone(),
+        );
+        own.register(
+            "leader_terms",
+            "How often this process began to lead",
+            self.leader_terms.clone(),
+        );
         own.register("ready", "Whether a part of this process is ready", self.ready.clone());
         own.register(
             "database_connections",

@@ -22,7 +22,12 @@ impl Collector for Process {
         if let Some(seconds) = read("stat").as_deref().and_then(cpu_seconds) {
             let metric = ConstCounter::new(seconds);
             let help = "CPU time of the process, of user and system";
-            metric.encode(encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), metric.metric_type())?)?;
+            metric.encode(encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                Some(&Unit::Seconds),
+                metric.metric_type(),
+            )?)?;
         }
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: Option<u64>| {
             let Some(value) = value else { return Ok(()) };
@@ -56,7 +61,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 
 fn resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 fn max_fds(limits: &str) -> Option<u64> {
@@ -74,10 +84,7 @@ mod tests {
         assert!(resident_bytes(&read("status")).unwrap() > 1 << 20);
         assert!(max_fds(&read("limits")).unwrap() > 2);
         assert!(cpu_seconds(&read("stat")).is_some());
-        assert_eq!(
-            cpu_seconds("1 (a b) c) S 0 0 0 0 -1 0 0 0 0 0 150 50 0 0"),
-            Some(2.0)
-        );
+        assert_eq!(cpu_seconds("1 (a b) c) S 0 0 0 0 -1 0 0 0 0 0 150 50 0 0"), Some(2.0));
         assert_eq!(resident_bytes("VmRSS: much"), None);
     }
 }

@@ -12,7 +12,9 @@ use super::sources::{self, Condition, Connections, Standing, UnderWay};
 use super::text;
 
 fn monitoring(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/components/monitoring").join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy/components/monitoring")
+        .join(file)
 }
 
 /// Every series that the broker can show, each with the names of its labels.
@@ -49,7 +51,9 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
     for line in text().lines().filter(|line| !line.starts_with('#')) {
         let (name, rest) = line.split_once(['{', ' ']).unwrap();
         let labels = rest.split_once('}').map_or("", |(labels, _)| labels);
-        let names = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+        let names = labels
+            .split("\",")
+            .filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
         found.entry(name.to_owned()).or_default().extend(names);
     }
     found
@@ -57,8 +61,7 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
 
 /// The alerts' queries and the dashboard's, each with where it stands.
 fn queries() -> Vec<(String, String)> {
-    let alerts: Value =
-        serde_yaml::from_str(&std::fs::read_to_string(monitoring("alerts.yaml")).unwrap()).unwrap();
+    let alerts: Value = serde_yaml::from_str(&std::fs::read_to_string(monitoring("alerts.yaml")).unwrap()).unwrap();
     let mut queries = Vec::new();
     for rule in alerts["spec"]["groups"][0]["rules"].as_array().unwrap() {
         let name = rule["alert"].as_str().unwrap();
@@ -122,27 +125,42 @@ fn every_query_names_series_and_labels_that_there_are() {
         let selectors = selectors(query);
         assert!(!selectors.is_empty(), "{place}: {query} asks for nothing of ours");
         for (name, labels) in selectors {
-            let known = series.get(&name).unwrap_or_else(|| panic!("{place}: there is no {name}"));
+            let known = series
+                .get(&name)
+                .unwrap_or_else(|| panic!("{place}: there is no {name}"));
             for label in &labels {
-                assert!(known.contains(label) || added.contains(&label.as_str()), "{place}: {name} has no {label}");
+                assert!(
+                    known.contains(label) || added.contains(&label.as_str()),
+                    "{place}: {name} has no {label}"
+                );
             }
             asked.insert(name);
         }
         for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
-            assert_eq!(query.matches(open).count(), query.matches(close).count(), "{place}: {query}");
+            assert_eq!(
+                query.matches(open).count(),
+                query.matches(close).count(),
+                "{place}: {query}"
+            );
         }
         for clause in query.split("by (").skip(1) {
             let labels = clause.split_once(')').unwrap().0;
             for label in labels.split(',').map(str::trim) {
-                let known = label == "le" || added.contains(&label) || series.values().any(|labels| labels.contains(label));
+                let known =
+                    label == "le" || added.contains(&label) || series.values().any(|labels| labels.contains(label));
                 assert!(known, "{place}: nothing has a label {label}");
             }
         }
     }
     // And what there is to see is seen somewhere.
     for name in series.keys() {
-        let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        let seen = asked.iter().any(|asked| asked == name || asked.strip_suffix("_bucket") == Some(family));
+        let family = ["_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end))
+            .unwrap_or(name);
+        let seen = asked
+            .iter()
+            .any(|asked| asked == name || asked.strip_suffix("_bucket") == Some(family));
         assert!(seen, "nobody looks at {name}");
     }
 }
@@ -154,7 +172,10 @@ fn the_dashboard_is_one_that_loads() {
     let mut taken: BTreeSet<(u64, u64)> = BTreeSet::new();
     for panel in &panels {
         let title = panel["title"].as_str().unwrap();
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: the id is another panel's");
+        assert!(
+            ids.insert(panel["id"].as_u64().unwrap()),
+            "{title}: the id is another panel's"
+        );
         let place = |field: &str| panel["gridPos"][field].as_u64().unwrap();
         assert!(place("x") + place("w") <= 24, "{title} stands out");
         for x in place("x")..place("x") + place("w") {
@@ -180,13 +201,23 @@ fn every_alert_says_what_it_is_and_where_to_read_on() {
         .filter(|line| line.starts_with("##"))
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            title.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c)).collect::<String>().replace(' ', "-")
+            title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -".contains(*c))
+                .collect::<String>()
+                .replace(' ', "-")
         })
         .collect();
     for rule in alerts["spec"]["groups"][0]["rules"].as_array().unwrap() {
         let name = rule["alert"].as_str().unwrap();
-        assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{name}");
-        assert!(rule["annotations"]["summary"].as_str().unwrap().ends_with('.'), "{name}");
+        assert!(
+            ["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()),
+            "{name}"
+        );
+        assert!(
+            rule["annotations"]["summary"].as_str().unwrap().ends_with('.'),
+            "{name}"
+        );
         let runbook = rule["annotations"]["runbook"].as_str().unwrap();
         let anchor = runbook.strip_prefix("docs/OPERATIONS.md#").unwrap();
         assert!(anchors.contains(anchor), "{name}: no section {anchor} in {anchors:?}");

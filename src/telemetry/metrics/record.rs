@@ -203,10 +203,7 @@ pub fn webhook(delivery: Delivery) {
         Delivery::Failed => "failed",
         Delivery::Dead => "dead",
     };
-    METRICS
-        .webhook_attempts
-        .get_or_create(&OutcomeLabels { outcome })
-        .inc();
+    METRICS.webhook_attempts.get_or_create(&OutcomeLabels { outcome }).inc();
 }
 
 /// An order was answered with a member of a pool.

@@ -115,7 +115,7 @@ fn show(standing: &Standing) {
         METRICS.pool_ready.get_or_create(&labels).set(*ready);
         METRICS.pool_wanted.get_or_create(&labels).set(*wanted);
         // Shown from the first look on, so that rates have a beginning.
-        METRICS.pool_claims.get_or_create(&labels);
+        drop(METRICS.pool_claims.get_or_create(&labels));
     }
     for (kind, count) in &standing.failing {
         METRICS
@@ -208,7 +208,10 @@ pub fn under_way(asked: Option<&UnderWay>) {
             .operations_in_progress
             .get_or_create(&KindLabels { kind })
             .set(*count);
-        METRICS.operation_oldest.get_or_create(&KindLabels { kind }).set(*oldest);
+        METRICS
+            .operation_oldest
+            .get_or_create(&KindLabels { kind })
+            .set(*oldest);
     }
     METRICS.operations_late.set(now.late);
     METRICS.webhooks_due.set(now.webhooks.0);

@@ -118,7 +118,9 @@ mod tests {
 
     #[test]
     fn what_a_person_must_act_on_is_told_apart() {
-        let body = |code: &str| format!("<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code></Error></ErrorResponse>");
+        let body = |code: &str| {
+            format!("<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code></Error></ErrorResponse>")
+        };
         for (status, text, answer) in [
             (400, "Throttling", Answer::Throttled),
             (400, "APICallRateForCustomerExceeded", Answer::Throttled),

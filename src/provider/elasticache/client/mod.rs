@@ -3,6 +3,7 @@
 //! Error codes on the wire are irregular (some carry `Fault`, some do not), so errors are told apart by the SDK's typed
 //! variants and never by their text.
 
+mod access;
 mod change;
 mod counting;
 mod describe;
