@@ -92,6 +92,9 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
         osb_credentials,
         watch_namespaces,
     } = checked;
+    if settings.stackimpact.is_some() {
+        tracing::warn!("STACKIMPACT is set and does nothing: metrics are at /metrics of HEALTH_PORT");
+    }
     let mut parts = vec![Part::Database, Part::Cluster];
     parts.extend(role.serves_api().then_some(Part::Facade));
     parts.extend(role.reconciles().then_some(Part::Operator));

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn ages_are_worded_as_kubectl_does() {
         let now = Timestamp::from_second(10_000_000).unwrap();
-        let ago = |seconds| age(Some(&Time(Timestamp::from_second(10_000_000 - seconds).unwrap())), now);
+        let ago = |seconds: i64| age(Some(&Time(Timestamp::from_second(10_000_000 - seconds).unwrap())), now);
         assert_eq!(
             [5, 119, 120, 7_199, 7_200, 172_799, 172_800].map(ago),
             ["5s", "119s", "2m", "119m", "2h", "47h", "2d"]

@@ -74,7 +74,7 @@ fn row(text: &mut String, argument: &Arg) {
     let variable = argument
         .get_env()
         .map(|name| format!("`{}`", name.to_string_lossy()))
-        .unwrap_or_default();
+        .unwrap_or_else(|| "none".to_owned());
     let defaults: Vec<_> = argument
         .get_default_values()
         .iter()

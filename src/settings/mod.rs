@@ -328,6 +328,10 @@ pub struct Settings {
     #[arg(long, env = "RUST_LOG_FILE")]
     pub log_file: Option<PathBuf>,
 
+    /// Nothing any more; whoever sets it is told so.
+    #[arg(long, env = "STACKIMPACT", hide = true, hide_env_values = true)]
+    pub stackimpact: Option<String>,
+
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,

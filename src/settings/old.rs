@@ -113,11 +113,15 @@ pub(super) fn normalized(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Vec<OsString> {
-    let mut arguments = arguments.into_iter();
+    let mut arguments = arguments.into_iter().peekable();
     let program = arguments.next().unwrap_or_default();
     let mut old = Seen::default();
     let mut normal = vec![program.clone()];
-    match Path::new(&program).file_name().and_then(|name| name.to_str()) {
+    let named = |path: &OsString| Path::new(path).file_name()?.to_str().map(str::to_owned);
+    // An image with an entry point is given the old program's name as its first argument.
+    let is_name = |path: &OsString| named(path).is_some_and(|name| [START, START_BACKGROUND].contains(&name.as_str()));
+    let program = arguments.next_if(is_name).unwrap_or(program);
+    match named(&program).as_deref() {
         Some(START) if variable("TLS_CERT_FILE").is_none() => normal.push("--insecure".into()),
         Some(START_BACKGROUND) => normal.push("--background-tasks".into()),
         _ => {}
@@ -272,6 +276,12 @@ mod tests {
                 .settings
                 .background_tasks
         );
+    }
+
+    #[test]
+    fn the_name_may_be_the_first_argument_of_an_image() {
+        let line = read_with("/app/cache-broker", &["./start-background.sh", "-logtostderr=1"], &[]);
+        assert!(line.settings.background_tasks);
     }
 
     #[test]
