@@ -12,7 +12,7 @@ use super::{DEADLINE, asked, rights};
 use crate::api::{self, CacheBackup, CacheInstance, CachePlan};
 use crate::ledger::{DatabaseUrl, KeyRing, Ledger};
 use crate::osb::Services;
-use crate::osb::server::Tls;
+use crate::osb::tls::{Paths, Tls};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Limits};
 use crate::serve::kube_client;
 use crate::settings::{Checked, Settings, SettingsError};
@@ -85,7 +85,12 @@ fn files(checked: &Checked, findings: &mut Findings) {
         &settings.tls_cert_file,
         &settings.tls_key_file,
     ) {
-        match Tls::read(certificate, key) {
+        let paths = Paths {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_authority: settings.osb_client_ca_file.clone(),
+        };
+        match Tls::read(paths) {
             Ok(_) => findings.good("certificate", "goes with its key"),
             Err(error) => findings.bad("certificate", error.to_string()),
         }

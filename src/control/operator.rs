@@ -24,7 +24,7 @@ use super::instances::Instances;
 use super::leader::Candidate;
 use super::plans::Plans;
 use super::pool;
-use super::projector::{self, Projector};
+use super::projector::Projector;
 use super::retries::Retries;
 use super::standing;
 use super::{Error, measured};
@@ -299,7 +299,6 @@ impl Operator {
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
                 outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
                 outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
-                () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
             }
         };
         tokio::select! {

@@ -36,7 +36,7 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
         .map_err(|error| format!("RUST_LOG {directives:?}: {error}; use a level such as info, or module=level"))
 }
 
-/// Begins logging to standard error.
+/// Begins logging to standard error, panics included: they are told like everything else, with what was going on.
 ///
 /// # Errors
 /// When the directives cannot be understood.
@@ -56,6 +56,10 @@ pub fn log(directives: &str, format: LogFormat) -> Result<Levels, String> {
             .try_init(),
     };
     begun.map_err(|error| format!("beginning to log: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, reason = panic.payload_as_str(), "panic");
+    }));
     Ok(Levels {
         filter: handle,
         own: directives.to_owned(),
