@@ -343,7 +343,7 @@ async fn a_plan_in_use_survives_a_prune(desk: &Desk) {
     fs::remove_file(folder.join("instance.yaml")).unwrap();
     fs::write(
         folder.join("empty.yaml"),
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: empty, namespace: default, labels: {pipeline: caches}}\n",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: empty, namespace: memcached-system, labels: {pipeline: caches}}\n",
     )
     .unwrap();
     eventually("the prune of instance and plan", async || {

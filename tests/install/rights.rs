@@ -9,7 +9,13 @@ type Asked<'a> = (&'a str, &'a str, &'a str);
 
 async fn can(sandbox: &Sandbox, account: &str, (namespace, verb, resource): Asked<'_>) -> bool {
     let who = format!("--as=system:serviceaccount:cache-broker-system:cache-broker-{account}");
+    // A subresource follows a colon.
+    let (resource, subresource) = resource.split_once(':').unwrap_or((resource, ""));
+    let subresource = format!("--subresource={subresource}");
     let mut arguments = vec!["auth", "can-i", verb, resource, who.as_str(), "--quiet"];
+    if subresource != "--subresource=" {
+        arguments.push(&subresource);
+    }
     match namespace {
         "*" => arguments.push("--all-namespaces"),
         "" => {}
@@ -34,9 +40,9 @@ pub async fn are_the_least(sandbox: &Sandbox) {
             ("default", "create", "deployments.apps"),
             (own, "create", "deployments.apps"),
             ("redis-system", "create", "pods"),
-            ("redis-system", "create", "pods/exec"),
+            ("redis-system", "create", "pods:exec"),
             ("redis-system", "get", "configmaps"),
-            ("redis-system", "create", "serviceaccounts/token"),
+            ("redis-system", "create", "serviceaccounts:token"),
             ("redis-system", "create", "rolebindings.rbac.authorization.k8s.io"),
             ("", "list", "nodes"),
             ("", "list", "namespaces"),
@@ -57,7 +63,7 @@ pub async fn are_the_least(sandbox: &Sandbox) {
     for asked in [
         ("redis-system", "get", "secrets"),
         ("redis-system", "list", "deployments.apps"),
-        ("redis-system", "update", "cacheinstances.cache.akkeris.io/status"),
+        ("redis-system", "update", "cacheinstances.cache.akkeris.io:status"),
         ("redis-system", "list", "cachebackups.cache.akkeris.io"),
         ("", "patch", "cacheplans.cache.akkeris.io"),
         (own, "create", "leases.coordination.k8s.io"),

@@ -89,11 +89,12 @@ pub(super) fn find(reference: &str) -> Result<Image, String> {
 pub(super) fn command_line(image: Image, container: &Container) -> Vec<String> {
     let args = container.args.clone().unwrap_or_default();
     let mut command = container.command.clone().unwrap_or_default();
-    if command.is_empty()
-        && args
+    // The broker's image has an entry point of its own, whatever is asked of it.
+    let entered = image.server == BROKER
+        || args
             .first()
-            .is_none_or(|first| first.starts_with('-') || first.ends_with(".conf"))
-    {
+            .is_none_or(|first| first.starts_with('-') || first.ends_with(".conf"));
+    if command.is_empty() && entered {
         command.push(image.server.to_owned());
     }
     command.extend(args);
