@@ -1,8 +1,9 @@
 //! What the roles need to be allowed in the cluster: what the project's own manifests give them, and no second list of it.
 
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
-use serde::Deserialize as _;
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 
 use crate::settings::{self, Namespaces};
 
@@ -12,6 +13,13 @@ const API: &str = include_str!("../../deploy/base/rbac-api.yaml");
 const OWN: &str = "cache-broker-system";
 /// What ends the name of a ClusterRole that holds in watched namespaces only.
 const OF_INSTANCES: &str = "-instances";
+
+/// A Role or a ClusterRole.
+#[derive(Deserialize)]
+struct Rules {
+    metadata: ObjectMeta,
+    rules: Vec<PolicyRule>,
+}
 
 /// Everything that a process of a role asks of the API server.
 ///
@@ -35,7 +43,7 @@ pub(super) fn needed(
             if !["ClusterRole", "Role"].contains(&kind.as_str()) {
                 continue;
             }
-            let found: Role = serde_yaml::from_value(object)?;
+            let found: Rules = serde_yaml::from_value(object)?;
             let name = found.metadata.name.unwrap_or_default();
             let places: Vec<Option<String>> = match (kind.as_str(), found.metadata.namespace, watched) {
                 ("Role", Some(namespace), _) if namespace == OWN => vec![Some(own.to_owned())],
@@ -47,10 +55,7 @@ pub(super) fn needed(
             };
             for place in &places {
                 needed.extend(
-                    found
-                        .rules
-                        .iter()
-                        .flatten()
+                    found.rules.iter()
                         .flat_map(|rule| each(rule, place.as_deref())),
                 );
             }

@@ -135,10 +135,9 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
         .unwrap();
     let folder = helm_folder();
     let others = folder.join("crds");
-    tokio::join!(
-        kubectl(&sandbox, &["apply", "--server-side", "-k", &format!("{PROJECT}/crds")]),
-        kubectl(&sandbox, &["apply", "--server-side", "-f", others.to_str().unwrap()]),
-    );
+    let ours = format!("{PROJECT}/crds");
+    kubectl(&sandbox, &["apply", "--server-side", "-k", &ours]).await;
+    kubectl(&sandbox, &["apply", "--server-side", "-f", others.to_str().unwrap()]).await;
     kubectl(
         &sandbox,
         &["wait", "--for=condition=Established", "crd", "--all", "--timeout=90s"],
@@ -179,19 +178,15 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
     // All components together.
     let everything = files.path().join("all");
     fs::create_dir(&everything).unwrap();
-    let deploy = everything.join("deploy");
-    std::os::unix::fs::symlink(format!("{PROJECT}/deploy"), &deploy).unwrap();
+    let project = way(&everything, PROJECT);
     let list = ["cert-manager", "monitoring", "network-policy", "token-review"];
     let components: String = list
         .iter()
-        .map(|name| format!("  - {PROJECT}/deploy/components/{name}\n"))
+        .map(|name| format!("  - {project}/deploy/components/{name}\n"))
         .collect();
-    let relative = pathdiff(&everything, PROJECT);
-    let components = components.replace(PROJECT, &relative);
     let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {relative}/deploy/overlays/in-cluster\ncomponents:\n{components}"
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {project}/deploy/overlays/in-cluster\ncomponents:\n{components}"
     );
-    fs::remove_file(&deploy).unwrap();
     fs::write(everything.join("kustomization.yaml"), text).unwrap();
     let text = kubectl(&sandbox, &["kustomize", everything.to_str().unwrap()]).await;
     judge("all components", &text).await;
@@ -199,7 +194,7 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
 }
 
 /// A way from one absolute folder to another.
-fn pathdiff(from: &std::path::Path, to: &str) -> String {
+fn way(from: &std::path::Path, to: &str) -> String {
     let from = from.canonicalize().unwrap();
     let up = from.components().count() - 1;
     let to = std::path::Path::new(to).canonicalize().unwrap();

@@ -70,7 +70,16 @@ fn strip(value: &mut Value) {
         Value::Object(members) => {
             for name in ["labels", "matchLabels", "selector", "annotations"] {
                 if let Some(Value::Object(labels)) = members.get_mut(name) {
-                    labels.retain(|label, _| !passing(label));
+                    // What is selected by is the chart's release besides.
+                    let selects = ["matchLabels", "selector"].contains(&name);
+                    let differs = |label: &str| {
+                        if selects {
+                            label == "app.kubernetes.io/instance"
+                        } else {
+                            passing(label)
+                        }
+                    };
+                    labels.retain(|label, _| !differs(label));
                 }
                 if members
                     .get(name)
@@ -93,6 +102,12 @@ fn strip(value: &mut Value) {
             items.iter_mut().for_each(strip);
             if items.iter().all(|item| item["name"].is_string()) {
                 items.sort_by_key(|item| item["name"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+        // One of them writes 1.0 as 1.
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|number| number.fract() == 0.0) {
+                *value = Value::String(format!("{whole:.0}"));
             }
         }
         Value::String(text) => {

@@ -20,6 +20,7 @@ use tokio::process::Command;
 
 /// The folder of the project.
 pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+/// The broker's program.
 pub const BROKER: &str = env!("CARGO_BIN_EXE_cache-broker");
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -38,6 +39,7 @@ pub fn helm(arguments: &[&str]) -> Output {
     command.args(arguments).env_remove("KUBECONFIG").output().unwrap()
 }
 
+/// All that a program wrote.
 pub fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
@@ -58,6 +60,7 @@ pub async fn run(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Result
     }
 }
 
+/// Runs kubectl, which must end well.
 pub async fn kubectl(sandbox: &Sandbox, arguments: &[&str]) -> String {
     let outcome = run(sandbox, "kubectl", arguments).await;
     outcome.unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
