@@ -54,10 +54,7 @@ pub(super) fn needed(
                 _ => vec![None],
             };
             for place in &places {
-                needed.extend(
-                    found.rules.iter()
-                        .flat_map(|rule| each(rule, place.as_deref())),
-                );
+                needed.extend(found.rules.iter().flat_map(|rule| each(rule, place.as_deref())));
             }
         }
     }
