@@ -64,6 +64,11 @@ fmt: ## Format the code
 crds: ## Generate crds/ from src/api
 	@cargo run --locked --quiet -- crds --out crds
 
+.PHONY: docs
+docs: ## Generate docs/SETTINGS.md from src/settings
+	@cargo run --locked --quiet -- settings-document > docs/SETTINGS.md.new
+	mv docs/SETTINGS.md.new docs/SETTINGS.md
+
 .PHONY: deny
 deny: $(DENY)/bin/cargo-deny ## Check dependencies: duplicates, licences, sources
 	@$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources

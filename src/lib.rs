@@ -1,6 +1,7 @@
 //! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
 pub mod api;
+pub mod commands;
 pub mod control;
 pub mod doctor;
 pub mod import;

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use kube::api::ListParams;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -28,7 +30,9 @@ use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
 use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, Webhooks, read_credentials};
+use crate::telemetry::Levels;
 use crate::telemetry::health::{self, Health, Part};
+use crate::telemetry::metrics::sources;
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
 
@@ -42,6 +46,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often what was asked long ago is forgotten, some of it each time.
 const FORGET: Duration = Duration::from_secs(600);
+/// How often the ledger is looked into for the metrics at most, and how long that may take.
+const GLANCE: Duration = Duration::from_secs(3);
 /// How often the file of credentials is looked at.
 const RELOAD: Duration = Duration::from_secs(5);
 /// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
@@ -156,7 +162,7 @@ pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix
 ///
 /// # Errors
 /// When something fails that waiting does not mend: a port in use, a file that cannot be read.
-pub async fn serve(checked: Checked) -> Result<(), String> {
+pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     let Checked {
         settings,
         role,
@@ -166,6 +172,9 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         osb_credentials,
         watch_namespaces,
     } = checked;
+    if settings.stackimpact.is_some() {
+        tracing::warn!("STACKIMPACT is set and does nothing: metrics are at /metrics of HEALTH_PORT");
+    }
     let mut parts = vec![Part::Database, Part::Cluster];
     parts.extend(role.serves_api().then_some(Part::Facade));
     parts.extend(role.reconciles().then_some(Part::Operator));
@@ -200,16 +209,25 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
         .map_err(|error| error.to_string())?;
 
+    let _connections = {
+        let ledger = ledger.clone();
+        sources::database(move || ledger.connections())
+    };
+
     let (stop, stopped) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
     {
         let (health, stopped) = (health.clone(), until(stopped.clone()));
+        let look = looking_into(&ledger, &health);
         tasks.spawn(async move {
-            health::serve(health_listener, health, stopped).await;
+            health::serve(health_listener, health, look, stopped).await;
             Ok(())
         });
     }
     tasks.spawn(watch_cluster(client.clone(), health.clone(), stopped.clone()));
+    if let Some(path) = settings.log_file.clone() {
+        tasks.spawn(keep_levels(path, levels, stopped.clone()));
+    }
     if let Some((listener, tls)) = facade_listener {
         let (catalog_changes, catalog) = watch::channel(None);
         let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
@@ -343,6 +361,34 @@ async fn all_ended(tasks: &mut JoinSet<Result<(), String>>, ending: &watch::Rece
     Ok(())
 }
 
+/// Looks into the ledger for those who watch, while Postgres answers. Who asks often is told what was seen a moment ago.
+fn looking_into(ledger: &Ledger, health: &Health) -> impl Fn() -> BoxFuture<'static, ()> + Clone + Send + Sync + use<> {
+    let (ledger, health) = (ledger.clone(), health.clone());
+    let last: Arc<Mutex<Option<Instant>>> = Arc::default();
+    move || {
+        let (ledger, health, last) = (ledger.clone(), health.clone(), last.clone());
+        async move {
+            {
+                let mut last = last.lock();
+                if last.is_some_and(|last| last.elapsed() < GLANCE) || !health.works(Part::Database) {
+                    return;
+                }
+                *last = Some(Instant::now());
+            }
+            let asked = tokio::time::timeout(GLANCE, ledger.under_way()).await;
+            match asked {
+                Ok(Ok(seen)) => sources::under_way(Some(&seen)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "looking into the ledger for the metrics");
+                    sources::under_way(None);
+                }
+                Err(_) => sources::under_way(None),
+            }
+        }
+        .boxed()
+    }
+}
+
 async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| {
         format!("listening on {address}: {error}; end what listens there, or set {variable} to another port")
@@ -370,6 +416,25 @@ async fn keep_credentials(
                 Err(error) => tracing::warn!(%error, "the changed credentials do not hold; the old ones still do"),
             }
             seen = contents;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+/// Has the levels of the log follow a file.
+async fn keep_levels(path: PathBuf, levels: Levels, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    let mut seen = None;
+    loop {
+        let directives = tokio::fs::read_to_string(&path).await.ok();
+        if directives != seen {
+            match levels.set(directives.as_deref()) {
+                Ok(now) => tracing::info!(file = %path.display(), directives = now, "levels of the log"),
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the levels of the log stay as they were"),
+            }
+            seen = directives;
         }
         tokio::select! {
             () = tokio::time::sleep(RELOAD) => {}
@@ -418,7 +483,7 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
     Trust::new(authority.as_deref()).map_err(|error| error.to_string())
 }
 
-async fn kube_client(settings: &Settings) -> Result<Client, String> {
+pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
     let config = if settings.use_local_kube_context {
         kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
             .await
@@ -591,7 +656,6 @@ async fn keep_catalog(
 }
 
 fn listed(plans: &Store<CachePlan>) -> bool {
-    use futures::FutureExt;
     plans.wait_until_ready().now_or_never().is_some()
 }
 

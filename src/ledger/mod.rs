@@ -13,6 +13,7 @@ pub mod error;
 mod events;
 pub mod ids;
 pub mod import;
+mod inspect;
 mod instances;
 mod letters;
 pub mod listen;
@@ -26,6 +27,7 @@ mod readers;
 mod retention;
 pub mod seal;
 mod survey;
+mod under_way;
 mod updates;
 mod usage;
 pub mod webhooks;
@@ -47,6 +49,7 @@ pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use events::Event;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use inspect::Inspection;
 pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use letters::{Letter, LetterCounts, LetterState, Letters};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
@@ -59,6 +62,8 @@ pub use survey::{Survey, Surveyed};
 pub use updates::{Change, Changeable, NewUpdate};
 pub use usage::{Scope, Usage};
 pub use webhooks::{DueWebhook, Room, WebhookTarget};
+
+use crate::telemetry::metrics::sources::Connections;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
@@ -125,6 +130,17 @@ impl Ledger {
             .await
             .map_err(LedgerError::statement("asking Postgres for a sign of life"))?;
         Ok(())
+    }
+
+    /// How many connections there are and who waits for one.
+    pub fn connections(&self) -> Connections {
+        let status = self.pool.status();
+        Connections {
+            open: status.size,
+            idle: status.available,
+            max: status.max_size,
+            waiting: status.waiting,
+        }
     }
 
     /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.

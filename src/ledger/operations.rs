@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::{Answered, Asked, InstanceId, LedgerError, audit, webhooks};
+use crate::telemetry::metrics::record;
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -274,7 +275,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at, backup,
+                returning id, instance_id, kind, state, description, created_at, ended_at, backup,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -288,7 +289,8 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
             )
             select instance_id, kind, state, description, ended_at, (
-                select array_agg(id) from webhooks where operation_id = ended.id and state = 'armed')
+                select array_agg(id) from webhooks where operation_id = ended.id and state = 'armed'),
+                extract(epoch from ended_at - created_at)::double precision
             from ended",
         )
         .await
@@ -330,6 +332,10 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
         };
         webhooks::fire(tx, &event).await?;
     }
+    // A transaction that does not commit ends it once more, and it is counted once more.
+    let seconds: f64 = row.try_get(6).map_err(refused())?;
+    let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    record::operation_ended(kind.as_str(), outcome.state().as_str(), took);
     Ok(true)
 }
 

@@ -228,6 +228,29 @@ pub enum Step {
     ElastiCache(elasticache::Step),
 }
 
+impl Step {
+    /// Its name for logs, such as `Kubernetes/Apply`. What it carries may be large, or secret, and is not looked at.
+    pub fn name(&self) -> String {
+        use fmt::Write as _;
+
+        /// Takes no more than a name can be long.
+        struct Head(String);
+        impl fmt::Write for Head {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.push_str(text);
+                if self.0.len() < 40 { Ok(()) } else { Err(fmt::Error) }
+            }
+        }
+        let mut head = Head(String::new());
+        let _ = write!(head, "{self:?}");
+        let words = head
+            .0
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty());
+        words.take(2).collect::<Vec<_>>().join("/")
+    }
+}
+
 impl<A> Decision<A> {
     /// A decision to do something and then decide anew.
     pub fn act(step: A, report: Report) -> Self {
@@ -311,6 +334,16 @@ pub enum FaultKind {
     Transient,
     /// It cannot: somebody must change the plan or the instance first.
     Refused,
+}
+
+impl FaultKind {
+    /// It in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transient => "provider_unavailable",
+            Self::Refused => "provider_refused",
+        }
+    }
 }
 
 impl fmt::Display for Fault {

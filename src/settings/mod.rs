@@ -4,6 +4,8 @@
 //! The names are those of the broker this one replaces where it had them.
 
 mod check;
+pub mod document;
+mod old;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -35,12 +37,38 @@ pub struct CommandLine {
 /// What to do other than serve.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Writes the CustomResourceDefinitions, to standard output or one file each into a folder.
+    /// Looks whether a start would succeed, as far as that can be told: settings, files, database, cluster, AWS. Says what to
+    /// mend.
+    Check,
+    /// Prints the plans as a table.
+    Plans,
+    /// Prints the instances as a table: those of WATCH_NAMESPACES, or of one namespace.
+    Instances {
+        /// The namespace.
+        #[arg(long, short)]
+        namespace: Option<String>,
+    },
+    /// Writes the CustomResourceDefinitions, to standard output or one file each into a folder, or applies them.
     Crds {
         /// The folder.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// Apply them to the cluster.
+        #[arg(long, conflicts_with = "out")]
+        apply: bool,
     },
+    /// Asks a broker for its catalog, as a platform would, and ends well if it is served.
+    Probe(Probe),
+    /// Prints completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page.
+    Man,
+    /// Prints docs/SETTINGS.md.
+    #[command(hide = true)]
+    SettingsDocument,
     /// Brings the database's tables up to date and ends.
     Migrate,
     /// Takes over what akkeris/elasticache-broker made: writes its plans and services as YAML, and its instances, those
@@ -133,6 +161,23 @@ pub struct ImportArguments {
     pub apply: bool,
 }
 
+/// A broker to be asked.
+#[derive(Clone, Debug, Args)]
+pub struct Probe {
+    /// Where it is: https://HOST[:PORT] or http://HOST[:PORT].
+    #[arg(long)]
+    pub url: String,
+    /// File of lines USER:PASSWORD, of which the first is used.
+    #[arg(long)]
+    pub credentials_file: PathBuf,
+    /// PEM file with the certificate that the broker must show; one that the machine trusts if absent.
+    #[arg(long)]
+    pub certificate_file: Option<PathBuf>,
+    /// For how many seconds it is asked again until it answers.
+    #[arg(long, default_value_t = 60)]
+    pub patience: u64,
+}
+
 /// Which parts of the broker a process runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -182,6 +227,10 @@ pub struct Settings {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
     pub database_url: Option<DatabaseUrl>,
 
+    /// File with what DATABASE_URL would be, so that it need not stand in the environment.
+    #[arg(long, env = "DATABASE_URL_FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
+
     /// How many connections to Postgres a process opens at most.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..=512))]
     pub database_connections: u16,
@@ -204,11 +253,11 @@ pub struct Settings {
     #[arg(long, env = "PORT", default_value_t = 8443)]
     pub port: u16,
 
-    /// Address to serve /livez and /readyz on, plain HTTP.
+    /// Address to serve /livez, /readyz and /metrics on, plain HTTP.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0")]
     pub health_address: IpAddr,
 
-    /// Port to serve /livez and /readyz on.
+    /// Port to serve /livez, /readyz and /metrics on.
     #[arg(long, env = "HEALTH_PORT", default_value_t = 8081)]
     pub health_port: u16,
 
@@ -371,6 +420,15 @@ pub struct Settings {
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
 
+    /// File with what is logged, instead of RUST_LOG. It is read again when it changes, and RUST_LOG holds while it is not
+    /// there, so levels can be changed at run time.
+    #[arg(long, env = "RUST_LOG_FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Nothing any more; whoever sets it is told so.
+    #[arg(long, env = "STACKIMPACT", hide = true, hide_env_values = true)]
+    pub stackimpact: Option<String>,
+
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -392,7 +450,7 @@ impl CommandLine {
     /// # Errors
     /// When it cannot be understood; the error prints itself as clap's do.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalized(arguments)).map_err(without_secrets)
+        Self::try_parse_from(old::normalized(arguments, |name| std::env::var(name).ok())).map_err(without_secrets)
     }
 }
 
@@ -404,38 +462,6 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         error.insert(ContextKind::InvalidValue, hidden);
     }
     error
-}
-
-/// The old broker took glog's flags with one hyphen and `-background-tasks`, `-insecure`.
-fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut normal = Vec::new();
-    let mut arguments = arguments.into_iter();
-    normal.extend(arguments.next());
-    while let Some(argument) = arguments.next() {
-        let Some(text) = argument.to_str() else {
-            normal.push(argument);
-            continue;
-        };
-        let name = text.trim_start_matches('-');
-        let (name, value) = name
-            .split_once('=')
-            .map_or((name, None), |(name, value)| (name, Some(value)));
-        match name {
-            "background-tasks" | "insecure" if text.starts_with('-') => {
-                if value.is_none_or(|value| value == "true" || value == "1") {
-                    normal.push(format!("--{name}").into());
-                }
-            }
-            "logtostderr" | "alsologtostderr" if text.starts_with('-') => {}
-            "stderrthreshold" | "v" if text.starts_with('-') && name.len() > 1 || name == "v" && value.is_some() => {
-                if value.is_none() {
-                    arguments.next();
-                }
-            }
-            _ => normal.push(argument),
-        }
-    }
-    normal
 }
 
 /// The value of an environment variable that the plans of the old broker name.
@@ -523,21 +549,6 @@ mod tests {
                 .chain(arguments.iter().copied())
                 .map(OsString::from),
         )
-    }
-
-    #[test]
-    fn takes_the_old_brokers_command_lines() {
-        let line = read(&[
-            "-insecure",
-            "-logtostderr=1",
-            "-stderrthreshold",
-            "0",
-            "-background-tasks",
-        ])
-        .unwrap();
-        assert!(line.settings.insecure && line.settings.background_tasks);
-        let line = read(&["-insecure=false", "-logtostderr", "-v=4"]).unwrap();
-        assert!(!line.settings.insecure && !line.settings.background_tasks);
     }
 
     #[test]

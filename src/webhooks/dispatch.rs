@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Deliver, Deliverer, Settings, settle};
 use crate::ledger::webhooks::Attempted;
 use crate::ledger::{DueWebhook, Ledger, LedgerError, Room, listen};
+use crate::telemetry::metrics::record::{self, Delivery};
 
 /// How many are delivered at one time, and how many to one receiver.
 const CONCURRENCY: usize = 64;
@@ -169,6 +170,11 @@ pub async fn attempt<D: Deliver>(
     let result = deliverer.deliver(&due.target, &due.body).await;
     let attempted = settle(result.map_err(|error| error.to_string()), due.attempts, retry, jitter);
     let (event, instance) = (due.id, &due.instance_id);
+    record::webhook(match &attempted {
+        Attempted::Delivered => Delivery::Delivered,
+        Attempted::Again { .. } => Delivery::Failed,
+        Attempted::Dead { .. } => Delivery::Dead,
+    });
     match &attempted {
         Attempted::Delivered => tracing::info!(%event, %instance, "webhook delivered"),
         Attempted::Dead { error } => tracing::warn!(%event, %instance, %error, "webhook given up"),

@@ -57,6 +57,19 @@ impl Views {
         self.0.wake.notify_one();
     }
 
+    /// How full each pool is: how many are ready and how many are wanted, by plan.
+    pub fn fill(&self) -> HashMap<String, (i64, i64)> {
+        let views = self.0.views.lock();
+        let full = |view: &View| {
+            let status = view.status.as_ref()?;
+            Some((i64::from(status.ready), i64::from(status.wanted)))
+        };
+        let views = views.iter().flatten();
+        views
+            .filter_map(|(plan, view)| Some((plan.clone(), full(view)?)))
+            .collect()
+    }
+
     /// What is said of a plan's pool; `None` until it was looked at.
     pub fn of(&self, plan: &str) -> Option<View> {
         let views = self.0.views.lock();

@@ -21,6 +21,7 @@ use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
 use super::{Client, Create, Live, LiveNode, Modification, Tags};
 use crate::api::{CacheInstance, Topology};
+use crate::telemetry::metrics::record::{self, SavedBy};
 
 /// One cache of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +129,7 @@ impl Poller {
     /// When ElastiCache does not answer.
     pub async fn look(&self, target: &Target) -> Result<Option<Live>, Fault> {
         if let Some(seen) = self.0.view.read().seen.get(target) {
+            record::aws_calls_saved(SavedBy::Memory, 1);
             return Ok(seen.live.clone());
         }
         let asked = Instant::now();
@@ -373,6 +375,7 @@ impl Poller {
             }
             Ok(())
         } else {
+            record::aws_calls_saved(SavedBy::List, calls.saturating_sub(pages));
             self.list(nudge).await
         }
     }
