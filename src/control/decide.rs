@@ -217,6 +217,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
+        seed: None,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
         recreate: is_allowed(instance, annotations::RECREATE),
         published: published(instance),

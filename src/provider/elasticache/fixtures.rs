@@ -68,6 +68,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         restart_at: None,
         adopt: None,
         restore: None,
+        seed: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
         recreate: false,

@@ -47,6 +47,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         restart_at: None,
         adopt: None,
         restore: None,
+        seed: None,
         grace: Duration::ZERO,
         release_superseded: false,
         recreate: false,
