@@ -151,7 +151,7 @@ impl World {
                 }
                 Next::Release => return decision,
                 Next::Rest | Next::Replace
-                    if decision.again == super::super::Again::After(std::time::Duration::ZERO) => {}
+                    if decision.again == super::super::Again::After(Duration::ZERO) => {}
                 Next::Rest | Next::Replace => return decision,
             }
         }
@@ -197,7 +197,7 @@ fn another_cache_serves_before_the_old_one_goes_and_the_old_one_has_its_time_of_
     assert_eq!(world.calls, ["create empty", "seed", "create seeded"]);
     assert_eq!(
         decision.again,
-        super::super::Again::After(std::time::Duration::from_secs(3600))
+        super::super::Again::After(Duration::from_secs(3600))
     );
 
     let decision = world.settle(&mut desired, "2026-11-22T13:00:00Z");
@@ -263,7 +263,8 @@ fn a_plan_that_is_put_back_gives_the_replacement_up() {
     let (mut world, mut desired) = settled(redis());
     let old = world.address();
     (desired.plan, desired.consent) = (elsewhere(), Consent::Given);
-    for _ in 0..2 {
+    // A snapshot of the old one is on record, taken, and used.
+    for _ in 0..3 {
         let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
         desired.record = decision.report.record.clone();
         if let Next::Act(step) = &decision.step {
@@ -275,6 +276,7 @@ fn a_plan_that_is_put_back_gives_the_replacement_up() {
     assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
     assert_eq!((world.caches.len(), world.address()), (1, old));
     assert!(desired.record.replacement.is_none());
+    assert!(world.snapshots.is_empty());
 }
 
 #[test]
