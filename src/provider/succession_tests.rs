@@ -150,8 +150,7 @@ impl World {
                     }
                 }
                 Next::Release => return decision,
-                Next::Rest | Next::Replace
-                    if decision.again == super::super::Again::After(Duration::ZERO) => {}
+                Next::Rest | Next::Replace if decision.again == super::super::Again::After(Duration::ZERO) => {}
                 Next::Rest | Next::Replace => return decision,
             }
         }
@@ -195,10 +194,7 @@ fn another_cache_serves_before_the_old_one_goes_and_the_old_one_has_its_time_of_
     assert_ne!(new, old);
     assert_eq!(world.caches.len(), 2, "the old one is kept for those who still use it");
     assert_eq!(world.calls, ["create empty", "seed", "create seeded"]);
-    assert_eq!(
-        decision.again,
-        super::super::Again::After(Duration::from_secs(3600))
-    );
+    assert_eq!(decision.again, super::super::Again::After(Duration::from_secs(3600)));
 
     let decision = world.settle(&mut desired, "2026-11-22T13:00:00Z");
     assert_eq!(decision.report.progress, Progress::Ready);
