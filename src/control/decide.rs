@@ -246,6 +246,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         as_found: as_found(instance, revision),
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
+        seed: None,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
         recreate: is_allowed(instance, annotations::RECREATE),
         published: published(instance),

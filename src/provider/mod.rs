@@ -56,6 +56,8 @@ pub struct Desired {
     pub as_found: bool,
     /// What it is to be filled from.
     pub restore: Option<RestoreFrom>,
+    /// The snapshot of the cache whose place it takes, to be filled from.
+    pub seed: Option<String>,
     /// How long a cache is kept whose place another one took.
     pub grace: Duration,
     /// Whether nobody needs such a cache any more.

@@ -4,6 +4,7 @@ use super::super::window::{Leave, Window};
 use super::super::{Cluster, Decision, Desired, Next, Place, Record, Report};
 use super::plan::{Change, Way, next_change};
 use super::restart::{Restarting, restarting};
+use super::seed::can_seed;
 use super::tags::{self, Tagged, Tagging};
 use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle, provider_id};
 use crate::api::conditions::{Progress, Reason};
@@ -248,9 +249,10 @@ fn missing(
             making("making the password".to_owned()),
         );
     }
-    let message = match &restored_from {
-        Some(backup) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
-        None => "asking ElastiCache for the cache".to_owned(),
+    let message = match (&restored_from, &desired.seed) {
+        (Some(backup), _) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
+        (None, Some(seed)) => format!("asking ElastiCache for the cache, filled from snapshot {seed} of the old one"),
+        (None, None) => "asking ElastiCache for the cache".to_owned(),
     };
     Decision::act(Step::Create(Box::new(create)), making(message))
 }
@@ -487,8 +489,11 @@ fn replaced(view: &View, spec: &ElastiCacheSpec, why: &str, now: Timestamp) -> D
             }
         }
         leave => {
-            let what =
-                format!("{why}, which takes another cache, with another address and without what this one stores");
+            let filled = match can_seed(view.desired, spec, view.live) {
+                Ok(()) => "filled from a snapshot of this one, so that what is written after that is lost".to_owned(),
+                Err(lacks) => format!("without what this one stores, since {lacks}"),
+            };
+            let what = format!("{why}, which takes another cache, with another address and {filled}");
             waiting(view, &what, leave, now)
         }
     }
@@ -541,7 +546,11 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target
         maintenance_window: spec.maintenance_window.clone(),
         snapshot_window: spec.snapshot_window.clone(),
         snapshot_retention_days: spec.snapshot_retention_days.map(i32::from),
-        snapshot: desired.restore.as_ref().map(|restore| restore.snapshot.clone()),
+        snapshot: desired
+            .restore
+            .as_ref()
+            .map(|restore| restore.snapshot.clone())
+            .or_else(|| desired.seed.clone()),
         tags: tags::wanted(desired, spec),
     }
 }

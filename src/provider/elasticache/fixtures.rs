@@ -69,6 +69,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         adopt: None,
         as_found: false,
         restore: None,
+        seed: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
         recreate: false,

@@ -200,6 +200,16 @@ impl Poller {
         self.noted(target, outcome)
     }
 
+    /// Asks for a snapshot of a cache, which is busy meanwhile and looked at anew.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn take_snapshot(&self, name: &str, of: &Target) -> Result<(), Fault> {
+        let outcome = self.0.client.take_snapshot(name, of).await;
+        self.0.view.write().seen.remove(of);
+        outcome
+    }
+
     /// The API itself, for what is not looked at again and again: snapshots and tags.
     pub fn client(&self) -> &Client {
         &self.0.client

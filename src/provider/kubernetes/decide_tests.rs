@@ -50,6 +50,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         adopt: None,
         as_found: false,
         restore: None,
+        seed: None,
         grace: Duration::ZERO,
         release_superseded: false,
         recreate: false,
