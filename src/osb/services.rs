@@ -43,6 +43,9 @@ pub struct Service {
     /// Where to get help.
     #[serde(default)]
     pub support_url: Option<String>,
+    /// Whether an instance may be shared with other spaces of the platform.
+    #[serde(default)]
+    pub shareable: Option<bool>,
     /// More for the catalog's metadata. It wins over the fields above.
     #[serde(default)]
     pub metadata: Map<String, Value>,
