@@ -240,6 +240,11 @@ impl Broker {
 
     /// The same, of a resource that was written from a later revision of the row.
     pub async fn seen_from(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64) {
+        self.seen_at(id, verdict, version, ledger_revision, connection()).await;
+    }
+
+    /// The same, of a cache that is reached so.
+    pub async fn seen_at(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64, at: Connection) {
         let instance: InstanceId = id.parse().unwrap();
         let ready = verdict == Verdict::Ready;
         let row = self
@@ -263,7 +268,7 @@ impl Broker {
             ready,
             reason: "Seen".to_owned(),
             message: format!("seen at {version}"),
-            connection: ready.then(connection),
+            connection: ready.then_some(at),
         };
         self.ledger.project(self.epoch, &observation).await.unwrap();
     }
