@@ -165,7 +165,29 @@ impl Projector {
             Some(Projected::Unknown) => {
                 tracing::warn!(%instance, resource, "the ledger does not know this instance; it is left alone");
             }
+            Some(Projected::Earlier) => self.put_back(&observation).await?,
             Some(Projected::Written | Projected::Stale) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Has a resource written again that is of an earlier revision than was applied. What the watch tells may come late,
+    /// so the resource itself is asked.
+    async fn put_back(&self, observation: &Observation) -> Result<(), Error> {
+        let api: Api<CacheInstance> = Api::namespaced(self.client.clone(), &observation.namespace);
+        let found = deadline(api.get_opt(&observation.name)).await;
+        let found = found
+            .inspect_err(|error| tracing::warn!(instance = %observation.instance, %error, "reading a resource"))
+            .unwrap_or_default();
+        let revision = found.filter(|found| found.uid().as_ref() == Some(&observation.uid));
+        let revision = revision.map(|found| found.ledger_revision().unwrap_or(0));
+        if revision == Some(observation.later.revision) {
+            tracing::warn!(instance = %observation.instance, revision, "somebody put a resource back; writing it again");
+            self.until_taken(|| {
+                self.ledger
+                    .put_back(self.epoch, &observation.instance, observation.later.revision)
+            })
+            .await?;
         }
         Ok(())
     }

@@ -67,6 +67,8 @@ pub struct Observation {
 pub enum Projected {
     /// It is in the ledger.
     Written,
+    /// It is in the ledger, and of an earlier revision than was applied: it comes late, or somebody put the resource back.
+    Earlier,
     /// The ledger has it, or something newer, already.
     Stale,
     /// The ledger does not know the instance.
@@ -172,12 +174,17 @@ impl Ledger {
             guard(&transaction, epoch).await?;
             let lock = transaction
                 .prepare_cached(
-                    "select deleted_at is not null as tombstone, namespace, name, uid, observed_epoch, observed_version
+                    "select deleted_at is not null as tombstone, namespace, name, uid, observed_epoch, observed_version,
+                        desired = 'present' and applied_revision > $2 as earlier
                    from instances where id = $1 for update",
                 )
                 .await
                 .map_err(refused())?;
-            let Some(row) = transaction.query_opt(&lock, &[&id]).await.map_err(refused())? else {
+            let Some(row) = transaction
+                .query_opt(&lock, &[&id, &observation.later.revision])
+                .await
+                .map_err(refused())?
+            else {
                 return Ok(Projected::Unknown);
             };
             if (row.get::<_, &str>("namespace"), row.get::<_, &str>("name"))
@@ -219,13 +226,6 @@ impl Ledger {
                     instance = id,
                     revision = observation.later.revision,
                     "the ledger is older than the cluster"
-                );
-            }
-            if !observation.deleting && put_back(&transaction, observation).await? {
-                tracing::warn!(
-                    instance = id,
-                    revision = observation.later.revision,
-                    "a resource was put back to an earlier revision; writing it again"
                 );
             }
             let update = transaction
@@ -280,7 +280,38 @@ impl Ledger {
                 }
             }
             transaction.commit().await.map_err(refused())?;
-            Ok(Projected::Written)
+            Ok(if row.get("earlier") && !observation.deleting {
+                Projected::Earlier
+            } else {
+                Projected::Written
+            })
+        })
+        .await
+    }
+
+    /// Has a resource written again that is of an earlier revision than was applied: somebody put it back, or its cluster.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses, or a later leader has begun.
+    pub async fn put_back(&self, epoch: Epoch, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
+        self.within("having a resource written again", async {
+            let refused =
+                || LedgerError::statement(format!("having the resource of instance {instance} written again"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            guard(&transaction, epoch).await?;
+            let written = transaction
+                .execute(
+                    "update instances set applied_revision = $2, outbox_due_at = now(), outbox_attempts = 0
+                      where id = $1 and desired = 'present' and applied_revision > $2",
+                    &[&instance.as_str(), &revision],
+                )
+                .await
+                .map_err(refused())?;
+            if written > 0 {
+                listen::notify(&transaction, listen::OUTBOX).await?;
+            }
+            transaction.commit().await.map_err(refused())
         })
         .await
     }
@@ -389,31 +420,6 @@ impl Ledger {
         })
         .await
     }
-}
-
-/// Has a resource written again that is of an earlier revision than was applied: somebody put it back, or its cluster. It
-/// may also be an observation that comes late, and then there is nothing to write.
-async fn put_back(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    observation: &Observation,
-) -> Result<bool, LedgerError> {
-    let id = observation.instance.as_str();
-    let refused = || LedgerError::statement(format!("having the resource of instance {id} written again"));
-    let statement = transaction
-        .prepare_cached(
-            "update instances set applied_revision = $2, outbox_due_at = now(), outbox_attempts = 0
-              where id = $1 and desired = 'present' and applied_revision > $2",
-        )
-        .await
-        .map_err(refused())?;
-    let put_back = transaction
-        .execute(&statement, &[&id, &observation.later.revision])
-        .await
-        .map_err(refused())?;
-    if put_back > 0 {
-        listen::notify(transaction, listen::OUTBOX).await?;
-    }
-    Ok(put_back > 0)
 }
 
 /// Refuses the writes of an earlier leader.

@@ -94,10 +94,20 @@ async fn an_edit_that_would_lose_data_waits_for_consent_until_it_is_ordered() {
     world.until_reason(&place, "AwaitingMaintenance").await;
     assert!(cache.has("kept").await.unwrap());
     // Over OSB asking is consent.
+    let before = exported(world, &place).await;
     let change = json!({ "service_id": MEMCACHED, "plan_id": STANDARD_0 });
     let operation = osb.patch(&order, &change).await.operation();
     let (state, description) = osb.ended(&order, &operation).await;
     assert_eq!(state, "succeeded", "{description}");
+    // From Git comes what it was before: what was ordered is written again.
+    let mut older = before;
+    older["spec"]["planRef"] = json!({ "name": "memcached-hobby-dev", "revision": 1 });
+    world.apply(&older).await;
+    eventually("the plan that was ordered", async || {
+        let instance = world.instance(&place).await?;
+        (instance.spec.plan_ref.name == "memcached-standard-0" && instance.ledger_revision() == Some(2)).then_some(())
+    })
+    .await;
     order.plan = STANDARD_0.to_owned();
     osb.give_back(&order).await;
 }

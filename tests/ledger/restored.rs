@@ -64,7 +64,10 @@ async fn a_resource_of_an_earlier_revision_is_written_again() {
     world.ledger.project(world.epoch, &seen).await.unwrap();
     assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
     let put_back = observation(&id, 6, Verdict::Ready);
-    world.ledger.project(world.epoch, &put_back).await.unwrap();
+    let projected = world.ledger.project(world.epoch, &put_back).await.unwrap();
+    assert_eq!(projected, Projected::Earlier, "or an event that comes late");
+    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    world.ledger.put_back(world.epoch, &id, 1).await.unwrap();
     let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
     assert_eq!(due.iter().map(|item| item.revision).collect::<Vec<_>>(), [5]);
 }
