@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
@@ -16,6 +15,7 @@ use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
 use super::{Error, deadline, set_finalizer};
+use crate::ambient;
 use crate::api::CacheInstance;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
@@ -112,7 +112,7 @@ impl Run<'_> {
             Ok(observed) => observed,
             Err(fault) => return self.faulted(desired, None, fault).await,
         };
-        let decision = providers.decide(desired, &observed, Timestamp::now());
+        let decision = providers.decide(desired, &observed, ambient::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {
             Next::Rest | Next::Replace => {
@@ -164,7 +164,7 @@ impl Run<'_> {
     /// Event if its reason changed.
     async fn say(&mut self, report: &Report) -> Result<(), Error> {
         let latest = self.context.backups.latest(&self.instance);
-        let status = decide::status(&self.instance, &self.plan, report, latest, Timestamp::now());
+        let status = decide::status(&self.instance, &self.plan, report, latest, ambient::now());
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());
         }

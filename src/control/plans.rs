@@ -15,6 +15,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::decide::{PlanLookup, PlanRevision, pinned_revision};
 use super::{Error, deadline, pool};
+use crate::ambient;
 use crate::api::conditions::{self, READY, condition};
 use crate::api::{CacheInstance, CachePlan, CachePlanSpec, CachePlanStatus, Parameter, labels};
 use crate::ledger::{Ledger, PlanId};
@@ -97,7 +98,7 @@ impl Plans {
         instances: usize,
         pool: Option<pool::View>,
     ) -> Result<Action, Error> {
-        let now = Timestamp::now();
+        let now = ambient::now();
         let others = self.plans.state();
         let verdict = match problem(plan, &others) {
             Some(problem) => Err(problem),

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Answered, Asked, InstanceId, LedgerError, audit, listen};
+use crate::ambient;
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -231,7 +232,7 @@ pub(super) async fn begin(
         )
         .await
         .map_err(refused())?;
-    let operation = Uuid::new_v4();
+    let operation = ambient::id();
     tx.execute(
         &statement,
         &[

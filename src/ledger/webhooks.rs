@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{InstanceId, Ledger, LedgerError};
+use crate::ambient;
 
 /// Where events go. It stands in the ledger sealed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,7 +88,7 @@ pub(super) async fn arm(
     target: &WebhookTarget,
 ) -> Result<(), LedgerError> {
     let refused = |error| LedgerError::statement(format!("arming a webhook for operation {operation}"))(error);
-    let event = Uuid::new_v4();
+    let event = ambient::id();
     let target = ledger.seal_json(&target_place(event), target)?;
     let statement = tx
         .prepare_cached("insert into webhooks (id, instance_id, operation_id, target) values ($1, $2, $3, $4)")

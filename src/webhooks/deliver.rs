@@ -1,6 +1,9 @@
 //! One delivery: resolve, check, dial, send, read the status.
 
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,11 +101,26 @@ pub enum DeliveryError {
     },
 }
 
+/// A connection to a receiver.
+pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
+
+/// A connection to a receiver, later.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
+
+/// Another way than the network to reach receivers.
+pub trait Dial: Send + Sync {
+    /// Opens a connection to a target.
+    fn dial(&self, target: &Target) -> Dialling;
+}
+
 /// Delivers webhooks.
 #[derive(Clone)]
 pub struct Deliverer {
     policy: Policy,
     tls: TlsConnector,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl std::fmt::Debug for Deliverer {
@@ -128,7 +146,17 @@ impl Deliverer {
         Ok(Self {
             policy,
             tls: TlsConnector::from(Arc::new(config)),
+            dial: None,
         })
+    }
+
+    /// The same, that reaches receivers in another way.
+    #[must_use]
+    pub fn dialling(self, dial: Arc<dyn Dial>) -> Self {
+        Self {
+            dial: Some(dial),
+            ..self
+        }
     }
 
     /// Makes one attempt. Redirects are not followed: a receiver must answer 2xx itself.
@@ -169,7 +197,11 @@ impl Deliverer {
     }
 
     /// Dials an address that was checked: a second look-up could give another one.
-    async fn connect(&self, target: &Target) -> Result<TcpStream, DeliveryError> {
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Line>, DeliveryError> {
+        if let Some(dial) = &self.dial {
+            let line = dial.dial(target).await;
+            return line.map_err(|error| connecting(target, &error));
+        }
         let unresolved = |reason: String| DeliveryError::Resolve {
             host: target.host.clone(),
             reason,
@@ -189,7 +221,7 @@ impl Deliverer {
         let allowed = addresses.iter().filter(|address| self.policy.allows(address.ip()));
         for address in allowed.take(MAX_ADDRESSES) {
             match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => refusal = connecting(target, &error),
             }
         }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub use deliver::{Deliverer, DeliveryError, SIGNATURE};
+pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE};
 pub use target::{Policy, Target, TargetError, target};
 
+use crate::ambient;
 use crate::ledger::webhooks::{Attempted, DueWebhook};
 use crate::ledger::{Ledger, listen};
 
@@ -78,12 +79,18 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), rustls::Error> {
-    let deliverer = Arc::new(Deliverer::new(settings.policy)?);
+    deliver(ledger, settings.retry, Deliverer::new(settings.policy)?, shutdown).await;
+    Ok(())
+}
+
+/// Delivers webhooks in a given way until told to stop.
+pub async fn deliver(ledger: Ledger, retry: bool, deliverer: Deliverer, shutdown: impl Future<Output = ()> + Send) {
+    let deliverer = Arc::new(deliverer);
     let listener = ledger.listen(listen::WEBHOOKS);
     let mut attempts = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let wait = claim(&ledger, settings, &deliverer, &mut attempts).await;
+        let wait = claim(&ledger, retry, &deliverer, &mut attempts).await;
         tokio::select! {
             () = &mut shutdown => break,
             () = listener.notified() => {}
@@ -96,16 +103,10 @@ pub async fn run(
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("webhooks under way were cut off; they are delivered again");
     }
-    Ok(())
 }
 
 /// Starts what is due and there is room for, and returns how long to wait before looking again.
-async fn claim(
-    ledger: &Ledger,
-    settings: Settings,
-    deliverer: &Arc<Deliverer>,
-    attempts: &mut JoinSet<()>,
-) -> Duration {
+async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, attempts: &mut JoinSet<()>) -> Duration {
     let room = CONCURRENCY.saturating_sub(attempts.len());
     if room == 0 {
         return SWEEP;
@@ -118,7 +119,7 @@ async fn claim(
         }
     };
     for due in claimed {
-        attempts.spawn(attempt(ledger.clone(), settings.retry, deliverer.clone(), due));
+        attempts.spawn(attempt(ledger.clone(), retry, deliverer.clone(), due));
     }
     match ledger.next_webhook().await {
         // What is due and was not claimed waits behind an earlier event of its instance.
@@ -134,7 +135,7 @@ async fn attempt(ledger: Ledger, retry: bool, deliverer: Arc<Deliverer>, due: Du
         result.map_err(|error| error.to_string()),
         due.attempts,
         retry,
-        rand::random(),
+        ambient::fraction(),
     );
     let (event, instance) = (due.id, &due.instance_id);
     match &attempted {

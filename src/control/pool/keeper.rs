@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::super::plans::is_offered;
 use super::super::{Error, deadline};
 use super::{Decision, Keep, Member, Seen, Step, Want, decide, resource};
+use crate::ambient;
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PlanState, PoolStatus, effective};
 use crate::ledger::{Epoch, Ledger, LedgerError, NewMember, Noted, PoolMember, Verdict};
@@ -340,7 +341,7 @@ impl Keeper {
     }
 
     async fn make(&self, name: &str, plan: &CachePlan) -> Result<(), Error> {
-        let id = Uuid::new_v4();
+        let id = ambient::id();
         let plan_id = plan.spec.id.parse();
         let new = NewMember {
             id,

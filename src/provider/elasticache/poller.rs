@@ -219,11 +219,8 @@ impl Poller {
 
     fn in_flight(&self) -> Vec<Target> {
         let view = self.0.view.read();
-        view.instances
-            .iter()
-            .filter(|(_, interest)| interest.in_flight)
-            .map(|(target, _)| target.clone())
-            .collect()
+        let in_flight = view.instances.iter().filter(|(_, interest)| interest.in_flight);
+        in_order(in_flight.map(|(target, _)| target.clone()))
     }
 
     async fn poll(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
@@ -272,7 +269,7 @@ impl Poller {
             }
         }
         // Only a Describe by id proves that something is gone.
-        for target in missing {
+        for target in in_order(missing.into_iter()) {
             self.describe(&target, nudge).await?;
         }
         Ok(())
@@ -316,4 +313,11 @@ impl Poller {
         view.seen.insert(target.clone(), Seen { live, at: asked });
         view.instances.get(target).map(|interest| interest.instance.clone())
     }
+}
+
+/// Targets in an order that is the same each time.
+fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
+    let mut targets: Vec<_> = targets.collect();
+    targets.sort_by(|one, other| one.id.cmp(&other.id));
+    targets
 }
