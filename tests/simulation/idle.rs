@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
@@ -46,8 +47,8 @@ impl Idle {
     }
 }
 
-/// A runtime of one thread whose clock stands still but for when it is told to go on.
-pub fn runtime() -> (tokio::runtime::Runtime, Arc<Idle>) {
+/// A runtime of one thread whose clock stands still but for when it is told to go on, as long as the sender is kept.
+pub fn runtime() -> (Sender<()>, tokio::runtime::Runtime, Arc<Idle>) {
     let idle = Arc::new(Idle::default());
     let parks = idle.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,8 +59,9 @@ pub fn runtime() -> (tokio::runtime::Runtime, Arc<Idle>) {
         .unwrap();
     // A paused clock jumps to the next timer when nothing is to do, also while a socket is waited for; not while a
     // blocking task runs, which this one does as long as the runtime.
-    let (keep, kept) = std::sync::mpsc::channel::<()>();
-    runtime.spawn_blocking(move || drop(kept.recv()));
-    std::mem::forget(keep);
-    (runtime, idle)
+    let (keep, kept) = mpsc::channel::<()>();
+    runtime.spawn_blocking(move || {
+        let _ = kept.recv();
+    });
+    (keep, runtime, idle)
 }

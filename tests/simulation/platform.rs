@@ -17,7 +17,7 @@ use crate::world::{KubeRequest, OUTSIDE, World};
 /// How soon a platform asks again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How long it asks before it gives up, which no run should come to.
-const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 const GROUP: &str = "/apis/cache.akkeris.io/v1alpha1";
 
 /// How an operation ended.
@@ -143,8 +143,10 @@ impl Platform {
                 return end;
             }
             if began.elapsed() > PATIENCE {
-                self.world
-                    .accuse(format!("operation {operation} of {id} does not end: {answer}"));
+                let stands = self.standing();
+                self.world.accuse(format!(
+                    "operation {operation} of {id} does not end: {answer}; {stands}"
+                ));
                 return std::future::pending().await;
             }
             tokio::time::sleep(AGAIN).await;
@@ -154,7 +156,7 @@ impl Platform {
     /// Orders an instance.
     pub async fn provision(&self, id: &str, plan: &str, parameters: &Value) -> End {
         let path =
-            format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=https://{id}.example/hook&secret=s");
+            format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=http://{id}.example/hook&secret=s");
         let body = json!({
             "service_id": service(plan), "plan_id": plan, "organization_guid": "o", "space_guid": "s",
             "parameters": parameters,
@@ -231,13 +233,21 @@ impl Platform {
         self.insist(Method::DELETE, &path, &Value::Null).await.0
     }
 
+    /// What the instances say of themselves.
+    fn standing(&self) -> String {
+        let instances = self.world.objects("cacheinstances").into_iter();
+        let said: Vec<_> = instances.map(|(_, instance)| instance["status"].clone()).collect();
+        json!(said).to_string()
+    }
+
     /// Waits until something holds, looking at the world itself.
     pub async fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
         let began = tokio::time::Instant::now();
         while !holds(&self.world) {
             if began.elapsed() > PATIENCE {
+                let stands = self.standing();
                 self.world
-                    .accuse(format!("{what}: not in {} h", PATIENCE.as_secs() / 3600));
+                    .accuse(format!("{what}: not in {} h; {stands}", PATIENCE.as_secs() / 3600));
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(AGAIN).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache_broker::ambient;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -23,7 +23,9 @@ use crate::world::{Counts, Late, OUTSIDE, Surroundings, World, is_postgres};
 use sandbox::in_memory_kubernetes::{ApiServer, Work};
 
 /// How long nothing may be written until a run counts as at rest.
-const REST: Duration = Duration::from_secs(150);
+const REST: Duration = Duration::from_secs(75);
+/// How long before an operation begins.
+const SHORT_REST: Duration = Duration::from_secs(15);
 /// How long a run may take from the end of its faults until it is at rest.
 const BOUND: Duration = Duration::from_secs(8 * 3600);
 /// How many turns a run may take.
@@ -40,6 +42,8 @@ pub struct Plan {
     pub faults: Faults,
     /// Whether calls are taken as chance has it, or first come first served.
     pub shuffled: bool,
+    /// The plans that are offered.
+    pub plans: Vec<&'static str>,
     pub before: fn(Platform) -> Doing,
     pub operation: Box<dyn FnOnce(Platform) -> Doing + Send>,
 }
@@ -80,6 +84,10 @@ struct Run {
     turns: u64,
     storm_ends: Option<Instant>,
     watchman: Watchman,
+    /// What the cluster has to do, at which revision of its objects.
+    work: (usize, Vec<Work>),
+    /// What time Postgres was told last.
+    told: Option<Timestamp>,
 }
 
 /// Does a run.
@@ -103,19 +111,23 @@ pub async fn run(idle: &Arc<Idle>, database: &Arc<Database>, plan: Plan) -> Repo
         turns: 0,
         storm_ends: None,
         watchman: Watchman::default(),
+        work: (0, Vec::new()),
+        told: None,
     };
     let platform = Platform { world: world.clone() };
     for (name, spec) in scenarios::plans() {
-        platform.apply_plan(name, &spec);
+        if plan.plans.contains(&name) {
+            platform.apply_plan(name, &spec);
+        }
     }
     let before = tokio::spawn((plan.before)(platform.clone()));
     drop(run.until_done(before).await);
-    run.rest("before the operation").await;
+    run.rest("before the operation", SHORT_REST).await;
     run.expose(true);
     let operation = tokio::spawn((plan.operation)(platform.clone()));
     let mut ends = run.until_done(operation).await;
     // What was struck last has to be mended still.
-    run.rest("after the operation").await;
+    run.rest("after the operation", REST).await;
     run.expose(false);
     ends.sort();
     oracles::rested(&world);
@@ -170,12 +182,12 @@ impl Run {
     }
 
     /// Goes on until nothing was written for a while.
-    async fn rest(&mut self, when: &str) {
+    async fn rest(&mut self, when: &str, long: Duration) {
         let began = Instant::now();
         loop {
             let last = self.world.state().last_write;
             let busy = self.storms() || !self.world.state().late.is_empty();
-            if last.max(began).elapsed() >= REST && !busy {
+            if last.max(began).elapsed() >= long && !busy {
                 return;
             }
             if began.elapsed() > BOUND || self.hopeless() {
@@ -210,13 +222,15 @@ impl Run {
             self.let_time_pass().await;
             return;
         }
-        self.step = LEAST;
         let chosen = if self.shuffled {
             self.chance.below(turns.len())
         } else {
             0
         };
         let turn = turns[chosen].clone();
+        if !matches!(&turn, Turn::Ticket(_, call, _) if call.quiet) {
+            self.step = LEAST;
+        }
         self.take(turn).await;
         self.watchman.look(&self.world);
     }
@@ -273,8 +287,9 @@ impl Run {
         }
         let free = |until: Option<Instant>| until.is_none_or(|until| until <= now);
         let mut turns = Vec::new();
-        for watch in state.watches.iter().filter(|watch| free(watch.held_until)) {
-            if state.api.has_events(&watch.watch) || ApiServer::is_over(&watch.watch) {
+        let state = &mut *state;
+        for watch in state.watches.iter_mut().filter(|watch| free(watch.held_until)) {
+            if state.api.has_events(&mut watch.watch) || ApiServer::is_over(&watch.watch) {
                 turns.push(Turn::Event(watch.process, watch.path.clone(), watch.id));
             }
         }
@@ -289,7 +304,10 @@ impl Run {
                 .into_iter()
                 .map(|ticket| Turn::Ticket(ticket.process, ticket.call.clone(), ticket.id)),
         );
-        turns.extend(state.api.work().into_iter().map(Turn::Work));
+        if self.work.0 != state.api.revision() {
+            self.work = (state.api.revision(), state.api.work());
+        }
+        turns.extend(self.work.1.iter().cloned().map(Turn::Work));
         if self.shuffled {
             turns.extend((0..state.late.len()).map(Turn::Late));
         } else if turns.is_empty() {
@@ -356,11 +374,7 @@ impl Run {
             Verdict::Go
         };
         if is_postgres(&ticket.call) && !matches!(verdict, Verdict::Fail(_)) {
-            // Each call has a time of its own, as each transaction would.
-            let now = self.world.now() + SignedDuration::from_micros(i64::try_from(self.turns % 20_000).unwrap());
-            self.world.idle.begin();
-            self.database.set_clock(now).await;
-            self.world.idle.end();
+            self.set_clock().await;
         }
         {
             let mut state = self.world.state();
@@ -378,7 +392,7 @@ impl Run {
             ));
         }
         let wakes = ticket.call.system == System::Postgres && ticket.call.writes && !ticket.call.quiet;
-        drop(ticket.answer.send(verdict));
+        let _ = ticket.answer.send(verdict);
         if wakes {
             self.world.idle.wait().await;
             // Postgres tells of what was committed.
@@ -386,6 +400,17 @@ impl Run {
             for notify in state.wakeups.values() {
                 notify.notify_one();
             }
+        }
+    }
+
+    /// Tells Postgres the time, if it is another one.
+    async fn set_clock(&mut self) {
+        let now = self.world.now();
+        if self.told != Some(now) {
+            self.told = Some(now);
+            self.world.idle.begin();
+            self.database.set_clock(now).await;
+            self.world.idle.end();
         }
     }
 

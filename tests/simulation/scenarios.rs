@@ -14,6 +14,8 @@ pub type Doing = Pin<Box<dyn Future<Output = Vec<End>> + Send>>;
 #[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
+    /// The plans it needs.
+    pub plans: &'static [&'static str],
     /// Done before, without faults.
     pub before: fn(Platform) -> Doing,
     /// Done while faults strike. How it ends must be the same in each run.
@@ -26,7 +28,7 @@ const REDIS: &str = "redis-system";
 fn plan(service: &str, id: &str, engine: &Value, provider: (&str, &Value)) -> Value {
     json!({
         "service": service, "id": id, "description": "One.", "engine": engine, (provider.0): provider.1,
-        "replaceGracePeriod": "10m",
+        "replaceGracePeriod": "1m",
         "parameters": { "properties": {
             "connectionLimit": { "type": "integer" }, "snapshotRetentionDays": { "type": "integer" },
         } },
@@ -160,71 +162,85 @@ async fn given_back(p: &Platform) -> Vec<End> {
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "provision memcached in the cluster",
+        plans: &["memcached-small"],
         before: NOTHING,
         operation: ordered!("memcached-small"),
     },
     Scenario {
         name: "provision redis in the cluster",
+        plans: &["redis-small"],
         before: NOTHING,
         operation: ordered!("redis-small"),
     },
     Scenario {
         name: "provision redis with a volume",
+        plans: &["redis-kept"],
         before: NOTHING,
         operation: ordered!("redis-kept"),
     },
     Scenario {
         name: "provision valkey in the cluster",
+        plans: &["valkey-small"],
         before: NOTHING,
         operation: ordered!("valkey-small"),
     },
     Scenario {
         name: "provision redis on ElastiCache",
+        plans: &["aws-redis-small"],
         before: NOTHING,
         operation: ordered!("aws-redis-small"),
     },
     Scenario {
         name: "provision valkey on ElastiCache",
+        plans: &["aws-valkey-small"],
         before: NOTHING,
         operation: ordered!("aws-valkey-small"),
     },
     Scenario {
         name: "provision memcached on ElastiCache",
+        plans: &["aws-memcached-small"],
         before: NOTHING,
         operation: ordered!("aws-memcached-small"),
     },
     Scenario {
         name: "deprovision in the cluster",
+        plans: &["redis-small"],
         before: ordered!("redis-small"),
         operation: doing!(|p| vec![p.deprovision("one", "redis-small").await]),
     },
     Scenario {
         name: "deprovision on ElastiCache",
+        plans: &["aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![p.deprovision("one", "aws-redis-small").await]),
     },
     Scenario {
         name: "deprovision memcached on ElastiCache",
+        plans: &["aws-memcached-small"],
         before: ordered!("aws-memcached-small"),
         operation: doing!(|p| vec![p.deprovision("one", "aws-memcached-small").await]),
     },
     Scenario {
         name: "update in the cluster",
+        plans: &["memcached-large", "memcached-small"],
         before: ordered!("memcached-small"),
         operation: doing!(|p| vec![p.update("one", "memcached-large", &json!({})).await]),
     },
     Scenario {
         name: "update to more nodes in the cluster",
+        plans: &["memcached-small", "memcached-two"],
         before: ordered!("memcached-small"),
         operation: doing!(|p| vec![p.update("one", "memcached-two", &json!({})).await]),
     },
     Scenario {
         name: "update with a volume",
+        plans: &["redis-kept", "redis-kept-large"],
         before: ordered!("redis-kept"),
         operation: doing!(|p| vec![p.update("one", "redis-kept-large", &json!({})).await]),
     },
     Scenario {
         name: "update that fails in the cluster",
+        plans: &["memcached-broken", "memcached-small"],
         before: ordered!("memcached-small"),
         operation: doing!(|p| {
             let end = p.update("one", "memcached-broken", &json!({})).await;
@@ -234,6 +250,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "parameters in the cluster",
+        plans: &["memcached-small"],
         before: ordered!("memcached-small"),
         operation: doing!(|p| vec![
             p.update("one", "memcached-small", &json!({ "connectionLimit": 77 }))
@@ -242,21 +259,25 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "update in place on ElastiCache",
+        plans: &["aws-redis-large", "aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![p.update("one", "aws-redis-large", &json!({})).await]),
     },
     Scenario {
         name: "update to replicas on ElastiCache",
+        plans: &["aws-redis-replicas", "aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![p.update("one", "aws-redis-replicas", &json!({})).await]),
     },
     Scenario {
         name: "update to more nodes on ElastiCache",
+        plans: &["aws-memcached-small", "aws-memcached-two"],
         before: ordered!("aws-memcached-small"),
         operation: doing!(|p| vec![p.update("one", "aws-memcached-two", &json!({})).await]),
     },
     Scenario {
         name: "parameters on ElastiCache",
+        plans: &["aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![
             p.update("one", "aws-redis-small", &json!({ "snapshotRetentionDays": 3 }))
@@ -265,6 +286,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "update by replacement on ElastiCache",
+        plans: &["aws-redis-encrypted", "aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| {
             vec![
@@ -275,11 +297,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "update from redis to valkey on ElastiCache",
+        plans: &["aws-redis-small", "aws-valkey-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![p.update("one", "aws-valkey-small", &json!({})).await]),
     },
     Scenario {
         name: "update of memcached from the cluster to ElastiCache",
+        plans: &["aws-memcached-small", "memcached-small"],
         before: ordered!("memcached-small"),
         operation: doing!(|p| {
             vec![
@@ -290,6 +314,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "update of memcached from ElastiCache to the cluster",
+        plans: &["aws-memcached-small", "memcached-small"],
         before: ordered!("aws-memcached-small"),
         operation: doing!(|p| {
             vec![
@@ -300,21 +325,25 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "restart in the cluster",
+        plans: &["redis-small"],
         before: ordered!("redis-small"),
         operation: doing!(|p| vec![p.restart("one").await]),
     },
     Scenario {
         name: "restart on ElastiCache",
+        plans: &["aws-redis-replicas"],
         before: ordered!("aws-redis-replicas"),
         operation: doing!(|p| vec![p.restart("one").await]),
     },
     Scenario {
         name: "backup",
+        plans: &["aws-redis-small"],
         before: ordered!("aws-redis-small"),
         operation: doing!(|p| vec![p.backup("one").await]),
     },
     Scenario {
         name: "restore",
+        plans: &["aws-redis-small"],
         before: doing!(|p| {
             p.provision("one", "aws-redis-small", &json!({})).await;
             vec![p.backup("one").await]
@@ -326,6 +355,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "bind and unbind",
+        plans: &["redis-small"],
         before: ordered!("redis-small"),
         operation: doing!(|p| {
             let bound = p.bind("one", "b1", "redis-small").await;
@@ -338,6 +368,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "claim of a member of a pool",
+        plans: &[],
         before: doing!(|p| {
             p.apply_plan("memcached-pooled", &pooled());
             p.until("the pool is full", |world| {
@@ -352,6 +383,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "order while it is being made is given back",
+        plans: &["aws-redis-small"],
         before: NOTHING,
         operation: doing!(|p| {
             let making = tokio::spawn({
@@ -367,6 +399,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "apply of YAML in the cluster",
+        plans: &["redis-small"],
         before: NOTHING,
         operation: doing!(|p| {
             by_hand(&p, "redis-small", "Delete").await;
@@ -375,6 +408,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "apply of YAML on ElastiCache",
+        plans: &["aws-redis-small"],
         before: NOTHING,
         operation: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Delete").await;
@@ -383,6 +417,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "delete of YAML, retained, in the cluster",
+        plans: &["redis-small"],
         before: doing!(|p| {
             by_hand(&p, "redis-small", "Retain").await;
             Vec::new()
@@ -391,6 +426,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "delete of YAML, retained, on ElastiCache",
+        plans: &["aws-redis-small"],
         before: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Retain").await;
             Vec::new()
@@ -399,6 +435,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "delete of YAML with a final snapshot",
+        plans: &["aws-redis-small"],
         before: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Snapshot").await;
             Vec::new()
@@ -407,6 +444,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "adoption",
+        plans: &["aws-redis-small"],
         before: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Retain").await;
             given_back(&p).await
@@ -421,6 +459,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "backup by YAML, and its deletion",
+        plans: &["aws-redis-small"],
         before: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Delete").await;
             Vec::new()

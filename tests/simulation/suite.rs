@@ -22,6 +22,8 @@ fn number(name: &str) -> Option<u64> {
 
 /// A thread's runtime and database.
 struct Rig {
+    // Given up before the runtime, which else would wait for it.
+    _clock: std::sync::mpsc::Sender<()>,
     runtime: tokio::runtime::Runtime,
     idle: Arc<Idle>,
     database: Arc<Database>,
@@ -29,11 +31,12 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (runtime, idle) = idle::runtime();
+        let (clock, runtime, idle) = idle::runtime();
         idle.begin();
         let database = Arc::new(runtime.block_on(Database::new()));
         idle.end();
         Self {
+            _clock: clock,
             runtime,
             idle,
             database,
@@ -64,6 +67,9 @@ impl Told {
         self.checks += report.checks + 12;
         for (fault, times) in &report.counts.faults {
             *self.faults.entry(fault.clone()).or_default() += times;
+        }
+        if std::env::var_os("SIMULATION_VERBOSE").is_some() {
+            eprintln!("{name}: {} turns, {} writes, {wrong:?}", report.turns, report.writes);
         }
         if !wrong.is_empty() {
             let last = report.trace.len().saturating_sub(120);
@@ -120,6 +126,7 @@ fn plain(scenario: &Scenario, faults: Faults, processes: usize) -> Plan {
         processes,
         faults,
         shuffled: false,
+        plans: scenario.plans.to_vec(),
         before: scenario.before,
         operation: Box::new(scenario.operation),
     }

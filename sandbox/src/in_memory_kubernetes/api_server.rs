@@ -176,8 +176,18 @@ impl ApiServer {
     }
 
     /// Whether a watch has events that were not read.
-    pub fn has_events(&self, watch: &Watch) -> bool {
-        self.next_event(&mut watch.clone()).is_some()
+    pub fn has_events(&self, watch: &mut Watch) -> bool {
+        if watch.expired || watch.next < self.forgotten {
+            return !watch.expired;
+        }
+        while let Some(change) = self.history.get(watch.next) {
+            let taken = |object: Option<&Value>| object.is_some_and(|object| watch.of.takes(&change.key, object));
+            if taken(change.before.as_ref()) || taken(change.after.as_ref()) {
+                return true;
+            }
+            watch.next += 1;
+        }
+        false
     }
 
     /// Whether a watch has ended by itself.
@@ -379,6 +389,11 @@ impl ApiServer {
                 let text = text.as_str().unwrap_or_default();
                 data.insert(name, json!(base64::prelude::BASE64_STANDARD.encode(text)));
             }
+        }
+        if kind.kind == "Service" {
+            let spec = members(fields.entry("spec").or_insert_with(|| json!({})));
+            let address = format!("10.96.{}.{}", self.history.len() / 256 % 256, self.history.len() % 256);
+            spec.entry("clusterIP").or_insert_with(|| json!(address));
         }
         let metadata = meta_mut(object);
         for name in ["deletionTimestamp", "managedFields", "selfLink"] {
