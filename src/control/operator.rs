@@ -25,7 +25,7 @@ use super::instances::Instances;
 use super::leader::Candidate;
 use super::plans::Plans;
 use super::pool;
-use super::projector::{self, Projector};
+use super::projector::Projector;
 use super::retries::Retries;
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
@@ -81,6 +81,7 @@ impl Operator {
         let (nudge, nudged) = mpsc::channel(NUDGES);
         let routes = Routes::default();
         tokio::select! {
+            biased;
             outcome = self.terms(&scopes, &nudge, &routes, shutdown) => outcome,
             () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
             () = route(nudged, &routes) => Err(ended("the routing of nudges")),
@@ -97,6 +98,7 @@ impl Operator {
         let candidate = Candidate::new(self.client.clone(), &self.namespace, self.identity.clone());
         // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
         tokio::select! {
+            biased;
             () = self.providers.stores.ready(scopes.len()) => {}
             () = stopped(shutdown.clone()) => return Ok(()),
         }
@@ -106,6 +108,7 @@ impl Operator {
                 Err(reason) => self.health.set(Part::Operator, Err(reason)),
             };
             let held = tokio::select! {
+                biased;
                 held = candidate.win(standing) => held,
                 () = stopped(shutdown.clone()) => {
                     // It may have been won just now.
@@ -144,6 +147,7 @@ impl Operator {
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let epoch = tokio::select! {
+            biased;
             epoch = self.lead() => epoch,
             () = stopped(shutdown.clone()) => return Ok(()),
         };
@@ -232,6 +236,7 @@ impl Operator {
                 }
             };
             tokio::select! {
+                biased;
                 () = listed => self.health.set(Part::Operator, Ok(())),
                 () = stopped(shutdown.clone()) => return Ok(()),
             }
@@ -276,14 +281,15 @@ impl Operator {
             };
             // The reconcilers end when they are told to; nothing else ends by itself.
             tokio::select! {
+                biased;
                 _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
                 outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
                 outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
-                () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
             }
         };
         tokio::select! {
+            biased;
             outcome = working => outcome,
             () = plan_watch => Err(ended("the watch of CachePlans")),
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),

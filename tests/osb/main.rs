@@ -8,9 +8,11 @@ mod actions;
 mod audit;
 mod broker;
 mod concurrency;
+mod conformance;
 #[path = "../common/database.rs"]
 mod database;
 mod document;
+mod fuzz;
 mod hostile;
 mod http_rules;
 mod instance_life;
@@ -21,5 +23,6 @@ mod pool;
 mod receiver;
 mod secrets;
 mod serving;
+mod tls;
 mod updates;
 mod webhooks;

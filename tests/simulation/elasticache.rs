@@ -92,6 +92,10 @@ impl Wire {
                 world.state().late.push(Late::ElastiCache(request));
                 std::future::pending().await
             }
+            Verdict::Outlive => {
+                world.state().late.push(Late::ElastiCache(request));
+                world.die(process).await
+            }
             Verdict::Fail(failure) => {
                 let refused = |status: u16, code: &str| {
                     let body = format!(

@@ -12,6 +12,9 @@ pub enum Faults {
     None,
     /// One call fares so: the nth that changes something, or the nth of all.
     One { writes: bool, nth: u64, verdict: Verdict },
+    /// The process dies over the nth call that changes something, and that call has its effect only when its successor
+    /// has changed so many things.
+    Outlived { nth: u64, by: u64 },
     /// Whatever comes by chance, for some time.
     Storm(Storm),
 }
@@ -102,6 +105,13 @@ impl Striking {
                 };
                 if counts && at { *verdict } else { Verdict::Go }
             }
+            Faults::Outlived { nth, .. } => {
+                if counts && call.writes && self.writes == *nth {
+                    Verdict::Outlive
+                } else {
+                    Verdict::Go
+                }
+            }
             Faults::Storm(_) if !storms => Verdict::Go,
             Faults::Storm(storm) => {
                 if chance.permille(storm.fail) {
@@ -120,6 +130,16 @@ impl Striking {
     }
 }
 
+impl Striking {
+    /// Whether a call that is late may have its effect now.
+    pub fn lands(&self) -> bool {
+        match &self.faults {
+            Faults::Outlived { nth, by } => self.writes >= nth + by,
+            _ => true,
+        }
+    }
+}
+
 /// A verdict's name in counts.
 pub fn name(verdict: Verdict) -> Option<&'static str> {
     match verdict {
@@ -127,6 +147,7 @@ pub fn name(verdict: Verdict) -> Option<&'static str> {
         Verdict::Lose => Some("answer lost"),
         Verdict::Die => Some("crash after a call"),
         Verdict::Late => Some("late call"),
+        Verdict::Outlive => Some("late call of a dead process"),
         Verdict::Fail(Failure::Broken) => Some("connection refused"),
         Verdict::Fail(Failure::Throttled) => Some("throttled"),
         Verdict::Fail(Failure::Internal) => Some("500"),

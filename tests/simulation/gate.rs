@@ -72,6 +72,8 @@ pub enum Verdict {
     Die,
     /// It has its effect long after its caller gave it up.
     Late,
+    /// Its process dies, and it has its effect when another one has gone on.
+    Outlive,
     /// It has no effect.
     Fail(Failure),
 }

@@ -98,6 +98,10 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
             world.state().late.push(Late::Kubernetes(request));
             std::future::pending().await
         }
+        Verdict::Outlive => {
+            world.state().late.push(Late::Kubernetes(request));
+            world.die(process).await
+        }
         Verdict::Fail(failure) => {
             let refused = |code: u16, reason: &str| {
                 let status = json!({

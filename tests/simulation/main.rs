@@ -15,6 +15,7 @@ mod faults;
 mod gate;
 mod idle;
 mod kubernetes;
+mod mixture;
 mod oracles;
 mod platform;
 mod postgres;

@@ -59,12 +59,12 @@ impl Platform {
         if let Verdict::Fail(_) = verdict {
             return None;
         }
-        let facade = self
-            .world
-            .state()
-            .facades
-            .first_key_value()
-            .map(|(_, facade)| facade.clone())?;
+        let found = {
+            let state = self.world.state();
+            let found = state.facades.first_key_value();
+            found.map(|(process, facade)| (*process, facade.clone()))
+        };
+        let (process, facade) = found?;
         let body = if body.is_null() {
             Bytes::new()
         } else {
@@ -84,8 +84,13 @@ impl Platform {
             .ok()?;
         let status = response.status();
         let body = response.into_body().collect().await.ok()?.to_bytes();
-        if matches!(verdict, Verdict::Lose | Verdict::Late | Verdict::Die) {
-            return None;
+        match verdict {
+            Verdict::Go | Verdict::Fail(_) => {}
+            Verdict::Lose | Verdict::Late => return None,
+            Verdict::Die | Verdict::Outlive => {
+                self.world.state().dying.insert(process);
+                return None;
+            }
         }
         Some((status, serde_json::from_slice(&body).unwrap_or_default()))
     }

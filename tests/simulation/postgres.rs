@@ -133,6 +133,7 @@ impl Gate for Hold {
             match verdict {
                 Verdict::Fail(crate::gate::Failure::Silence) => std::future::pending().await,
                 Verdict::Fail(_) => Err(away()),
+                Verdict::Outlive => world.die(self.process).await,
                 // It cannot be had later: the call is the caller's.
                 verdict => {
                     // One call is under way at a time.
@@ -155,7 +156,7 @@ impl Gate for Hold {
             match verdict {
                 Verdict::Lose | Verdict::Late => Err(away()),
                 Verdict::Die => world.die(self.process).await,
-                Verdict::Go | Verdict::Fail(_) => Ok(()),
+                Verdict::Go | Verdict::Fail(_) | Verdict::Outlive => Ok(()),
             }
         })
     }

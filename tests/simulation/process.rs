@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cache_broker::api::{Namespaces, ProviderKind};
 use cache_broker::control::operator::Operator;
-use cache_broker::control::outbox;
+use cache_broker::control::{deadlines, outbox};
 use cache_broker::osb::limits::Counter;
 use cache_broker::osb::{self, Authenticator, Quotas, Services};
 use cache_broker::provider::elasticache::{Defaults, Poller};
@@ -111,10 +111,11 @@ impl Process {
         let deliverer = Deliverer::new(Policy::AllowPrivate)
             .unwrap()
             .dialling(receiver::network(world, number));
-        let mut until = stopped.clone();
-        let deliver = webhooks::deliver(ledger.clone(), true, deliverer, async move {
-            let _ = until.wait_for(|stop| *stop).await;
-        });
+        let until = |mut stopped: watch::Receiver<bool>| async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        tasks.spawn(deadlines::run(ledger.clone(), until(stopped.clone())));
+        let deliver = webhooks::deliver(ledger.clone(), true, deliverer, until(stopped.clone()));
         tasks.spawn(deliver);
         let defaults = Defaults {
             name_prefix: "sim".to_owned(),

@@ -46,7 +46,7 @@ impl Dial for Network {
                 Verdict::Fail(Failure::Throttled) => Some(StatusCode::TOO_MANY_REQUESTS),
                 Verdict::Fail(Failure::Internal) => Some(StatusCode::INTERNAL_SERVER_ERROR),
                 Verdict::Fail(Failure::Unavailable) => Some(StatusCode::SERVICE_UNAVAILABLE),
-                Verdict::Go | Verdict::Lose | Verdict::Die | Verdict::Late => None,
+                Verdict::Go | Verdict::Lose | Verdict::Die | Verdict::Late | Verdict::Outlive => None,
             };
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             tokio::spawn(async move {
@@ -89,7 +89,7 @@ async fn take(
         state.receiver.got.entry(host).or_default().push(event);
     }
     match verdict {
-        Verdict::Die => world.die(process).await,
+        Verdict::Die | Verdict::Outlive => world.die(process).await,
         Verdict::Lose | Verdict::Late => Err(io::ErrorKind::ConnectionReset.into()),
         Verdict::Go | Verdict::Fail(_) => Ok(response),
     }

@@ -28,6 +28,8 @@ const REST: Duration = Duration::from_secs(75);
 const SHORT_REST: Duration = Duration::from_secs(15);
 /// How long a run may take from the end of its faults until it is at rest.
 const BOUND: Duration = Duration::from_secs(8 * 3600);
+/// How long nothing is written until a call that is late has its effect anyway.
+const OVERDUE: Duration = Duration::from_secs(60);
 /// How many turns a run may take.
 const TURNS: u64 = 400_000;
 /// The least and the most that time goes on at once.
@@ -308,10 +310,10 @@ impl Run {
             self.work = (state.api.revision(), state.api.work());
         }
         turns.extend(self.work.1.iter().cloned().map(Turn::Work));
-        if self.shuffled {
-            turns.extend((0..state.late.len()).map(Turn::Late));
-        } else if turns.is_empty() {
-            turns.extend((!state.late.is_empty()).then_some(Turn::Late(0)));
+        // Whoever is late comes at last also when nothing else happens.
+        let due = self.striking.lands() || state.last_write.elapsed() > OVERDUE;
+        if due && (self.shuffled || turns.is_empty() || matches!(self.striking.faults, Faults::Outlived { .. })) {
+            turns.splice(0..0, (0..state.late.len()).map(Turn::Late));
         }
         turns
     }

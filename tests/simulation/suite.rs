@@ -9,6 +9,7 @@ use crate::chance::Chance;
 use crate::faults::{Faults, Storm};
 use crate::gate::{FAILURES, Verdict};
 use crate::idle::{self, Idle};
+use crate::mixture::Mixture;
 use crate::postgres::Database;
 use crate::run::{Plan, Report, run};
 use crate::scenarios::{ALL, Scenario};
@@ -177,33 +178,168 @@ fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
     judge("undisturbed", &told, began);
 }
 
-/// A process dies after each call that changes something, or the answer of it is lost.
-#[test]
-fn a_crash_or_a_lost_answer_at_every_call_that_changes_something() {
+/// How many of the places where a fault may strike are tried in the tests; `make simulate` tries all.
+fn every(usual: u64) -> u64 {
+    number("SIMULATION_EVERY").unwrap_or(usual).max(1)
+}
+
+/// How long a test goes on.
+fn limit() -> Duration {
+    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(90))
+}
+
+/// Runs an operation once for each fault that is made of the number of calls it takes.
+fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)> + Sync) {
     let began = Instant::now();
-    let every = number("SIMULATION_EVERY").unwrap_or(1);
-    let limit = Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(100));
-    let told = on_all_threads(&chosen(), Some(limit), |rig, scenario, told| {
+    let scenarios: Vec<_> = chosen().into_iter().enumerate().collect();
+    let cut = AtomicUsize::new(0);
+    let told = on_all_threads(&scenarios, None, |rig, (nth, scenario), told| {
         let undisturbed = rig.run(plain(scenario, Faults::None, 1));
-        for nth in 1..=undisturbed.writes {
-            for verdict in [Verdict::Die, Verdict::Lose] {
-                if nth % every != 0 || began.elapsed() > limit {
-                    continue;
-                }
+        for (name, fault) in faults(u64::try_from(*nth).unwrap(), &undisturbed) {
+            if began.elapsed() > limit() || told.lock().unwrap().failures.len() > 8 {
+                cut.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let report = rig.run(plain(scenario, fault, 1));
+            let wrong = compare(&report, &undisturbed);
+            told.lock()
+                .unwrap()
+                .add(&format!("{}, {name}", scenario.name), &report, wrong);
+        }
+    });
+    judge(what, &told, began);
+    println!("{what}: {} runs left out for want of time", cut.into_inner());
+}
+
+/// A process dies after a call that changes something, or the answer to it is lost.
+#[test]
+fn a_crash_or_a_lost_answer_at_calls_that_change_something() {
+    one_by_one("crashes and lost answers, one by one", |nth, undisturbed| {
+        let every = every(9);
+        let at = (1..=undisturbed.writes).filter(|at| at % every == nth % every);
+        at.flat_map(|nth| {
+            [Verdict::Die, Verdict::Lose].map(|verdict| {
                 let fault = Faults::One {
                     writes: true,
                     nth,
                     verdict,
                 };
-                let report = rig.run(plain(scenario, fault, 1));
-                let name = format!(
-                    "{}, {verdict:?} at change {nth} of {}",
-                    scenario.name, undisturbed.writes
-                );
-                let wrong = compare(&report, &undisturbed);
-                told.lock().unwrap().add(&name, &report, wrong);
-            }
-        }
+                (format!("{verdict:?} at change {nth} of {}", undisturbed.writes), fault)
+            })
+        })
+        .collect()
     });
-    judge("crashes and lost answers, one by one", &told, began);
+}
+
+/// A call fails without an effect, in each way by turns.
+#[test]
+fn a_failure_of_calls_of_any_kind() {
+    one_by_one("failures, one by one", |nth, undisturbed| {
+        let every = every(29);
+        let at = (1..=undisturbed.calls).filter(|at| at % every == nth % every);
+        at.map(|at| {
+            let failure = FAILURES[usize::try_from((at / every + nth) % 5).unwrap()];
+            let fault = Faults::One {
+                writes: false,
+                nth: at,
+                verdict: Verdict::Fail(failure),
+            };
+            (format!("{failure:?} at call {at} of {}", undisturbed.calls), fault)
+        })
+        .collect()
+    });
+}
+
+/// The last call of a leader that died comes when the next one has gone on.
+#[test]
+fn a_late_call_of_a_former_leader() {
+    one_by_one("late calls of former leaders, one by one", |nth, undisturbed| {
+        let every = every(17);
+        let at = (1..=undisturbed.writes).filter(|at| at % every == nth % every);
+        at.flat_map(|nth| {
+            [1, 4, 12].map(|by| {
+                let what = format!("change {nth} of {} comes {by} changes late", undisturbed.writes);
+                (what, Faults::Outlived { nth, by })
+            })
+        })
+        .collect()
+    });
+}
+
+/// One run of several platforms' orders under whatever comes, beside one of the same orders that nothing befalls.
+fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
+    let mut chance = Chance::new(seed);
+    let (mixture, storm) = (Mixture::of(&mut chance), Storm::of(&mut chance));
+    let processes = 1 + chance.below(2);
+    let plan = |faults: Faults, shuffled: bool, processes: usize| {
+        let mixture = mixture.clone();
+        Plan {
+            seed,
+            processes,
+            faults,
+            shuffled,
+            plans: mixture.plans(),
+            before: |_| Box::pin(async { Vec::new() }),
+            operation: Box::new(move |platform| mixture.operate(platform)),
+        }
+    };
+    let undisturbed = rig.run(plan(Faults::None, false, 1));
+    let report = rig.run(plan(Faults::Storm(storm), true, processes));
+    let wrong = compare(&report, &undisturbed);
+    (report, wrong)
+}
+
+/// Orders of all kinds at one time, and faults of all kinds.
+#[test]
+fn mixtures_under_whatever_comes() {
+    let began = Instant::now();
+    let seeds: Vec<u64> = match number("SIMULATION_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("SIMULATION_SEEDS").unwrap_or(60)).collect(),
+    };
+    let limited = number("SIMULATION_SEEDS").is_none();
+    let told = on_all_threads(&seeds, limited.then(limit), |rig, seed, told| {
+        let (report, wrong) = storm(rig, *seed);
+        told.lock()
+            .unwrap()
+            .add(&format!("seed {seed} (make simulate SEED={seed})"), &report, wrong);
+    });
+    judge("mixtures", &told, began);
+}
+
+/// What was changed into something is as what was made so.
+#[test]
+fn what_is_changed_is_as_what_is_made() {
+    let pairs: &[(&str, &str)] = &[
+        ("update to more nodes in the cluster", "memcached-two"),
+        ("update in the cluster", "memcached-large"),
+        ("update with a volume", "redis-kept-large"),
+        ("update in place on ElastiCache", "aws-redis-large"),
+        ("update to replicas on ElastiCache", "aws-redis-replicas"),
+        ("update to more nodes on ElastiCache", "aws-memcached-two"),
+    ];
+    let began = Instant::now();
+    let told = on_all_threads(pairs, None, |rig, (name, plan), told| {
+        let scenario = ALL.iter().find(|scenario| scenario.name == *name).unwrap();
+        let changed = rig.run(plain(scenario, Faults::None, 1));
+        let plan = *plan;
+        let made = rig.run(Plan {
+            operation: Box::new(move |platform| {
+                Box::pin(async move { vec![platform.provision("one", plan, &serde_json::json!({})).await] })
+            }),
+            before: |_| Box::pin(async { Vec::new() }),
+            ..plain(scenario, Faults::None, 1)
+        });
+        let compared = [
+            "deployments",
+            "services",
+            "secrets",
+            "networkpolicies",
+            "poddisruptionbudgets",
+            "Describe",
+        ];
+        let wrong = made.ending.only(&compared).difference(&changed.ending.only(&compared));
+        told.lock().unwrap().add(name, &changed, wrong);
+    });
+    judge("changed and made", &told, began);
 }

@@ -114,6 +114,7 @@ impl Keeper {
         let (mut wait, mut empty) = (SWEEP, false);
         loop {
             let sweep = tokio::select! {
+                biased;
                 _ = sweeps.tick() => true,
                 () = self.views.0.wake.notified() => false,
                 () = tokio::time::sleep(wait) => false,

@@ -207,6 +207,7 @@ impl Poller {
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
+                biased;
                 _ = resync.tick() => self.list(nudge).await,
                 () = self.0.work.notified(), if idle => continue,
                 () = tokio::time::sleep(self.0.interval), if !idle => self.poll(nudge).await,
