@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::elasticache::Target;
+use super::elasticache::{Tagged, Target};
 use crate::api::ProviderKind;
 
 /// A cache in a provider.
@@ -23,6 +23,8 @@ pub struct Cluster {
     pub arn: Option<String>,
     /// How many the instance had before.
     pub generation: u32,
+    /// What is known of the tags that were put on it.
+    pub tagged: Tagged,
 }
 
 /// A cache whose place another one took.

@@ -37,13 +37,16 @@ impl World {
             },
             arn: None,
             generation: 0,
+            tagged: ec::Tagged::default(),
         };
         let place = place.and_then(Place::cluster).cloned().unwrap_or_else(first);
         Seen::ElastiCache(Box::new(ec::Observed {
             live: self.caches.get(&place.target.id).map(|(live, _)| live.clone()),
             place,
             ownership: Ownership::Ours,
+            tags: None,
             failure: None,
+            offered: None,
             secrets: self.secrets.clone(),
         }))
     }
@@ -95,7 +98,9 @@ impl World {
                 self.calls.push("delete".to_owned());
                 self.caches.remove(&target.id).unwrap();
             }
-            ec::Step::Reboot(..) | ec::Step::Claim { .. } | ec::Step::Release { .. } => panic!("{step:?}"),
+            ec::Step::Reboot(..) | ec::Step::Tag { .. } | ec::Step::Untag { .. } | ec::Step::Release { .. } => {
+                panic!("{step:?}")
+            }
         }
     }
 

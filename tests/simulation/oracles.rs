@@ -21,9 +21,12 @@ impl Ending {
         names
             .into_iter()
             .filter(|name| self.0.get(*name) != other.0.get(*name))
-            .map(|name| {
-                let of = |ending: &Self| ending.0.get(name).cloned().unwrap_or_else(|| "nothing".to_owned());
-                format!("{name}:\n    {}\n  instead of\n    {}", of(other), of(self))
+            .flat_map(|name| {
+                let of = |ending: &Self| ending.0.get(name).map(String::as_str).unwrap_or_default().to_owned();
+                let (wanted, is) = (of(self), of(other));
+                leaves(&wanted, &is)
+                    .into_iter()
+                    .map(move |(at, wanted, is)| format!("{name}{at}: {is} instead of {wanted}"))
             })
             .collect()
     }
@@ -36,6 +39,41 @@ impl Ending {
             .filter(|(name, _)| beginnings.iter().any(|beginning| name.starts_with(beginning)));
         Self(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
+}
+
+/// The leaves in which two texts of JSON differ; two texts that are none are one leaf.
+fn leaves(wanted: &str, is: &str) -> Vec<(String, String, String)> {
+    fn collect(value: &Value, at: String, into: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Object(members) if !members.is_empty() => {
+                members
+                    .iter()
+                    .for_each(|(name, value)| collect(value, format!("{at} {name}"), into));
+            }
+            Value::Array(items) if !items.is_empty() => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(nth, value)| collect(value, format!("{at} {nth}"), into));
+            }
+            leaf => drop(into.insert(at, leaf.to_string())),
+        }
+    }
+    let read = |text: &str| {
+        let mut leaves = BTreeMap::new();
+        match serde_json::from_str(text) {
+            Ok(value) => collect(&value, String::new(), &mut leaves),
+            Err(_) => drop(leaves.insert(String::new(), format!("{text:?}"))),
+        }
+        leaves
+    };
+    let (wanted, is) = (read(wanted), read(is));
+    let places: BTreeSet<_> = wanted.keys().chain(is.keys()).collect();
+    let of = |leaves: &BTreeMap<String, String>, at: &String| {
+        leaves.get(at).cloned().unwrap_or_else(|| "nothing".to_owned())
+    };
+    let differ = places.into_iter().filter(|at| wanted.get(*at) != is.get(*at));
+    differ.map(|at| (at.clone(), of(&wanted, at), of(&is, at))).collect()
 }
 
 /// Looks at a world at rest.
@@ -118,6 +156,7 @@ const UNTOLD: &[&str] = &[
     "cache.akkeris.io/operation-id",
     "cache.akkeris.io/restarted-at",
     "instances",
+    "clusterIP",
 ];
 
 fn told(value: &Value) -> Value {

@@ -22,7 +22,6 @@ pub struct Scenario {
     pub operation: fn(Platform) -> Doing,
 }
 
-const MEMCACHED: &str = "memcached-system";
 const REDIS: &str = "redis-system";
 
 fn plan(service: &str, id: &str, engine: &Value, provider: (&str, &Value)) -> Value {
@@ -44,6 +43,9 @@ pub fn plans() -> Vec<(&'static str, Value)> {
     let cluster = |service, id: &'static str, engine: &Value, spec: Value| {
         let mut plan = plan(service, id, engine, ("kubernetes", &spec));
         plan["parameters"] = json!({ "properties": { "connectionLimit": { "type": "integer" } } });
+        if id.ends_with("broken") {
+            plan["operationDeadline"] = json!("3m");
+        }
         (id, plan)
     };
     let aws = |service, id: &'static str, engine: &Value, spec: Value| {
@@ -478,6 +480,3 @@ pub const ALL: &[Scenario] = &[
         }),
     },
 ];
-
-/// The namespaces of instances.
-pub const NAMESPACES: [&str; 2] = [MEMCACHED, REDIS];

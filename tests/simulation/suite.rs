@@ -160,7 +160,7 @@ fn judge(what: &str, told: &Told, began: Instant) {
 #[test]
 fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
     let began = Instant::now();
-    let told = on_all_threads(&chosen(), None, |rig, scenario, told| {
+    let told = on_all_threads(&chosen(), Some(limit()), |rig, scenario, told| {
         let report = rig.run(plain(scenario, Faults::None, 1));
         let again = rig.run(plain(scenario, Faults::None, 1));
         let mut wrong = report.wrong.clone();
@@ -193,7 +193,7 @@ fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)>
     let began = Instant::now();
     let scenarios: Vec<_> = chosen().into_iter().enumerate().collect();
     let cut = AtomicUsize::new(0);
-    let told = on_all_threads(&scenarios, None, |rig, (nth, scenario), told| {
+    let told = on_all_threads(&scenarios, Some(limit()), |rig, (nth, scenario), told| {
         let undisturbed = rig.run(plain(scenario, Faults::None, 1));
         for (name, fault) in faults(u64::try_from(*nth).unwrap(), &undisturbed) {
             if began.elapsed() > limit() || told.lock().unwrap().failures.len() > 8 {

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::super::{Cluster, Consent, Desired, Existence, Published, Record};
-use super::{Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Target, Tls, provider_id};
+use super::{
+    Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Tagged, Target, Tls, provider_id,
+};
 use crate::api::{Authentication, CachePlanSpec, Endpoint, Node, Owner, Topology};
 
 pub(in super::super) const UID: &str = "11111111-2222-3333-4444-555555555555";
@@ -68,6 +70,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         restore: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
+        recreate: false,
         published: Published::default(),
         record: Record::default(),
     }
@@ -81,6 +84,7 @@ pub(in super::super) fn cluster(generation: u32, topology: Topology) -> Cluster 
         },
         arn: None,
         generation,
+        tagged: Tagged::default(),
     }
 }
 
@@ -305,7 +309,9 @@ pub(in super::super) fn observed(place: Cluster, live: Option<Live>) -> Observed
         place,
         live,
         ownership: Ownership::Unreadable,
+        tags: None,
         failure: None,
+        offered: None,
         secrets: BTreeMap::new(),
     }
 }

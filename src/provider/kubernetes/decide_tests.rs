@@ -49,6 +49,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         restore: None,
         grace: Duration::ZERO,
         release_superseded: false,
+        recreate: false,
         published: crate::provider::Published::default(),
         record: Record::default(),
     }
