@@ -51,6 +51,14 @@ fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECO
 	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"
 	cargo test --locked -p cache-broker --test osb -- --nocapture --test-threads=1 conformance fuzz
 
+.PHONY: simulate
+simulate: ## Simulate the broker under faults: SEEDS=N mixtures, or one SEED=x; EVERY=n of the faults one by one
+	@export SIMULATION_VERBOSE=$(if $(SEED),1) SIMULATION_TRACE=$(if $(SEED),1)
+	$(if $(SEED),,unset SIMULATION_VERBOSE SIMULATION_TRACE)
+	$(if $(SEED),export SIMULATION_SEED=$(SEED))
+	export SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
+	cargo test --locked --test simulation -- --nocapture --test-threads=1 $(if $(SEED),mixtures)
+
 .PHONY: lint
 lint: ## Check format and clippy's opinion
 	@cargo fmt --all --check

@@ -1,5 +1,6 @@
 //! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
+pub mod ambient;
 pub mod api;
 pub mod commands;
 pub mod control;

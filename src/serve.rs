@@ -608,7 +608,7 @@ async fn looking<F: Future<Output = ()>>(mut stopped: watch::Receiver<bool>, loo
 }
 
 /// Builds the catalog anew whenever a plan changes.
-async fn keep_catalog(
+pub async fn keep_catalog(
     client: Client,
     services: Services,
     enabled: impl Fn(ProviderKind) -> bool + Send + 'static,

@@ -20,6 +20,8 @@ pub mod control_plane;
 pub mod demo;
 pub mod elasticache;
 mod error;
+pub mod in_memory_kubernetes;
+
 pub mod node;
 pub mod postgres;
 pub mod prerequisites;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
@@ -17,6 +16,7 @@ use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
 use super::{Error, deadline, set_finalizer};
+use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::api::{CacheInstance, annotations};
 use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
@@ -119,7 +119,7 @@ impl Run<'_> {
             Ok(observed) => observed,
             Err(fault) => return self.faulted(desired, None, fault).await,
         };
-        let decision = providers.decide(desired, &observed, Timestamp::now());
+        let decision = providers.decide(desired, &observed, ambient::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {
             Next::Rest | Next::Replace => {
@@ -179,7 +179,7 @@ impl Run<'_> {
             report,
             later.as_ref(),
             latest,
-            Timestamp::now(),
+            ambient::now(),
         );
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());

@@ -88,6 +88,7 @@ impl Operator {
         let (nudge, nudged) = mpsc::channel(NUDGES);
         let routes = Routes::default();
         tokio::select! {
+            biased;
             outcome = self.terms(&scopes, &nudge, &routes, shutdown) => outcome,
             () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
             () = route(nudged, &routes) => Err(ended("the routing of nudges")),
@@ -104,6 +105,7 @@ impl Operator {
         let candidate = Candidate::new(self.client.clone(), &self.namespace, self.identity.clone());
         // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
         tokio::select! {
+            biased;
             () = self.providers.stores.ready(scopes.len()) => {}
             () = stopped(shutdown.clone()) => return Ok(()),
         }
@@ -113,6 +115,7 @@ impl Operator {
                 Err(reason) => self.health.set(Part::Operator, Err(reason)),
             };
             let held = tokio::select! {
+                biased;
                 held = candidate.win(standing) => held,
                 () = stopped(shutdown.clone()) => {
                     // It may have been won just now.
@@ -151,6 +154,7 @@ impl Operator {
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let epoch = tokio::select! {
+            biased;
             epoch = self.lead() => epoch,
             () = stopped(shutdown.clone()) => return Ok(()),
         };
@@ -266,6 +270,7 @@ impl Operator {
                 }
             };
             tokio::select! {
+                biased;
                 () = listed => self.health.set(Part::Operator, Ok(())),
                 () = stopped(shutdown.clone()) => return Ok(()),
             }
@@ -309,6 +314,7 @@ impl Operator {
             };
             // The reconcilers end when they are told to; nothing else ends by itself.
             tokio::select! {
+                biased;
                 _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
                 outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
@@ -316,6 +322,7 @@ impl Operator {
             }
         };
         tokio::select! {
+            biased;
             outcome = working => outcome,
             () = plan_watch => Err(ended("the watch of CachePlans")),
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),

@@ -18,6 +18,7 @@ use super::decide::{PlanLookup, PlanRevision, pinned_revision};
 use super::finalizer::is_held;
 use super::plan_users::Usage;
 use super::{Error, deadline, events, pool, set_finalizer};
+use crate::ambient;
 use crate::api::conditions::{self, READY, condition};
 use crate::api::{CacheInstance, CachePlan, CachePlanSpec, CachePlanStatus, Parameter, labels};
 use crate::ledger::{Ledger, PlanId};
@@ -127,7 +128,7 @@ impl Plans {
         usage: Option<&Usage>,
         pool: Option<pool::View>,
     ) -> Result<Action, Error> {
-        let now = Timestamp::now();
+        let now = ambient::now();
         let others = self.plans.state();
         let verdict = match problem(plan, &others).or_else(|| ending(plan, usage)) {
             Some(problem) => Err(problem),

@@ -1,6 +1,6 @@
 //! The projector: what is seen of custom resources becomes what the ledger tells platforms.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Projector {
         };
         let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
         // Rows that the list under way has not come to yet.
-        let mut expected: HashMap<(String, String), AppliedRow> = HashMap::new();
+        let mut expected: BTreeMap<(String, String), AppliedRow> = BTreeMap::new();
         loop {
             match events.try_next().await {
                 Ok(Some(Event::Init)) => {

@@ -8,6 +8,7 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
+use crate::ambient;
 use crate::provider::Fault;
 use crate::telemetry::metrics::record;
 
@@ -43,7 +44,7 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
         let pace = paces.entry(object.clone()).or_default();
         pace.failures = pace.failures.saturating_add(1);
         pace.fault = fault;
-        jittered(backoff(pace.failures), rand::random())
+        jittered(backoff(pace.failures), ambient::fraction())
     }
 
     /// Notes a step that was done; returns how long to wait at least before the next one.
@@ -93,10 +94,10 @@ fn backoff(failures: u32) -> Duration {
         .min(LONGEST)
 }
 
-/// Between three quarters and all of a wait, by a random number: many objects that failed at once do not come back at
+/// Between three quarters and all of a wait, by a number from 0 to 1: many objects that failed at once do not come back at
 /// once.
-fn jittered(wait: Duration, random: u32) -> Duration {
-    wait.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
+fn jittered(wait: Duration, random: f64) -> Duration {
+    wait.mul_f64(0.75 + 0.25 * random)
 }
 
 #[cfg(test)]
@@ -110,7 +111,7 @@ mod tests {
             .map(|failures| backoff(failures).as_millis())
             .to_vec();
         assert_eq!(waits, [500, 1000, 2000, 256_000, 300_000]);
-        for random in [0, u32::MAX / 2, u32::MAX] {
+        for random in [0.0, 0.5, 1.0] {
             let wait = jittered(LONGEST, random);
             assert!(wait >= LONGEST.mul_f64(0.75) && wait <= LONGEST);
         }

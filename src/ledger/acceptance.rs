@@ -14,6 +14,7 @@ use super::{
     Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
     Usage, WebhookTarget, listen, operations, webhooks,
 };
+use crate::ambient;
 
 /// How often an acceptance is judged again because another request was faster.
 const ATTEMPTS: usize = 5;
@@ -170,7 +171,7 @@ impl Ledger {
         new: &NewInstance,
     ) -> Result<Option<Uuid>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
-        let (operation, event) = (Uuid::new_v4(), Uuid::new_v4());
+        let (operation, event) = (ambient::id(), ambient::id());
         let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
         let (webhook, target, receiver) = match &new.webhook {
             None => (None, None, None),

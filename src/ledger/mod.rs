@@ -11,6 +11,7 @@ pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
 mod events;
+pub mod gate;
 pub mod ids;
 pub mod import;
 mod inspect;
@@ -78,6 +79,7 @@ pub struct Ledger {
     url: Arc<DatabaseUrl>,
     outbox: Arc<Notify>,
     readers: Arc<readers::Readers>,
+    gate: Option<Arc<dyn gate::Gate>>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -116,7 +118,17 @@ impl Ledger {
             url: Arc::new(url),
             outbox: Arc::new(Notify::new()),
             readers: Arc::new(readers::Readers::new(connections)),
+            gate: None,
         })
+    }
+
+    /// The same ledger, whose every call passes a gate.
+    #[must_use]
+    pub fn through(self, gate: Arc<dyn gate::Gate>) -> Self {
+        Self {
+            gate: Some(gate),
+            ..self
+        }
     }
 
     /// Whether Postgres answers.
@@ -154,6 +166,12 @@ impl Ledger {
         attempt: &str,
         call: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
+        let call = async {
+            match &self.gate {
+                None => call.await,
+                Some(gate) => gate::pass(&**gate, attempt, call).await,
+            }
+        };
         tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
             Err(LedgerError::Unavailable(format!(
                 "{attempt}: {} did not answer within {} s",

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::{Answered, Asked, InstanceId, LedgerError, audit, webhooks};
+use crate::ambient;
 use crate::telemetry::metrics::record;
 
 /// The longest description that is kept; the rest is cut off.
@@ -233,7 +234,7 @@ pub(super) async fn begin(
         )
         .await
         .map_err(refused())?;
-    let operation = Uuid::new_v4();
+    let operation = ambient::id();
     tx.execute(
         &statement,
         &[

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
 use super::{InstanceId, Ledger, LedgerError, Originating, PlanId, acceptance, instances};
+use crate::ambient;
 
 /// Whether an instance's custom resource is to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Ledger {
     /// When Postgres cannot be reached or refuses.
     pub async fn claim_outbox(&self, limit: i64, lease: Duration) -> Result<Vec<OutboxItem>, LedgerError> {
         self.within("claiming rows of the outbox", async {
-            let claim = Uuid::new_v4();
+            let claim = ambient::id();
             let rows = self
                 .client()
                 .await?

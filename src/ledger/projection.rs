@@ -1,6 +1,6 @@
 //! What was seen of custom resources, written into the ledger: readiness, connection, the end of operations.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -125,7 +125,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn applied_rows(&self) -> Result<HashMap<(String, String), AppliedRow>, LedgerError> {
+    pub async fn applied_rows(&self) -> Result<BTreeMap<(String, String), AppliedRow>, LedgerError> {
         self.within("listing the instances that were applied", async {
             let rows = self
                 .client()
@@ -344,8 +344,8 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn applied_absence(&self, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
+        self.mark_applied(instance, revision, None).await?;
         self.within("noting that an instance is gone", async {
-            self.mark_applied(instance, revision, None).await?;
             let id = instance.as_str();
             let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
             let mut client = self.client().await?;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::{InstanceId, Ledger, LedgerError, listen};
+use crate::ambient;
 
 /// Where events go. It stands in the ledger sealed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,7 +113,7 @@ pub(super) async fn arm(
     target: &WebhookTarget,
 ) -> Result<(), LedgerError> {
     let refused = |error| LedgerError::statement(format!("arming a webhook for operation {operation}"))(error);
-    let event = Uuid::new_v4();
+    let event = ambient::id();
     let receiver = receiver(target);
     let target = ledger.seal_json(&target_place(event), target)?;
     let statement = tx
@@ -183,7 +184,7 @@ impl Ledger {
                     )
                     .await?;
                 let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-                let claim = Uuid::new_v4();
+                let claim = ambient::id();
                 let rows = client
                     .query(
                         &statement,

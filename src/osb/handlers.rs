@@ -11,6 +11,7 @@ use super::decide::{self, Answer, Reply};
 use super::error::OsbError;
 use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
 use super::{Asking, Facade};
+use crate::ambient;
 use crate::api::CachePlanSpec;
 use crate::ledger::{Answered, Asked, BindingId, Deed, Held, InstanceId, Provisioned, Request, Settled};
 use crate::telemetry::metrics::record;
@@ -207,7 +208,7 @@ impl Facade {
     pub(super) async fn last_operation(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
         let named = decide::last_operation::named(asking.query.get("operation"), id)?;
         let polled = self.ledger.poll(id, named).await?;
-        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, jiff::Timestamp::now())
+        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, ambient::now())
     }
 
     pub(super) async fn bind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>, body: &[u8]) -> Reply {

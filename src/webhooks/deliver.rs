@@ -1,6 +1,9 @@
 //! One delivery: resolve, check, dial, send, read the status.
 
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::target::{Policy, Target, TargetError, target};
+use crate::ambient;
 use crate::ledger::WebhookTarget;
 use crate::ledger::error::chain;
 
@@ -106,13 +110,18 @@ pub enum DeliveryError {
     },
 }
 
-/// What takes events to their receivers.
-pub trait Deliver {
-    /// Makes one attempt.
-    ///
-    /// # Errors
-    /// When the receiver did not take it, and why.
-    fn deliver(&self, to: &WebhookTarget, body: &str) -> impl Future<Output = Result<(), DeliveryError>> + Send;
+/// A connection to a receiver.
+pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
+
+/// A connection to a receiver, later.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
+
+/// Another way than the network to reach receivers.
+pub trait Dial: Send + Sync {
+    /// Opens a connection to a target.
+    fn dial(&self, target: &Target) -> Dialling;
 }
 
 /// Delivers webhooks.
@@ -120,6 +129,7 @@ pub trait Deliver {
 pub struct Deliverer {
     policy: Policy,
     tls: TlsConnector,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl std::fmt::Debug for Deliverer {
@@ -145,12 +155,36 @@ impl Deliverer {
         Ok(Self {
             policy,
             tls: TlsConnector::from(Arc::new(config)),
+            dial: None,
+        })
+    }
+
+    /// The same, that reaches receivers in another way.
+    #[must_use]
+    pub fn dialling(self, dial: Arc<dyn Dial>) -> Self {
+        Self {
+            dial: Some(dial),
+            ..self
+        }
+    }
+
+    /// Makes one attempt. Redirects are not followed: a receiver must answer 2xx itself.
+    ///
+    /// # Errors
+    /// When the receiver did not take it, and why.
+    pub async fn deliver(&self, to: &WebhookTarget, body: &str) -> Result<(), DeliveryError> {
+        let target = target(to.url.expose_secret(), self.policy)?;
+        let attempt = self.attempt(&target, to.secret.as_ref(), body);
+        tokio::time::timeout(TOTAL, attempt).await.unwrap_or_else(|_| {
+            Err(DeliveryError::Late {
+                host: target.host.clone(),
+            })
         })
     }
 
     async fn attempt(&self, target: &Target, secret: Option<&SecretString>, body: &str) -> Result<(), DeliveryError> {
         let host = || target.host.clone();
-        let request = request(target, secret, body, Timestamp::now())?;
+        let request = request(target, secret, body, ambient::now())?;
         let connect = self.connect(target);
         let stream = tokio::time::timeout(CONNECT, connect)
             .await
@@ -172,7 +206,11 @@ impl Deliverer {
     }
 
     /// Dials an address that was checked: a second look-up could give another one.
-    async fn connect(&self, target: &Target) -> Result<TcpStream, DeliveryError> {
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Line>, DeliveryError> {
+        if let Some(dial) = &self.dial {
+            let line = dial.dial(target).await;
+            return line.map_err(|error| connecting(target, &error));
+        }
         let unresolved = |reason: String| DeliveryError::Resolve {
             host: target.host.clone(),
             reason,
@@ -192,24 +230,11 @@ impl Deliverer {
         let allowed = addresses.iter().filter(|address| self.policy.allows(address.ip()));
         for address in allowed.take(MAX_ADDRESSES) {
             match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => refusal = connecting(target, &error),
             }
         }
         Err(refusal)
-    }
-}
-
-impl Deliver for Deliverer {
-    /// Redirects are not followed: a receiver must answer 2xx itself.
-    async fn deliver(&self, to: &WebhookTarget, body: &str) -> Result<(), DeliveryError> {
-        let target = target(to.url.expose_secret(), self.policy)?;
-        let attempt = self.attempt(&target, to.secret.as_ref(), body);
-        tokio::time::timeout(TOTAL, attempt).await.unwrap_or_else(|_| {
-            Err(DeliveryError::Late {
-                host: target.host.clone(),
-            })
-        })
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
-use super::{Deliver, Deliverer, Settings, settle};
+use super::{Deliverer, Settings, settle};
+use crate::ambient;
 use crate::ledger::webhooks::Attempted;
 use crate::ledger::{DueWebhook, Ledger, LedgerError, Room, listen};
 use crate::telemetry::metrics::record::{self, Delivery};
@@ -81,7 +82,13 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), rustls::Error> {
-    let deliverer = Arc::new(Deliverer::new(settings.policy)?);
+    deliver(ledger, settings.retry, Deliverer::new(settings.policy)?, shutdown).await;
+    Ok(())
+}
+
+/// Delivers webhooks in a given way until told to stop.
+pub async fn deliver(ledger: Ledger, retry: bool, deliverer: Deliverer, shutdown: impl Future<Output = ()> + Send) {
+    let deliverer = Arc::new(deliverer);
     let listener = ledger.listen(listen::WEBHOOKS);
     let mut under_way = UnderWay::default();
     let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
@@ -90,7 +97,7 @@ pub async fn run(
     let mut look = Instant::now();
     loop {
         if look <= Instant::now() {
-            look = Instant::now() + claim(&ledger, settings.retry, &deliverer, &mut under_way).await;
+            look = Instant::now() + claim(&ledger, retry, &deliverer, &mut under_way).await;
         }
         tokio::select! {
             () = &mut shutdown => break,
@@ -112,7 +119,6 @@ pub async fn run(
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("webhooks under way were cut off; they are delivered again");
     }
-    Ok(())
 }
 
 async fn renew(ledger: &Ledger, under_way: &UnderWay) {
@@ -141,7 +147,7 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
     for due in claimed {
         let (ledger, deliverer, event) = (ledger.clone(), deliverer.clone(), due.clone());
         let attempt = async move {
-            if let Err(error) = attempt(&ledger, retry, &*deliverer, &event, rand::random()).await {
+            if let Err(error) = attempt(&ledger, retry, &*deliverer, &event, ambient::fraction()).await {
                 let (event, instance) = (event.id, &event.instance_id);
                 tracing::warn!(%event, %instance, %error, "a webhook's attempt was not recorded; it is delivered again");
             }
@@ -160,10 +166,10 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
 ///
 /// # Errors
 /// When the ledger cannot be told; the webhook is then delivered again once its claim has run out.
-pub async fn attempt<D: Deliver>(
+async fn attempt(
     ledger: &Ledger,
     retry: bool,
-    deliverer: &D,
+    deliverer: &Deliverer,
     due: &DueWebhook,
     jitter: f64,
 ) -> Result<Attempted, LedgerError> {

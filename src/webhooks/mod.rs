@@ -10,8 +10,8 @@ mod target;
 
 use std::time::Duration;
 
-pub use deliver::{Deliver, Deliverer, DeliveryError, SIGNATURE, SIGNATURE_V2, TIMESTAMP};
-pub use dispatch::{attempt, run};
+pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE, SIGNATURE_V2, TIMESTAMP};
+pub use dispatch::{deliver, run};
 pub use target::{Policy, Target, TargetError, target};
 
 use crate::ledger::webhooks::Attempted;

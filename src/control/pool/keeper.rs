@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::super::plans::is_offered;
 use super::super::{Error, deadline};
 use super::{Decision, Keep, Member, Seen, Step, Want, decide, resource};
+use crate::ambient;
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PoolStatus, effective};
 use crate::ledger::{Epoch, Ledger, LedgerError, NewMember, Noted, PoolMember, Verdict};
@@ -126,6 +127,7 @@ impl Keeper {
         let (mut wait, mut empty) = (SWEEP, false);
         loop {
             let sweep = tokio::select! {
+                biased;
                 _ = sweeps.tick() => true,
                 () = self.views.0.wake.notified() => false,
                 () = tokio::time::sleep(wait) => false,
@@ -366,7 +368,7 @@ impl Keeper {
     }
 
     async fn make(&self, name: &str, plan: &CachePlan) -> Result<(), Error> {
-        let id = Uuid::new_v4();
+        let id = ambient::id();
         let plan_id = plan.spec.id.parse();
         let new = NewMember {
             id,

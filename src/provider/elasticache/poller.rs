@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::{Mutex, RwLock};
 use secrecy::SecretString;
@@ -20,6 +19,7 @@ use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
 use super::{Client, Create, Live, LiveNode, Modification, Tags};
+use crate::ambient;
 use crate::api::{CacheInstance, Topology};
 use crate::telemetry::metrics::record::{self, SavedBy};
 
@@ -278,6 +278,7 @@ impl Poller {
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
+                biased;
                 _ = resync.tick() => {
                     unheard = LOOKS;
                     self.list(&ears.nudge).await
@@ -319,7 +320,7 @@ impl Poller {
 
     /// Reads what happened since it was read last.
     async fn listen(&self, occurred: &mpsc::Sender<Occurrence>) -> Result<(), Fault> {
-        let now = Timestamp::now();
+        let now = ambient::now();
         let since = self.0.heard.lock().since(now);
         let pages = events::pages(self.0.view.read().pages);
         let (told, all) = self.0.client.events(since, pages).await?;
@@ -360,11 +361,8 @@ impl Poller {
 
     fn in_flight(&self) -> Vec<Target> {
         let view = self.0.view.read();
-        view.instances
-            .iter()
-            .filter(|(_, interest)| interest.in_flight)
-            .map(|(target, _)| target.clone())
-            .collect()
+        let in_flight = view.instances.iter().filter(|(_, interest)| interest.in_flight);
+        in_order(in_flight.map(|(target, _)| target.clone()))
     }
 
     async fn poll(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
@@ -414,7 +412,7 @@ impl Poller {
             }
         }
         // Only a Describe by id proves that something is gone.
-        for target in missing {
+        for target in in_order(missing.into_iter()) {
             self.describe(&target, nudge).await?;
         }
         Ok(())
@@ -459,4 +457,11 @@ impl Poller {
         view.causes.remove(target);
         view.instances.get(target).map(|interest| interest.instance.clone())
     }
+}
+
+/// Targets in an order that is the same each time.
+fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
+    let mut targets: Vec<_> = targets.collect();
+    targets.sort_by(|one, other| one.id.cmp(&other.id));
+    targets
 }
