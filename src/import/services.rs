@@ -47,6 +47,7 @@ pub fn service(row: &OldService) -> Result<Service, String> {
         provider_display_name: None,
         documentation_url: None,
         support_url: None,
+        shareable: None,
         metadata,
     })
 }
