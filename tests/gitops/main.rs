@@ -5,8 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use cel::parser::Parser;
-use cel::{Context, Value as CelValue, to_value};
+use cel::{Context, Program, Value as CelValue, to_value};
 use mlua::{Lua, LuaSerdeExt, Table};
 use serde_json::Value;
 
@@ -93,9 +92,7 @@ fn flux_waits_for_what_goes_on_and_gives_up_on_what_is_stalled() {
     );
     for state in states() {
         let holds = |name: &str| {
-            // Optional fields are a part of Kubernetes' and Flux's CEL.
-            let parser = Parser::default().enable_optional_syntax(true);
-            let program = parser.parse(exprs[name].as_str().unwrap()).unwrap();
+            let program = Program::compile(exprs[name].as_str().unwrap()).unwrap();
             let mut context = Context::default();
             let members = state.object.as_object().unwrap();
             for name in ["metadata", "spec", "status"] {
@@ -105,7 +102,7 @@ fn flux_waits_for_what_goes_on_and_gives_up_on_what_is_stalled() {
                     .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
                 context.add_variable_from_value(name, to_value(member).unwrap());
             }
-            let outcome = CelValue::resolve(&program, &context);
+            let outcome = program.execute(&context);
             match outcome.unwrap_or_else(|error| panic!("{}: {name}: {error}", state.name)) {
                 CelValue::Bool(holds) => holds,
                 other => panic!("{}: {name} is {other:?}", state.name),

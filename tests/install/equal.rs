@@ -111,6 +111,13 @@ fn strip(value: &mut Value) {
             }
         }
         Value::String(text) => {
+            // Modes are written in octal, which is a number to YAML 1.1 alone.
+            if text.len() == 4
+                && text.starts_with('0')
+                && let Ok(mode) = u32::from_str_radix(text, 8)
+            {
+                *text = mode.to_string();
+            }
             if let Some((name, digest)) = text.rsplit_once('-')
                 && name == "cache-broker"
                 && digest.len() == 10
