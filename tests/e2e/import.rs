@@ -16,7 +16,7 @@ use crate::osb::{MEMCACHED, Order, REDIS};
 use crate::provider::elasticache;
 use crate::receiver::Receiver;
 use crate::steady::Cache;
-use crate::world::{BROKER, PATIENCE, PROJECT, World, eventually, shared};
+use crate::world::{BROKER, Broker, PATIENCE, PROJECT, World, eventually, shared};
 
 /// What a client may be refused while one Pod takes the place of another.
 const UNNOTICED: Duration = Duration::from_millis(500);
@@ -482,7 +482,8 @@ fn documented() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_documentation_does_what_it_says() {
     let mut world = World::start(&[]).await;
-    let old = OldBroker::new(&world).await;
+    // Both brokers share a database.
+    let old = OldBroker::beside_the_ledger(&world).await;
     let name = "old-documented";
     let details = json!({ "CacheNodeType": "cache.t4g.micro", "EngineVersion": "5.0.6" });
     let on_aws = old.plan("documented", "aws-redis-instance", &details, "").await;
@@ -511,10 +512,7 @@ async fn every_command_of_the_documentation_does_what_it_says() {
         shell
             .args(["-e", "-u", "-o", "pipefail", "-c", block])
             .current_dir(folder.path());
-        shell
-            .envs(world.sandbox.environment())
-            .env("PATH", &path)
-            .env("OLD_DATABASE_URL", &old.url);
+        shell.envs(world.sandbox.environment()).env("PATH", &path);
         let output = tokio::time::timeout(PATIENCE, shell.stdin(Stdio::null()).kill_on_drop(true).output());
         let output = output.await.unwrap().unwrap();
         assert!(output.status.success(), "{block}{}", said(&output));
@@ -572,6 +570,33 @@ async fn every_command_of_the_documentation_does_what_it_says() {
     );
     run(&world, restrict).await;
     assert_eq!(old.sql.query("select from resources", &[]).await.unwrap().len(), 2);
+}
+
+/// `start.sh` and `start-background.sh` of the old broker, with its environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_lines_of_the_old_broker_start_this_one() {
+    let world = shared().await;
+    let api = ["-insecure", "-logtostderr=1", "-stderrthreshold", "0"];
+    let worker = [&api[..], &["-background-tasks"]].concat();
+    for (name, port, arguments, serves) in [
+        ("old-api", 9560, &api[..], true),
+        ("old-worker", 9570, &worker[..], false),
+    ] {
+        let variables = [
+            ("GLOG_logtostderr", "1"),
+            ("STACKIMPACT", "agent"),
+            ("RETRY_WEBHOOKS", "true"),
+        ];
+        let mut broker = Broker::new(&world.sandbox, name, port, &variables).arguments(arguments);
+        broker.start(&world.sandbox).await;
+        let catalog = broker.osb().try_get("/v2/catalog").await;
+        assert_eq!(
+            catalog.is_some_and(|reply| reply.status == StatusCode::OK),
+            serves,
+            "{name}"
+        );
+        assert_eq!(broker.terminate().await.code(), Some(0), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,12 +63,21 @@ impl OldBroker {
     /// One without rows but its two services. Names of plans and caches end in `mark`, which is nobody else's.
     pub async fn new(world: &World) -> Self {
         let database = format!("old_{}", uuid::Uuid::new_v4().simple());
+        world.sandbox.postgres().create_database(&database).await.unwrap();
+        Self::within(world, &database).await
+    }
+
+    /// One in the database of the ledger.
+    pub async fn beside_the_ledger(world: &World) -> Self {
+        Self::within(world, "cache_broker").await
+    }
+
+    async fn within(world: &World, database: &str) -> Self {
         let postgres = world.sandbox.postgres();
-        postgres.create_database(&database).await.unwrap();
-        let sql = postgres.connect(&database).await.unwrap();
+        let sql = postgres.connect(database).await.unwrap();
         sql.batch_execute(TABLES).await.unwrap();
         let broker = Self {
-            url: postgres.database_url(&database),
+            url: postgres.database_url(database),
             sql,
         };
         for (id, name) in [
