@@ -44,7 +44,7 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub support_url: Option<String>,
     /// Whether an instance may be shared with other spaces of the platform.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shareable: Option<bool>,
     /// More for the catalog's metadata. It wins over the fields above.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
