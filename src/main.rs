@@ -79,7 +79,9 @@ async fn run(
         }
         Some(Command::Import(asked)) => {
             let database = settings.clone().check_database()?;
-            return Ok(serve::import(settings, database, *asked).await.map(|report| imported(&report)));
+            return Ok(serve::import(settings, database, *asked)
+                .await
+                .map(|report| imported(&report)));
         }
         // Done before anything was started.
         Some(Command::Completions { .. } | Command::Man | Command::SettingsDocument) => Ok(()),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
-    Asked, Asker, InstanceId, Judgement, Ledger, NewInstance, Observation, Request, Scope, Verdict, WebhookTarget,
+    Asked, Asker, InstanceId, Judgement, Later, Ledger, NewInstance, Observation, Request, Scope, Verdict,
+    WebhookTarget, resource_name,
 };
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Map;
@@ -120,11 +121,18 @@ pub async fn settle(ledger: &Ledger, sql: &tokio_postgres::Client, prefix: &str,
     let epoch = ledger.next_epoch().await.map_err(|error| error.to_string())?;
     futures::stream::iter(0..count)
         .map(|number| async move {
+            let instance = id(prefix, number)?;
             let observation = Observation {
-                instance: id(prefix, number)?,
+                namespace: NAMESPACE.to_owned(),
+                name: resource_name(&instance),
+                instance,
                 uid: format!("uid-{number}"),
                 resource_version: "1".to_owned(),
-                ledger_revision: 1,
+                later: Later {
+                    revision: 1,
+                    ..Later::default()
+                },
+                adopts: false,
                 deleting: false,
                 verdict: Verdict::Ready,
                 ready: true,
