@@ -2,7 +2,10 @@
 
 pub mod ambient;
 pub mod api;
+pub mod commands;
 pub mod control;
+pub mod doctor;
+pub mod import;
 pub mod ledger;
 pub mod osb;
 pub mod provider;

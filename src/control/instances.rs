@@ -8,6 +8,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
+use tracing::Instrument as _;
 
 use super::backups::BackupIndex;
 use super::decide::{self, BackupLookup, Opening, PlanLookup};
@@ -16,8 +17,8 @@ use super::plans::Plans;
 use super::retries::Retries;
 use super::{Error, deadline, set_finalizer};
 use crate::ambient;
-use crate::api::CacheInstance;
 use crate::api::conditions::{self, Progress, READY, Reason};
+use crate::api::{CacheInstance, annotations};
 use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
 
 /// How soon to look again after somebody else wrote the resource at the same time. The watch is usually sooner.
@@ -70,7 +71,13 @@ impl Instances {
             plan,
             backup,
         };
-        match run.reconcile().await {
+        let span = tracing::info_span!(
+            "reconcile",
+            instance = %run.reference,
+            request = run.instance.annotations().get(annotations::REQUEST_IDENTITY),
+            osb_instance = run.instance.annotations().get(annotations::INSTANCE_ID),
+        );
+        match run.reconcile().instrument(span).await {
             Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),
             outcome => outcome,
         }
@@ -136,6 +143,7 @@ impl Run<'_> {
                     None => decision.report.clone(),
                 };
                 self.say(&report).await?;
+                tracing::info!(reason = report.reason.as_str(), step = %step.name(), "step");
                 match providers.act(desired, step).await {
                     Ok(again) => {
                         let pace = self.context.retries.stepped(&self.reference);

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Error;
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
@@ -29,6 +28,8 @@ use super::plans::Plans;
 use super::pool;
 use super::projector::Projector;
 use super::retries::Retries;
+use super::standing;
+use super::{Error, measured};
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
@@ -36,6 +37,7 @@ use crate::provider::elasticache::Ears;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
+use crate::telemetry::metrics::sources::{self, Standing};
 
 /// Instances reconciled at one time, in each scope.
 const CONCURRENCY: u16 = 16;
@@ -228,7 +230,25 @@ impl Operator {
             backup_stores.push(store);
             backup_controllers.push(run);
         }
+        let queues = to_scopes.values().map(mpsc::Sender::downgrade).collect();
+        let _queues = (
+            sources::queue("CacheInstance", queues),
+            sources::queue("CachePlan", vec![plan_nudge.downgrade()]),
+        );
         *routes.lock() = Arc::new(to_scopes);
+        let pools = pool::Views::default();
+        let _standing = {
+            let (stores, pools) = (stores.clone(), pools.clone());
+            let (instances, backups) = (instances.clone(), backups.clone());
+            sources::leads(move || Standing {
+                instances: standing::by_plan(stores.iter().flat_map(Store::state)),
+                pools: pools.fill(),
+                failing: vec![
+                    ("CacheInstance", instances.retries.failing()),
+                    ("CacheBackup", backups.retries.failing()),
+                ],
+            })
+        };
         let (occur, occurred) = mpsc::channel(OCCURRENCES);
         let ears = Ears {
             nudge: nudge.clone(),
@@ -264,7 +284,6 @@ impl Operator {
                 };
                 tokio::join!(instances, futures::future::join_all(backup_controllers));
             };
-            let pools = pool::Views::default();
             let keeper = pool::Keeper {
                 client: self.client.clone(),
                 ledger: self.ledger.clone(),
@@ -368,7 +387,9 @@ fn instance_controller(
             .reconcile_on(ReceiverStream::new(nudged))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |instance, context: Arc<Instances>| async move { context.reconcile(instance).await },
+                |instance, context: Arc<Instances>| async move {
+                    measured("CacheInstance", context.reconcile(instance)).await
+                },
                 |instance, error, context| context.after_error(&instance, error),
                 context,
             )
@@ -391,7 +412,7 @@ fn backup_controller(
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, context: Arc<Backups>| async move { measured("CacheBackup", context.reconcile(backup)).await },
                 |backup, error, context| context.after_error(&backup, error),
                 context,
             )
@@ -468,7 +489,7 @@ async fn plan_controller(
         .reconcile_on(ReceiverStream::new(nudged))
         .graceful_shutdown_on(stopped(shutdown))
         .run(
-            |plan, context: Arc<PlanContext>| async move { context.reconcile(&plan).await },
+            |plan, context: Arc<PlanContext>| async move { measured("CachePlan", context.reconcile(&plan)).await },
             |plan, error, _| {
                 tracing::warn!(plan = %plan.name_any(), %error, "reconciling a plan");
                 Action::requeue(Duration::from_secs(2))

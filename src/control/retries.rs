@@ -1,5 +1,6 @@
 //! What is remembered of an object between reconciles, for pacing only. Losing it costs nothing but a retry.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::ambient;
 use crate::provider::Fault;
+use crate::telemetry::metrics::record;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(300);
@@ -35,6 +37,9 @@ struct Pace {
 impl<K: Resource<DynamicType = ()>> Retries<K> {
     /// Notes a failure; returns how long to wait before the next try.
     pub fn failed(&self, object: &ObjectRef<K>, fault: Option<Fault>) -> Duration {
+        if let Some(fault) = &fault {
+            record::reconcile_error(kind::<K>(), fault.kind.word());
+        }
         let mut paces = self.0.lock();
         let pace = paces.entry(object.clone()).or_default();
         pace.failures = pace.failures.saturating_add(1);
@@ -58,6 +63,11 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
         }
     }
 
+    /// How many objects wait because their last try failed.
+    pub fn failing(&self) -> usize {
+        self.0.lock().values().filter(|pace| pace.failures > 0).count()
+    }
+
     /// The fault of the last try, if it failed.
     pub fn fault(&self, object: &ObjectRef<K>) -> Option<Fault> {
         self.0.lock().get(object).and_then(|pace| pace.fault.clone())
@@ -66,6 +76,14 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
     /// Forgets an object that came to rest, or is gone.
     pub fn rested(&self, object: &ObjectRef<K>) {
         self.0.lock().remove(object);
+    }
+}
+
+/// The kind of the objects, as metrics name it.
+fn kind<K: Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        Cow::Borrowed(kind) => kind,
+        Cow::Owned(_) => "other",
     }
 }
 

@@ -10,9 +10,13 @@ mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
+mod events;
 pub mod gate;
 pub mod ids;
+pub mod import;
+mod inspect;
 mod instances;
+mod letters;
 pub mod listen;
 mod migrate;
 mod operations;
@@ -21,7 +25,10 @@ mod plan_revisions;
 mod pool;
 mod projection;
 mod readers;
+mod retention;
 pub mod seal;
+mod survey;
+mod under_way;
 mod updates;
 mod usage;
 pub mod webhooks;
@@ -35,22 +42,29 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 pub use crate::api::Connection;
-pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
+pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled, resource_name};
 pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use bindings::{Binding, Credentials, NewBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
+pub use events::Event;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use inspect::Inspection;
 pub use instances::{Held, Instance, Polled, PolledOperation};
+pub use letters::{Letter, LetterCounts, LetterState, Letters};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
-pub use outbox::{Desired, OutboxItem};
+pub use outbox::{Adoption, Desired, Later, LaterPlan, OutboxItem};
 pub use pool::{MemberState, NewMember, Noted, PoolMember};
-pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
+pub use projection::{AppliedRow, Epoch, Gone, Observation, Projected, Verdict};
+pub use retention::{Forgotten, Kept};
 pub use seal::{KeyRing, KeyRingError};
+pub use survey::{Survey, Surveyed};
 pub use updates::{Change, Changeable, NewUpdate};
 pub use usage::{Scope, Usage};
-pub use webhooks::WebhookTarget;
+pub use webhooks::{DueWebhook, Room, WebhookTarget};
+
+use crate::telemetry::metrics::sources::Connections;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
@@ -128,6 +142,17 @@ impl Ledger {
             .await
             .map_err(LedgerError::statement("asking Postgres for a sign of life"))?;
         Ok(())
+    }
+
+    /// How many connections there are and who waits for one.
+    pub fn connections(&self) -> Connections {
+        let status = self.pool.status();
+        Connections {
+            open: status.size,
+            idle: status.available,
+            max: status.max_size,
+            waiting: status.waiting,
+        }
     }
 
     /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.

@@ -21,6 +21,7 @@ use super::lifecycle::Offered;
 use super::{Client, Create, Live, LiveNode, Modification, Tags};
 use crate::ambient;
 use crate::api::{CacheInstance, Topology};
+use crate::telemetry::metrics::record::{self, SavedBy};
 
 /// One cache of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +129,7 @@ impl Poller {
     /// When ElastiCache does not answer.
     pub async fn look(&self, target: &Target) -> Result<Option<Live>, Fault> {
         if let Some(seen) = self.0.view.read().seen.get(target) {
+            record::aws_calls_saved(SavedBy::Memory, 1);
             return Ok(seen.live.clone());
         }
         let asked = Instant::now();
@@ -196,6 +198,16 @@ impl Poller {
     pub async fn reboot(&self, target: &Target, node: &LiveNode) -> Result<(), Fault> {
         let outcome = self.0.client.reboot(target, node).await;
         self.noted(target, outcome)
+    }
+
+    /// Asks for a snapshot of a cache, which is busy meanwhile and looked at anew.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn take_snapshot(&self, name: &str, of: &Target) -> Result<(), Fault> {
+        let outcome = self.0.client.take_snapshot(name, of).await;
+        self.0.view.write().seen.remove(of);
+        outcome
     }
 
     /// The API itself, for what is not looked at again and again: snapshots and tags.
@@ -371,6 +383,7 @@ impl Poller {
             }
             Ok(())
         } else {
+            record::aws_calls_saved(SavedBy::List, calls.saturating_sub(pages));
             self.list(nudge).await
         }
     }
