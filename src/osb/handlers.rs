@@ -11,8 +11,10 @@ use super::decide::{self, Answer, Reply};
 use super::error::OsbError;
 use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
 use super::{Asking, Facade};
+use crate::ambient;
 use crate::api::CachePlanSpec;
 use crate::ledger::{Answered, Asked, BindingId, Deed, Held, InstanceId, Provisioned, Request, Settled};
+use crate::telemetry::metrics::record;
 use crate::wire::{self, Flush, Target};
 
 /// How many names of parameters are recorded, and how long each at most.
@@ -81,6 +83,7 @@ impl Facade {
             ..asking.asked(Request::Provision)
         };
         let catalog = self.current_catalog()?;
+        self.about(asking, Some(request.plan_id.as_str()));
         let plan = catalog.plan(&request.service_id, &request.plan_id);
         decide::provision::admit(&request, plan)?;
         let scope = self.quotas.scope(Some(&request.organization_guid), plan.ok());
@@ -93,7 +96,12 @@ impl Facade {
         let reply = match settled {
             Settled::Answered(reply) => self.noted(id, &asked, reply).await,
             Settled::Accepted(Provisioned::Begun(operation)) => Ok(Answer::accepted(operation)),
-            Settled::Accepted(Provisioned::Claimed) => Ok(Answer::created()),
+            Settled::Accepted(Provisioned::Claimed) => {
+                if let Ok(plan) = plan {
+                    record::pool_claim(&plan.resource);
+                }
+                Ok(Answer::created())
+            }
         };
         reply.map(|answer| actions::listed(answer, id, plan.ok().map(|plan| &plan.spec), asking.version))
     }
@@ -107,6 +115,7 @@ impl Facade {
         };
         decide::update::admit(&request)?;
         let catalog = self.current_catalog()?;
+        self.about(asking, request.plan_id.as_ref().map(|plan| plan.as_str()));
         let target = request
             .plan_id
             .as_ref()
@@ -184,6 +193,7 @@ impl Facade {
 
     pub(super) async fn deprovision(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
         let request = DeprovisionRequest::parse(&asking.query, self.webhook_policy)?;
+        self.about(asking, asking.query.get("plan_id"));
         let asked = asking.asked(Request::Deprovision);
         decide::deprovision::admit(&request)?;
         let settled = self
@@ -198,11 +208,12 @@ impl Facade {
     pub(super) async fn last_operation(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
         let named = decide::last_operation::named(asking.query.get("operation"), id)?;
         let polled = self.ledger.poll(id, named).await?;
-        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, jiff::Timestamp::now())
+        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, ambient::now())
     }
 
     pub(super) async fn bind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>, body: &[u8]) -> Reply {
         let request = BindRequest::parse(body)?;
+        self.about(asking, Some(request.plan_id.as_str()));
         let asked = Asked {
             binding: Some(binding.clone()),
             plan: Some(request.plan_id.to_string()),
@@ -224,6 +235,7 @@ impl Facade {
 
     /// An unknown binding is gone, whatever else is wrong with the request.
     pub(super) async fn unbind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>) -> Reply {
+        self.about(asking, asking.query.get("plan_id"));
         if let Err(error) = request::check_unbind(&asking.query) {
             return match self.ledger.binding(id, binding).await? {
                 Some(_) => Err(error),

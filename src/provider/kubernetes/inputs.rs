@@ -41,6 +41,9 @@ pub struct Inputs<'a> {
     priority_class: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     persistent: bool,
+    /// Whether redis asks for no password.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    open: bool,
     /// The `restartAt` that it is made after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarted_at: Option<Timestamp>,
@@ -78,7 +81,17 @@ impl<'a> Inputs<'a> {
             topology_spread: &spec.topology_spread,
             priority_class: spec.priority_class.as_deref(),
             persistent: spec.persistence.is_some(),
+            open: false,
             restarted_at,
+        }
+    }
+
+    /// The same, for a redis that asks for no password.
+    #[must_use]
+    pub fn open(self, open: bool) -> Self {
+        Self {
+            open: open && self.engine.is_redis_like(),
+            ..self
         }
     }
 

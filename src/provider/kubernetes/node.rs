@@ -75,7 +75,7 @@ pub struct Setting<'a> {
 
 /// The Deployment that is to serve.
 enum Target<'a> {
-    /// One of version 0.1 that runs what is wanted.
+    /// One of version 0.1 that runs what is wanted, or one that was taken over and stays as it was found.
     Legacy(Workload<'a>),
     /// One that is made from these.
     Made(Inputs<'a>),
@@ -148,7 +148,7 @@ fn target<'a>(
     let engine = &desired.plan.engine;
     let legacy = workloads.iter().find(|workload| {
         let ours = workload.template().is_none() && workload.name == node && !workload.is_deleting();
-        ours && setting.restart <= done && legacy::runs(workload.live(), engine, spec)
+        ours && setting.restart <= done && (desired.as_found || legacy::runs(workload.live(), engine, spec))
     });
     if let Some(legacy) = legacy {
         return Target::Legacy(*legacy);
@@ -159,7 +159,7 @@ fn target<'a>(
         .filter(|workload| Some(&workload.selector()) == selected)
         .filter_map(Workload::restarted_at);
     let restarted_at = before.chain(done).chain(setting.restart).max();
-    Target::Made(Inputs::of(node, engine, spec, restarted_at))
+    Target::Made(Inputs::of(node, engine, spec, restarted_at).open(desired.took_over_workload()))
 }
 
 impl<'a> Look<'a> {
@@ -197,7 +197,7 @@ impl<'a> Look<'a> {
         if let Target::Made(inputs) = &self.target {
             manifests.push(self.template.deployment(inputs, Purpose::Serving));
         }
-        manifests.push(self.service(&self.selector));
+        manifests.push(self.service(&self.selector, self.port()));
         Stage::Do(Step::Apply(manifests), format!("making Deployment {}", self.name))
     }
 
@@ -222,7 +222,10 @@ impl<'a> Look<'a> {
 
     /// It serves what it is to serve.
     fn settle(&self, serving: &Workload<'_>) -> Stage {
-        if let Some(stage) = self.put_right(serving).or_else(|| self.lead_to(&self.selector)) {
+        if let Some(stage) = self
+            .put_right(serving)
+            .or_else(|| self.lead_to(&self.selector, self.port()))
+        {
             return stage;
         }
         if !serving.is_available() {
@@ -259,7 +262,7 @@ impl<'a> Look<'a> {
             _ => self.name.clone(),
         };
         if let Some(stage) = self
-            .lead_to(&serving.selector())
+            .lead_to(&serving.selector(), self.port_of(serving))
             .or_else(|| scaled(serving))
             .or_else(|| self.clear(&[serving.name, &next]))
         {
@@ -290,7 +293,7 @@ impl<'a> Look<'a> {
         }
         match shared {
             None => Stage::Do(
-                Step::Apply(vec![self.service(&self.selector)]),
+                Step::Apply(vec![self.service(&self.selector, self.port())]),
                 format!("turning Service {} to Deployment {next}", self.template.node),
             ),
             Some(claim) => Stage::Do(
@@ -335,16 +338,33 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Makes the Service lead to Pods with these labels, if it does not.
-    fn lead_to(&self, selector: &BTreeMap<String, String>) -> Option<Stage> {
-        let service = self.service(selector);
-        let stands = self.selected == Some(selector) && self.setting.observed.has(&service);
+    /// The port of a Deployment's Pods.
+    fn port_of(&self, workload: &Workload<'_>) -> u16 {
+        let default = self.setting.desired.plan.engine.type_.default_port();
+        workload.port().unwrap_or(default)
+    }
+
+    /// The port of the target's Pods.
+    fn port(&self) -> u16 {
+        match &self.target {
+            Target::Legacy(workload) => self.port_of(workload),
+            Target::Made(_) => self.setting.desired.plan.engine.type_.default_port(),
+        }
+    }
+
+    /// Makes the Service lead to a port of Pods with these labels, if it does not.
+    fn lead_to(&self, selector: &BTreeMap<String, String>, target: u16) -> Option<Stage> {
+        let service = self.service(selector, target);
+        let found = self.setting.desired.as_found && matches!(self.target, Target::Legacy(_));
+        let stands = self.selected == Some(selector) && (found || self.setting.observed.has(&service));
         let doing = format!("applying Service {}", self.template.node);
         (!stands).then(|| Stage::Do(Step::Apply(vec![service]), doing))
     }
 
-    fn service(&self, selector: &BTreeMap<String, String>) -> Manifest {
-        manifests::service(self.setting.desired, self.template.node, selector)
+    fn service(&self, selector: &BTreeMap<String, String>, target: u16) -> Manifest {
+        let (desired, node) = (self.setting.desired, self.template.node);
+        let port = manifests::port(desired, self.setting.observed, node);
+        manifests::service(desired, node, (port, target), selector)
     }
 
     /// Removes its Deployments but those that are kept.

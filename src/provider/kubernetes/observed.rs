@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::adopt::Found;
 use super::compare::stands_in;
 use super::{Kind, Manifest};
 
@@ -31,6 +32,8 @@ pub struct Observed {
     pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     /// The Pods of its Deployments.
     pub pods: BTreeMap<String, Arc<Pod>>,
+    /// What stands under its name, whoever made it; looked for while that is to be taken over.
+    pub found: Option<Found>,
 }
 
 impl Observed {

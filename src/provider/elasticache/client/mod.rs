@@ -3,12 +3,16 @@
 //! Error codes on the wire are irregular (some carry `Fault`, some do not), so errors are told apart by the SDK's typed
 //! variants and never by their text.
 
+mod access;
 mod change;
+mod counting;
 mod describe;
 mod snapshots;
+mod survey;
 mod view;
 
 pub use snapshots::{Snapshot, SnapshotState};
+pub use survey::{Found, FoundKind, FoundOwner};
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -18,6 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Fault;
+use crate::telemetry::metrics::record;
 
 /// Bounds on calls to AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +60,10 @@ impl Client {
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self::from_sdk(aws_sdk_elasticache::Client::new(&config.load().await), limits)
+        let config = aws_sdk_elasticache::config::Builder::from(&config.load().await)
+            .interceptor(counting::Counting)
+            .build();
+        Self::from_sdk(aws_sdk_elasticache::Client::from_conf(config), limits)
     }
 
     /// A client over one of the SDK's.
@@ -82,6 +90,7 @@ impl Client {
             (bucket.tokens < 0.0).then(|| Duration::from_secs_f64(-bucket.tokens / self.rate))
         };
         if let Some(wait) = wait {
+            record::aws_rate_waited(wait);
             tokio::time::sleep(wait).await;
         }
     }
