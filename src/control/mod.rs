@@ -14,6 +14,7 @@ pub mod pool;
 mod projector;
 mod retries;
 mod status_record;
+mod users;
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ use super::{Error, deadline};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
 use crate::ledger::{
-    AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, Verdict,
+    AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser, Verdict,
 };
 use crate::provider::kubernetes::{Scope, Stores};
 
@@ -286,6 +286,15 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
         message,
         verdict,
         connection,
+        users: status
+            .users
+            .iter()
+            .map(|user| SeenUser {
+                name: user.name.clone(),
+                ready: user.ready,
+            })
+            .collect(),
+        current: status.observed_generation == Some(generation),
     })
 }
 

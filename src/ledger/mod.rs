@@ -6,6 +6,7 @@
 mod acceptance;
 mod actions;
 pub mod audit;
+mod binding_acceptance;
 mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
@@ -37,7 +38,8 @@ pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
 pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
-pub use bindings::{Binding, Credentials, NewBinding};
+pub use binding_acceptance::{Bindable, BindingUser, Bound, NewBinding, NewUnbinding, Standing, Unbound};
+pub use bindings::{Binding, BindingState, Credentials, PolledBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
@@ -45,7 +47,7 @@ pub use instances::{Held, Instance, Polled, PolledOperation};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
 pub use outbox::{Desired, OutboxItem};
 pub use pool::{MemberState, NewMember, Noted, PoolMember};
-pub use projection::{AppliedRow, Epoch, Observation, Projected, Verdict};
+pub use projection::{AppliedRow, Epoch, Observation, Projected, SeenUser, Verdict};
 pub use seal::{KeyRing, KeyRingError};
 pub use updates::{Change, Changeable, NewUpdate};
 pub use usage::{Scope, Usage};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Answered, Asked, InstanceId, LedgerError, audit, listen};
+use super::{Answered, Asked, BindingId, InstanceId, LedgerError, audit, listen};
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -27,17 +27,23 @@ pub enum OperationKind {
     Backup,
     /// Fills it from one.
     Restore,
+    /// Makes a binding of it.
+    Bind,
+    /// Removes one.
+    Unbind,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Provision,
         Self::Update,
         Self::Deprovision,
         Self::Restart,
         Self::Backup,
         Self::Restore,
+        Self::Bind,
+        Self::Unbind,
     ];
 
     /// As it stands in the ledger and in webhook bodies.
@@ -49,12 +55,14 @@ impl OperationKind {
             Self::Restart => "restart",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Bind => "bind",
+            Self::Unbind => "unbind",
         }
     }
 
     /// Whether the resource is put back when it fails.
     pub(super) fn is_put_back(self) -> bool {
-        matches!(self, Self::Update | Self::Restore)
+        matches!(self, Self::Update | Self::Restore | Self::Bind)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -206,6 +214,8 @@ impl Outcome {
 pub(super) struct Begun {
     /// What it does.
     pub kind: OperationKind,
+    /// The binding that it makes or removes.
+    pub binding: Option<BindingId>,
     /// The HTTP status that the request for it is answered with.
     pub answered: u16,
     /// The instance's desired revision that it brings about.
@@ -225,9 +235,9 @@ pub(super) async fn begin(
     let statement = tx
         .prepare_cached(
             "insert into operations
-                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at, binding_id)
              values ($1, $2, $3, $4, $5, clock_timestamp(),
-                clock_timestamp() + make_interval(secs => $6::double precision))",
+                clock_timestamp() + make_interval(secs => $6::double precision), $7)",
         )
         .await
         .map_err(refused())?;
@@ -241,6 +251,7 @@ pub(super) async fn begin(
             &begun.desired_revision,
             &asked.asker.request_identity,
             &begun.deadline.as_secs_f64(),
+            &begun.binding.as_ref().map(BindingId::as_str),
         ],
     )
     .await
@@ -256,7 +267,8 @@ pub(super) async fn begin(
 
 /// Ends an operation that is in progress and makes its webhook due, in the caller's transaction. `false` if it was not
 /// in progress, and then nothing was changed. The row of an instance whose update failed has its old plan, revision and
-/// parameters again; its resource has them once the row is [written anew](super::updates::rewrite).
+/// parameters again, and a binding that failed is gone; the resource says so once the row is
+/// [written anew](super::updates::rewrite).
 pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome) -> Result<bool, LedgerError> {
     let refused = || LedgerError::statement(format!("ending operation {operation}"));
     let statement = tx
@@ -269,11 +281,13 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     when 'restart' then 'the instance was restarted'
                     when 'backup' then 'the backup is complete'
                     when 'restore' then 'the instance was restored'
+                    when 'bind' then 'the binding is ready'
+                    when 'unbind' then 'the binding was removed'
                     else 'the instance was deleted' end),
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at, backup,
+                returning id, instance_id, kind, state, description, ended_at, backup, binding_id,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -285,6 +299,18 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 update instances set restore = null
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
+            ), of_binding as (
+                update bindings
+                set state = case when ended.kind = 'bind' and ended.state = 'succeeded' then 'bound'
+                        else bindings.state end,
+                    deleted_at = case when ended.kind = 'bind' and ended.state = 'succeeded' then null else now() end,
+                    credentials = case when ended.kind = 'bind' and ended.state = 'succeeded'
+                        then bindings.credentials else '' end
+                from ended
+                where bindings.instance_id = ended.instance_id and bindings.id = ended.binding_id
+                    and bindings.deleted_at is null
+                    and (ended.kind = 'bind' and (ended.state = 'succeeded' or bindings.state = 'binding')
+                        or ended.kind = 'unbind' and ended.state = 'succeeded')
             ), due as (
                 update webhooks
                 set state = 'due', due_at = now(), body = jsonb_build_object(
@@ -360,6 +386,6 @@ mod tests {
         ] {
             assert_eq!(OperationState::parse(state.as_str()), Some(state));
         }
-        assert_eq!(OperationKind::parse("bind"), None);
+        assert_eq!(OperationKind::parse("flush"), None);
     }
 }

@@ -306,6 +306,9 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
         let polling = spec.operation_deadline().as_secs().saturating_add(POLLING_MARGIN);
         insert(&mut entry, "maximum_polling_duration", json!(polling));
     }
+    if version >= Version::V17 && spec.has_users() {
+        insert(&mut entry, "binding_rotatable", json!(true));
+    }
     entry
 }
 
@@ -389,6 +392,9 @@ fn bullets(spec: &CachePlanSpec) -> Vec<String> {
         }
         None => {}
     }
+    if spec.has_users() {
+        bullets.push("A user for each binding".to_owned());
+    }
     bullets
 }
 
@@ -409,6 +415,23 @@ mod tests {
 
     fn body(catalog: &Catalog, version: Version) -> Value {
         serde_json::from_slice(&catalog.document(version).unwrap().body).unwrap()
+    }
+
+    /// OSB 2.17, "Service Plan Object" and "Changes": only plans whose bindings can succeed each other say so, and only
+    /// to platforms of 2.17.
+    #[test]
+    fn a_plan_with_a_user_for_each_binding_is_rotatable() {
+        let users = json!({ "spec": { "bindingCredentials": "perBinding" } });
+        for (changes, version, expected) in [
+            (users.clone(), Version::V17, json!(true)),
+            (users, Version::V16, Value::Null),
+            (json!({}), Version::V17, Value::Null),
+        ] {
+            let body = body(&catalog(&[plan(changes)]), version);
+            let services = body["services"].as_array().unwrap();
+            let offered = services.iter().find_map(|service| service["plans"].get(0)).unwrap();
+            assert_eq!(offered["binding_rotatable"], expected);
+        }
     }
 
     fn ids(catalog: &Catalog) -> Vec<String> {

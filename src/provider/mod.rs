@@ -10,6 +10,7 @@ mod providers;
 mod record;
 pub mod secrets;
 mod succession;
+pub mod users;
 mod window;
 
 pub use providers::{ElastiCache, Observed, Providers, Seen, Switches};
@@ -54,6 +55,8 @@ pub struct Desired {
     pub adopt: Option<String>,
     /// What it is to be filled from.
     pub restore: Option<RestoreFrom>,
+    /// Its users beside the default one.
+    pub users: Vec<users::UserRef>,
     /// How long a cache is kept whose place another one took.
     pub grace: Duration,
     /// Whether nobody needs such a cache any more.
@@ -331,5 +334,10 @@ impl Desired {
     /// The name of the Secret with the password that the engine asks for.
     pub fn auth_secret(&self) -> String {
         format!("{}-auth", self.name)
+    }
+
+    /// The name of the Secret with the users that redis and valkey in the cluster start with.
+    pub fn users_secret(&self) -> String {
+        format!("{}-users", self.name)
     }
 }

@@ -6,6 +6,7 @@ use kube::runtime::reflector::ObjectRef;
 use super::{Cluster, Decision, Desired, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CacheInstance, ProviderKind, ProviderSpec};
+use crate::wire::Trust;
 
 /// How soon to decide anew after a step in the cluster, unless its objects change before.
 const AFTER_CLUSTER_STEP: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ pub struct Providers {
     pub kubernetes: Option<kubernetes::Placement>,
     /// ElastiCache; `None` where that provider is switched off.
     pub elasticache: Option<ElastiCache>,
+    /// Whose certificates caches may have.
+    pub trust: Trust,
 }
 
 /// ElastiCache, switched on.
@@ -114,7 +117,7 @@ impl Providers {
             None => match desired.plan.provider() {
                 Some(ProviderSpec::ElastiCache(_)) => self.observe_cluster(desired, None).await?,
                 // A plan always has a provider; one that had none would be found out as disabled.
-                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_objects(desired),
+                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_objects(desired).await?,
             },
         };
         let replacement = match &record.replacement {
@@ -134,17 +137,20 @@ impl Providers {
 
     async fn observe_at(&self, desired: &Desired, place: &Place) -> Result<Seen, Fault> {
         match place {
-            Place::Kubernetes => Ok(self.observe_objects(desired)),
+            Place::Kubernetes => self.observe_objects(desired).await,
             Place::ElastiCache(cluster) => self.observe_cluster(desired, Some(cluster)).await,
         }
     }
 
-    fn observe_objects(&self, desired: &Desired) -> Seen {
-        if self.kubernetes.is_some() {
-            Seen::Kubernetes(self.stores.observe(&desired.namespace, &desired.name))
-        } else {
-            Seen::Disabled(ProviderKind::Kubernetes)
+    async fn observe_objects(&self, desired: &Desired) -> Result<Seen, Fault> {
+        if self.kubernetes.is_none() {
+            return Ok(Seen::Disabled(ProviderKind::Kubernetes));
         }
+        let mut observed = self.stores.observe(&desired.namespace, &desired.name);
+        if desired.existence == Existence::Present {
+            kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
+        }
+        Ok(Seen::Kubernetes(observed))
     }
 
     async fn observe_cluster(&self, desired: &Desired, at: Option<&Cluster>) -> Result<Seen, Fault> {
@@ -168,8 +174,13 @@ impl Providers {
     pub async fn act(&self, desired: &Desired, step: &Step) -> Result<Duration, Fault> {
         match (step, &self.elasticache) {
             (Step::Kubernetes(step), _) => {
-                kubernetes::act(&self.kube, desired, step).await?;
-                Ok(AFTER_CLUSTER_STEP)
+                let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
+                kubernetes::act(&self.kube, &self.trust, desired, &secrets, step).await?;
+                Ok(match step {
+                    // Nothing that is watched changes.
+                    kubernetes::Step::Users { .. } => Duration::ZERO,
+                    _ => AFTER_CLUSTER_STEP,
+                })
             }
             (Step::ElastiCache(step), Some(elasticache)) => {
                 let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);

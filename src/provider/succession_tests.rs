@@ -95,6 +95,7 @@ impl World {
                 self.calls.push("delete".to_owned());
                 self.caches.remove(&target.id).unwrap();
             }
+            ec::Step::Secret(SecretStep::ApplyUsers(_)) => panic!("that is for the cluster"),
             ec::Step::Reboot(..) | ec::Step::Claim { .. } | ec::Step::Release { .. } => panic!("{step:?}"),
         }
     }

@@ -30,6 +30,9 @@ pub fn judge(from: &CachePlanSpec, to: &CachePlanSpec) -> Move {
     if old_engine != new_engine && !becomes_valkey {
         return Move::Never(format!("{old_engine} does not become {new_engine}"));
     }
+    if let Some(why) = credentials(from, to) {
+        return Move::Never(why.to_owned());
+    }
     match (old, new) {
         (ProviderSpec::ElastiCache(_), ProviderSpec::Kubernetes(_))
         | (ProviderSpec::Kubernetes(_), ProviderSpec::ElastiCache(_)) => {
@@ -50,6 +53,18 @@ pub fn judge(from: &CachePlanSpec, to: &CachePlanSpec) -> Move {
                 None => Move::InPlace,
             }
         }
+    }
+}
+
+/// Why bindings that exist would break.
+fn credentials(from: &CachePlanSpec, to: &CachePlanSpec) -> Option<&'static str> {
+    match (from.has_users(), to.has_users()) {
+        (true, false) => Some("bindings have users of their own, and the other plan has none for them"),
+        // In the cluster the shared password goes on holding beside the users.
+        (false, true) if to.elasticache.is_some() => {
+            Some("ElastiCache would ask bindings that exist for users that they do not have")
+        }
+        _ => None,
     }
 }
 
@@ -104,6 +119,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::BindingCredentials;
 
     fn spec(engine: &str, version: &str, provider: Value) -> CachePlanSpec {
         let mut spec = json!({
@@ -120,6 +136,13 @@ mod tests {
             .unwrap()
             .extend(members.as_object().unwrap().clone());
         json!({ "elasticache": spec })
+    }
+
+    fn with_users(spec: CachePlanSpec) -> CachePlanSpec {
+        CachePlanSpec {
+            binding_credentials: BindingCredentials::PerBinding,
+            ..spec
+        }
     }
 
     fn cluster() -> Value {
@@ -176,6 +199,32 @@ mod tests {
                 Some(Move::Replacement("the provider")),
             ),
             (spec("redis", "7.1", aws()), spec("redis", "7.1", cluster()), None),
+            // Credentials.
+            (
+                spec("redis", "7.1", cluster()),
+                with_users(spec("redis", "7.1", cluster())),
+                Some(Move::InPlace),
+            ),
+            (
+                with_users(spec("redis", "7.1", cluster())),
+                spec("redis", "7.1", cluster()),
+                None,
+            ),
+            (
+                spec("redis", "7.1", aws()),
+                with_users(spec("redis", "7.1", aws())),
+                None,
+            ),
+            (
+                with_users(spec("redis", "7.1", aws())),
+                spec("redis", "7.1", aws()),
+                None,
+            ),
+            (
+                with_users(spec("redis", "7.1", aws())),
+                with_users(spec("valkey", "7.2", aws())),
+                Some(Move::InPlace),
+            ),
             // Versions.
             (spec("redis", "7.1", aws()), spec("redis", "7.0", aws()), None),
             (spec("redis", "7.1", aws()), spec("redis", "6.2", aws()), None),

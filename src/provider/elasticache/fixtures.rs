@@ -66,6 +66,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         restart_at: None,
         adopt: None,
         restore: None,
+        users: Vec::new(),
         grace: Duration::from_secs(3600),
         release_superseded: false,
         published: Published::default(),

@@ -15,6 +15,8 @@ use crate::settings::ServiceHost;
 mod simulated;
 #[path = "standing_tests.rs"]
 mod standing;
+#[path = "users_tests.rs"]
+mod users;
 #[path = "whatever_tests.rs"]
 mod whatever;
 
@@ -24,6 +26,7 @@ fn placement() -> Placement {
     Placement {
         service_host: ServiceHost::Dns,
         cluster_domain: "cluster.local".to_owned(),
+        operator_namespace: "operator".to_owned(),
     }
 }
 
@@ -47,6 +50,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         restart_at: None,
         adopt: None,
         restore: None,
+        users: Vec::new(),
         grace: Duration::ZERO,
         release_superseded: false,
         published: crate::provider::Published::default(),

@@ -11,11 +11,13 @@ use super::decide::report;
 use super::node::{Lack, Node, Setting, Stage, look};
 use super::observed::Observed;
 use super::sizing::{self, Impossible};
+use super::users::Users;
 use super::workload::{Workload, workloads};
 use super::{Kind, Placement, Step, manifests, template};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{self, Connection, Endpoint, KubernetesSpec, ProviderKind, annotations};
 use crate::provider::secrets::{self, SecretStep};
+use crate::provider::users::LOOK_AGAIN;
 use crate::settings::ServiceHost;
 
 /// An instance that is to exist, and what stands of it.
@@ -34,6 +36,8 @@ pub struct Instance<'a> {
     restart: Option<Timestamp>,
     /// Whether a change that loses data may be made now.
     leave: Leave,
+    /// Its users, if it has some.
+    users: Option<Users<'a>>,
 }
 
 impl<'a> Instance<'a> {
@@ -73,6 +77,7 @@ impl<'a> Instance<'a> {
             surplus,
             restart,
             leave,
+            users: password(desired, observed).and_then(|password| Users::of(desired, observed, &password)),
         }
     }
 
@@ -85,13 +90,16 @@ impl<'a> Instance<'a> {
                 return Decision::rest(self.say(Progress::Stalled, Reason::ProviderRefused, message, &[]));
             }
         };
-        let password = self.observed.secrets.get(&self.desired.auth_secret());
-        let password = password.and_then(|secret| secrets::password(secret));
+        let password = password(self.desired, self.observed);
         if self.desired.plan.engine.type_.is_redis_like() && password.is_none() {
             let report = self.working("making the password", &[]);
             return Decision::act(Step::Secret(SecretStep::CreateAuth), report);
         }
         let nodes = self.nodes(item_memory);
+        if let Some(step) = self.users.as_ref().and_then(Users::file) {
+            let report = self.working("writing the users that Pods start with", &nodes);
+            return Decision::act(Step::Secret(step), report);
+        }
         let decision = self
             .next(&nodes, password)
             .unwrap_or_else(|| Decision::rest(self.at_rest(&nodes)));
@@ -136,6 +144,7 @@ impl<'a> Instance<'a> {
             item_memory,
             restart: self.restart,
             leave: self.leave == Leave::Granted,
+            users: self.users.as_ref(),
         };
         let mut turn = true;
         let look = |name: &String| {
@@ -149,13 +158,22 @@ impl<'a> Instance<'a> {
 
     /// The next step, if there is one.
     fn next(&self, nodes: &[Node], password: Option<SecretString>) -> Option<Decision<Step>> {
-        let shared: Vec<_> = manifests::shared(self.desired, self.spec)
+        let shared: Vec<_> = manifests::shared(self.desired, self.spec, self.placement)
             .into_iter()
             .filter(|manifest| !self.observed.has(manifest))
             .collect();
         if !shared.is_empty() {
             let report = self.working("applying what all nodes share", nodes);
             return Some(Decision::act(Step::Apply(shared), report));
+        }
+        if let Some((pod, address, change)) = self.users.as_ref().and_then(Users::difference) {
+            let report = self.working(&format!("telling Pod {pod} of users"), nodes);
+            let step = Step::Users {
+                pod: pod.to_owned(),
+                address,
+                change,
+            };
+            return Some(Decision::act(step, report));
         }
         if let Some((step, doing)) = todo(nodes) {
             return Some(Decision::act(step, self.working(&doing, nodes)));
@@ -167,7 +185,7 @@ impl<'a> Instance<'a> {
         if nodes.iter().any(|node| node.stage != Stage::Settled) {
             return None;
         }
-        let surplus = self.surplus_objects();
+        let surplus = self.surplus_objects(nodes);
         (!surplus.is_empty()).then(|| {
             let report = self.working("removing what is not wanted any more", nodes);
             Decision::act(Step::Delete(surplus), report)
@@ -208,7 +226,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Objects that are not wanted any more, as far as they may go.
-    fn surplus_objects(&self) -> Vec<(Kind, String)> {
+    fn surplus_objects(&self, nodes: &[Node]) -> Vec<(Kind, String)> {
         let held: BTreeSet<_> = self.held_surplus().collect();
         let of_nodes = self.surplus.iter().filter(|name| !held.contains(name.as_str()));
         let of_nodes = of_nodes.flat_map(|name| {
@@ -220,11 +238,15 @@ impl<'a> Instance<'a> {
             ];
             deployments.chain(others)
         });
-        let budgeted = manifests::shared(self.desired, self.spec)
+        let budgeted = manifests::shared(self.desired, self.spec, self.placement)
             .iter()
             .any(|manifest| manifest.kind == Kind::PodDisruptionBudget);
         let budget = (Kind::PodDisruptionBudget, self.desired.name.clone());
+        let users = self.users.as_ref();
+        let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+        let secrets = users.map(|users| users.surplus(&pods, self.now)).unwrap_or_default();
         of_nodes
+            .chain(secrets.into_iter().map(|name| (Kind::Secret, name)))
             .chain((!budgeted && held.is_empty()).then_some(budget))
             .filter(|(kind, name)| self.observed.is_of(&self.desired.uid, *kind, name))
             .filter(|(kind, name)| !self.observed.is_deleting(*kind, name))
@@ -294,6 +316,9 @@ impl<'a> Instance<'a> {
             let message = format!("waiting for the end of {}", self.surplus.join(", "));
             return self.working(&message, nodes);
         }
+        if let Some(pending) = self.pending_users(nodes) {
+            return self.working(&pending, nodes);
+        }
         let first = self.names.first().and_then(|name| self.endpoint(name));
         let Some(endpoint) = first else {
             return self.working("waiting for the Service to get its address", nodes);
@@ -306,8 +331,20 @@ impl<'a> Instance<'a> {
         report
     }
 
-    /// When to look again although nothing changed.
+    /// What of the users is waited for.
+    fn pending_users(&self, nodes: &[Node]) -> Option<String> {
+        let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+        self.users.as_ref()?.pending(&pods)
+    }
+
+    /// When to look again although nothing changed. Of what Pods do with their users nobody tells.
     fn look_again(&self, nodes: &[Node]) -> Option<Duration> {
+        let users = self.pending_users(nodes).map(|_| LOOK_AGAIN);
+        users.into_iter().chain(self.opens(nodes)).min()
+    }
+
+    /// When something that waits for its time may be done.
+    fn opens(&self, nodes: &[Node]) -> Option<Duration> {
         let awaits = nodes.iter().any(|node| node.stage == Stage::Held) || self.held_surplus().next().is_some();
         let opens = match self.leave {
             Leave::At(time) if awaits => Some(time),
@@ -350,6 +387,10 @@ impl<'a> Instance<'a> {
             })
         };
         let mut report = report(self.desired, progress, reason, message);
+        if let Some(users) = &self.users {
+            let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+            report.record.users = users.record(&pods);
+        }
         let names = self.names.iter().map(String::as_str).filter(|name| !coming(name));
         report.nodes = names
             .chain(self.held_surplus())
@@ -382,6 +423,12 @@ impl<'a> Instance<'a> {
         let port = self.desired.plan.engine.type_.default_port();
         Some(Endpoint::new(host, port, false))
     }
+}
+
+/// The password of the default user.
+fn password(desired: &Desired, observed: &Observed) -> Option<SecretString> {
+    let secret = observed.secrets.get(&desired.auth_secret())?;
+    secrets::password(secret)
 }
 
 /// What is to be done for nodes now, and for what. What is to be applied for several is applied at once.

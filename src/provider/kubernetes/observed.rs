@@ -11,7 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::users::Credentials;
 use super::compare::stands_in;
+use super::users::Heard;
 use super::{Kind, Manifest};
 
 /// What stands in the cluster for one instance, by name.
@@ -31,6 +33,10 @@ pub struct Observed {
     pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     /// The Pods of its Deployments.
     pub pods: BTreeMap<String, Arc<Pod>>,
+    /// The passwords of its users.
+    pub credentials: Credentials,
+    /// What its Pods say of the users that they have.
+    pub heard: Heard,
 }
 
 impl Observed {
