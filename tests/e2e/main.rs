@@ -28,5 +28,6 @@ mod settings;
 mod steady;
 mod stories;
 mod updates;
+mod users;
 mod world;
 mod yaml;

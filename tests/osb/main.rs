@@ -6,6 +6,7 @@
 
 mod actions;
 mod audit;
+mod bindings;
 mod broker;
 mod concurrency;
 #[path = "../common/database.rs"]
