@@ -58,7 +58,7 @@ impl Switches {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
     /// In the cluster.
-    Kubernetes(kubernetes::Observed),
+    Kubernetes(Box<kubernetes::Observed>),
     /// On ElastiCache.
     ElastiCache(Box<elasticache::Observed>),
     /// Nowhere: its provider is switched off.
@@ -150,7 +150,7 @@ impl Providers {
         if desired.existence == Existence::Present {
             kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
         }
-        Ok(Seen::Kubernetes(observed))
+        Ok(Seen::Kubernetes(Box::new(observed)))
     }
 
     async fn observe_cluster(&self, desired: &Desired, at: Option<&Cluster>) -> Result<Seen, Fault> {

@@ -317,7 +317,10 @@ impl<'a> Instance<'a> {
             return self.working(&message, nodes);
         }
         if let Some(pending) = self.pending_users(nodes) {
-            return self.working(&pending, nodes);
+            // All others are served.
+            let mut report = self.say(Progress::ReadyAndReconciling, Reason::Updating, pending, nodes);
+            report.bound = true;
+            return report;
         }
         let first = self.names.first().and_then(|name| self.endpoint(name));
         let Some(endpoint) = first else {
