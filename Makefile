@@ -31,6 +31,11 @@ demo: setup ## Order caches, use them and give them back, on a sandbox
 test: setup ## Run every check and every test
 	@scripts/test
 
+.PHONY: fuzz
+fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
+	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"
+	cargo test --locked -p cache-broker --test osb -- --nocapture --test-threads=1 conformance fuzz
+
 .PHONY: lint
 lint: ## Check format and clippy's opinion
 	@cargo fmt --all --check

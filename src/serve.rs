@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
-use crate::control::outbox;
+use crate::control::{deadlines, outbox};
 use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
 use crate::osb::limits::{CallerLimits, Counter};
-use crate::osb::server::Tls;
+use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
@@ -100,7 +100,12 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     let facade_listener = if role.serves_api() {
         let tls = match (&settings.tls_cert_file, &settings.tls_key_file) {
             (Some(certificate), Some(key)) if !settings.insecure => {
-                Some(Tls::read(certificate, key).map_err(|error| error.to_string())?)
+                let paths = tls::Paths {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    client_authority: settings.osb_client_ca_file.clone(),
+                };
+                Some(Tls::read(paths).map_err(|error| error.to_string())?)
             }
             _ => None,
         };
@@ -129,7 +134,11 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         let (catalog_changes, catalog) = watch::channel(None);
         let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
             .then(|| Tokens::new(client.clone(), settings.osb_token_audience.clone()));
-        let authenticator = Arc::new(Authenticator::new(osb_credentials.as_deref(), tokens));
+        let mut authenticator = Authenticator::new(osb_credentials.as_deref(), tokens);
+        if settings.osb_client_ca_file.is_some() && !settings.insecure_no_auth {
+            authenticator = authenticator.and_certificates();
+        }
+        let authenticator = Arc::new(authenticator);
         if let (Some(_), Some(path)) = (&osb_credentials, &settings.osb_credentials_file) {
             tasks.spawn(keep_credentials(path.clone(), authenticator.clone(), stopped.clone()));
         }
@@ -182,6 +191,13 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 let (ledger, client, stopped) = (ledger.clone(), client.clone(), stopped.clone());
                 tasks.spawn(async move {
                     outbox::run(ledger, client, stopped).await;
+                    Ok(())
+                });
+            }
+            {
+                let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
+                tasks.spawn(async move {
+                    deadlines::run(ledger, stopped).await;
                     Ok(())
                 });
             }

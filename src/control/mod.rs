@@ -2,6 +2,7 @@
 //! tells the ledger what became of it.
 
 mod backups;
+pub mod deadlines;
 pub mod decide;
 mod events;
 mod finalizer;

@@ -25,7 +25,7 @@ use super::instances::Instances;
 use super::leader::Candidate;
 use super::plans::Plans;
 use super::pool;
-use super::projector::{self, Projector};
+use super::projector::Projector;
 use super::retries::Retries;
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
@@ -280,7 +280,6 @@ impl Operator {
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
                 outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
                 outcome = keeper.run() => Err(outcome.err().unwrap_or_else(|| ended("the keeper of the pools"))),
-                () = projector::expire(self.ledger.clone()) => Err(ended("the watch of deadlines")),
             }
         };
         tokio::select! {

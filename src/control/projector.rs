@@ -23,8 +23,6 @@ use crate::provider::kubernetes::{Scope, Stores};
 
 /// How soon a write is tried again that Postgres did not take.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often operations past their deadline are looked for.
-const EXPIRY: Duration = Duration::from_secs(5);
 
 /// Projects the resources of one scope into the ledger, in one epoch.
 pub struct Projector {
@@ -38,19 +36,6 @@ pub struct Projector {
     pub client: Client,
     /// Hears of every plan whose instances changed.
     pub plans: mpsc::Sender<ObjectRef<CachePlan>>,
-}
-
-/// Fails operations past their deadline, for ever.
-pub async fn expire(ledger: Ledger) {
-    let mut tick = tokio::time::interval(EXPIRY);
-    loop {
-        tick.tick().await;
-        match ledger.expire_operations().await {
-            Ok(0) => {}
-            Ok(ended) => tracing::warn!(ended, "operations outlived their deadline"),
-            Err(error) => tracing::warn!(%error, "looking for operations past their deadline"),
-        }
-    }
 }
 
 impl Projector {

@@ -1,6 +1,6 @@
 //! Who may speak to the broker (OSB 2.17, "Platform to Service Broker Authentication"): platforms that send one of the
 //! configured pairs of user and password over HTTP Basic, and, where that is switched on, whoever has a Kubernetes token
-//! and may by RBAC.
+//! and may by RBAC, or a client certificate of an authority that is trusted with that.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::OsbError;
+use super::tls::Subject;
 use super::tokens::Tokens;
 
 /// Padding is often left out.
@@ -33,6 +34,7 @@ struct Known {
 pub struct Authenticator {
     basic: Option<RwLock<Vec<Known>>>,
     tokens: Option<Tokens>,
+    certificates: bool,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -40,6 +42,7 @@ impl std::fmt::Debug for Authenticator {
         f.debug_struct("Authenticator")
             .field("credentials", &self.basic.as_ref().map(|basic| basic.read().len()))
             .field("tokens", &self.tokens)
+            .field("certificates", &self.certificates)
             .finish()
     }
 }
@@ -51,6 +54,16 @@ impl Authenticator {
         Self {
             basic: credentials.map(|pairs| RwLock::new(known(pairs))),
             tokens,
+            certificates: false,
+        }
+    }
+
+    /// Lets in who has a client certificate, too.
+    #[must_use]
+    pub fn and_certificates(self) -> Self {
+        Self {
+            certificates: true,
+            ..self
         }
     }
 
@@ -61,29 +74,43 @@ impl Authenticator {
         }
     }
 
-    /// The name of whom a request is from. The time it takes does not tell which pair came close: digests of one length
-    /// are compared, and always all of them.
+    /// The name of whom a request is from. Credentials that are sent are the ones that count, before a certificate. The
+    /// time it takes does not tell which pair came close: digests of one length are compared, and always all of them.
     ///
     /// # Errors
     /// When the request has no credentials that are known, or those of somebody who may not, or nobody can be asked.
-    pub(super) async fn authenticate(&self, method: &Method, headers: &HeaderMap) -> Result<String, OsbError> {
-        if self.basic.is_none() && self.tokens.is_none() {
+    pub(super) async fn authenticate(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        subject: Option<&Subject>,
+    ) -> Result<String, OsbError> {
+        if self.basic.is_none() && self.tokens.is_none() && !self.certificates {
             return Ok(ANYBODY.to_owned());
         }
         if let (Some(tokens), Some(token)) = (&self.tokens, bearer(headers)) {
             return tokens.caller(token, method).await;
         }
-        let basic = self.basic.as_ref().ok_or_else(OsbError::unauthorized)?;
-        let given = self::basic(headers).ok_or_else(OsbError::unauthorized)?;
-        let given = digest(&SHA256, &given);
-        let mut caller = None;
-        for known in &*basic.read() {
-            if verify_slices_are_equal(known.digest.as_ref(), given.as_ref()).is_ok() {
-                caller = Some(known.user.clone());
-            }
+        if let Some(pairs) = self.basic.as_ref().filter(|_| headers.contains_key(AUTHORIZATION)) {
+            return given(headers, &pairs.read());
         }
-        caller.ok_or_else(OsbError::unauthorized)
+        subject
+            .filter(|_| self.certificates)
+            .map(|subject| format!("certificate:{}", subject.as_str()))
+            .ok_or_else(OsbError::unauthorized)
     }
+}
+
+/// Whose pair is sent.
+fn given(headers: &HeaderMap, pairs: &[Known]) -> Result<String, OsbError> {
+    let given = digest(&SHA256, &basic(headers).ok_or_else(OsbError::unauthorized)?);
+    let mut caller = None;
+    for known in pairs {
+        if verify_slices_are_equal(known.digest.as_ref(), given.as_ref()).is_ok() {
+            caller = Some(known.user.clone());
+        }
+    }
+    caller.ok_or_else(OsbError::unauthorized)
 }
 
 fn known(pairs: &[(String, SecretString)]) -> Vec<Known> {
@@ -125,7 +152,7 @@ mod tests {
     }
 
     async fn caller(authenticator: &Authenticator, headers: &HeaderMap) -> Result<String, OsbError> {
-        authenticator.authenticate(&Method::GET, headers).await
+        authenticator.authenticate(&Method::GET, headers, None).await
     }
 
     fn with(value: &str) -> HeaderMap {

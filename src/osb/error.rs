@@ -160,6 +160,14 @@ impl OsbError {
         )
     }
 
+    /// The same, with the name by which the log's lines on the request are found.
+    pub fn of_request(self, identity: &str) -> Self {
+        Self {
+            description: format!("{}, at request {identity}", self.description),
+            ..self
+        }
+    }
+
     /// 503: something the broker needs is away; nothing was recorded.
     pub fn unavailable(description: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, description)

@@ -104,12 +104,7 @@ impl Facade {
         let request = UpdateRequest::parse(body, &asking.query, asking.version, self.webhook_policy)?;
         let asked = Asked {
             plan: request.plan_id.as_ref().map(ToString::to_string),
-            parameters: request
-                .parameters
-                .iter()
-                .flatten()
-                .map(|(name, _)| name.clone())
-                .collect(),
+            parameters: request.parameters.as_ref().map(names).unwrap_or_default(),
             ..asking.asked(Request::Update)
         };
         decide::update::admit(&request)?;

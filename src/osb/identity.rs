@@ -1,9 +1,12 @@
 //! Whom a request is from, as its headers say (OSB 2.17, "Originating Identity", "Request Identity").
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::error::OsbError;
@@ -35,6 +38,17 @@ pub(super) fn request(headers: &HeaderMap) -> Option<String> {
         .take(MAX_REQUEST)
         .collect();
     (!text.is_empty()).then_some(text)
+}
+
+/// By what the log names a request, and the header that its reply echoes: the platform's name for it, or else one of
+/// ours, which is no platform's and is echoed only where it helps.
+pub(super) fn shown(headers: &HeaderMap) -> (String, Option<HeaderValue>) {
+    static PROCESS: LazyLock<u32> = LazyLock::new(rand::random);
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let given = headers.get(REQUEST).cloned();
+    let name =
+        request(headers).unwrap_or_else(|| format!("{:08x}-{}", *PROCESS, REQUESTS.fetch_add(1, Ordering::Relaxed)));
+    (name, given)
 }
 
 /// Who asks.
@@ -81,7 +95,7 @@ fn originating(headers: &HeaderMap) -> Result<Option<Originating>, OsbError> {
 #[cfg(test)]
 mod tests {
     use base64::prelude::BASE64_STANDARD;
-    use http::{HeaderValue, StatusCode};
+    use http::StatusCode;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -105,6 +119,19 @@ mod tests {
             assert_eq!(Value::Object(originating.identity), user);
         }
         assert_eq!(asker("u".to_owned(), &HeaderMap::new()).unwrap().originating, None);
+    }
+
+    #[test]
+    fn every_request_has_a_name_and_only_the_platforms_is_its_own() {
+        let (name, echoed) = shown(&with(REQUEST, b"request-1"));
+        assert_eq!(
+            (name.as_str(), echoed.unwrap().as_bytes()),
+            ("request-1", &b"request-1"[..])
+        );
+        let (first, second) = (shown(&HeaderMap::new()), shown(&HeaderMap::new()));
+        assert_ne!(first.0, second.0);
+        assert_eq!((first.1, second.1), (None, None));
+        assert_eq!(request(&HeaderMap::new()), None);
     }
 
     #[test]

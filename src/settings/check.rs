@@ -75,8 +75,9 @@ impl Settings {
         let keys = read_keys(self.ledger_keys_file.as_deref())
             .map_err(|error| errors.push(error))
             .ok();
-        let by_token_only = self.osb_token_review && self.osb_credentials_file.is_none();
-        let osb_credentials = if role.serves_api() && !self.insecure_no_auth && !by_token_only {
+        let otherwise = self.osb_token_review || self.osb_client_ca_file.is_some();
+        let passwords = self.osb_credentials_file.is_some() || !otherwise;
+        let osb_credentials = if role.serves_api() && !self.insecure_no_auth && passwords {
             read_credentials(self.osb_credentials_file.as_deref())
                 .map_err(|error| errors.push(error))
                 .ok()
@@ -87,6 +88,12 @@ impl Settings {
         if role.serves_api() && !self.insecure && (self.tls_cert_file.is_none() || self.tls_key_file.is_none()) {
             errors.push(
                 "TLS_CERT_FILE and TLS_KEY_FILE are not both set: name PEM files, or pass --insecure to serve plain HTTP"
+                    .to_owned(),
+            );
+        }
+        if role.serves_api() && self.insecure && self.osb_client_ca_file.is_some() {
+            errors.push(
+                "OSB_CLIENT_CA_FILE is set, and plain HTTP has no client certificates: serve TLS, or leave one of them out"
                     .to_owned(),
             );
         }
@@ -158,7 +165,7 @@ fn read_keys(path: Option<&Path>) -> Result<KeyRing, String> {
 /// When there is no such file, or a line is something else, or there is none.
 pub fn read_credentials(path: Option<&Path>) -> Result<Vec<(String, SecretString)>, String> {
     let Some(path) = path else {
-        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or set OSB_TOKEN_REVIEW=true for Kubernetes tokens, or pass --insecure-no-auth to serve anybody".to_owned());
+        return Err("OSB_CREDENTIALS_FILE is not set: make one with `echo \"platform:$(head -c 24 /dev/urandom | base64)\" > osb.credentials`, or set OSB_TOKEN_REVIEW=true for Kubernetes tokens, or OSB_CLIENT_CA_FILE for client certificates, or pass --insecure-no-auth to serve anybody".to_owned());
     };
     let text = SecretString::from(
         std::fs::read_to_string(path)
@@ -220,6 +227,16 @@ mod tests {
                 "{variable}: {errors:?}"
             );
         }
+    }
+
+    #[test]
+    fn refuses_client_certificates_without_tls() {
+        let refused = |error: &String| error.starts_with("OSB_CLIENT_CA_FILE");
+        assert!(check(&["--insecure", "--osb-client-ca-file=ca"]).iter().any(refused));
+        let errors = check(&["--osb-client-ca-file=ca"]);
+        assert!(!errors.iter().any(refused));
+        let asked = |error: &String| error.starts_with("OSB_CREDENTIALS_FILE");
+        assert!(!errors.iter().any(asked), "{errors:?}");
     }
 
     #[test]

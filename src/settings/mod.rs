@@ -155,6 +155,11 @@ pub struct Settings {
     #[arg(long, env = "OSB_TOKEN_AUDIENCE")]
     pub osb_token_audience: Option<String>,
 
+    /// PEM file with the authorities whose client certificates let a caller in, under the certificate's subject; every
+    /// certificate of theirs does. Read again when it changes. OSB_CREDENTIALS_FILE is not needed then.
+    #[arg(long, env = "OSB_CLIENT_CA_FILE")]
+    pub osb_client_ca_file: Option<PathBuf>,
+
     /// Requests a second of one caller, on average; as many again may come at once. The catalog is not counted. 0 is no
     /// limit.
     #[arg(long, env = "OSB_RATE", default_value_t = 0)]

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::LogFormat;
 
-/// Begins logging to standard error.
+/// Begins logging to standard error, panics included: they are told like everything else, with what was going on.
 ///
 /// # Errors
 /// When the directives cannot be understood.
@@ -30,5 +30,10 @@ pub fn log(directives: &str, format: LogFormat) -> Result<(), String> {
             .with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr))
             .try_init(),
     };
-    begun.map_err(|error| format!("beginning to log: {error}"))
+    begun.map_err(|error| format!("beginning to log: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, reason = panic.payload_as_str(), "panic");
+    }));
+    Ok(())
 }

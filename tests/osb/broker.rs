@@ -138,6 +138,7 @@ impl Broker {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
         let (mut parts, body) = request.into_parts();
         let (method, path) = (parts.method.clone(), parts.uri.to_string());
+        let sent = body.clone().collect().await.unwrap().to_bytes();
         parts.uri = format!("http://{}{}", self.address, parts.uri).parse().unwrap();
         let response = tokio::time::timeout(PATIENCE, self.client.request(Request::from_parts(parts, body)));
         let response = response.await.unwrap().unwrap();
@@ -148,6 +149,13 @@ impl Broker {
         }
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         document::check(&method, &path, parts.status, &body);
+        if parts.status.is_success() {
+            let sent = serde_json::from_slice(&sent).unwrap_or(Value::Null);
+            document::check_request(&method, &path, &sent);
+        }
+        if body["openapi"].is_string() {
+            document::check_document(&body);
+        }
         Reply {
             status: parts.status,
             headers: parts.headers,

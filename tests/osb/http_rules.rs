@@ -1,9 +1,11 @@
+use std::io::Read;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cache_broker::osb::{Catalog, Services};
+use flate2::read::GzDecoder;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -125,7 +127,7 @@ async fn the_catalog_is_served_by_version_and_entity_tag() {
     };
     let latest = get("2.17", None).await;
     let tag = latest.headers["etag"].to_str().unwrap().to_owned();
-    assert_eq!(latest.headers["vary"], "X-Broker-API-Version");
+    assert_eq!(latest.headers["vary"], "X-Broker-API-Version, Accept-Encoding");
     let plan = &latest.body["services"][0]["plans"][0];
     assert_eq!(plan["maintenance_info"]["version"], json!("3.0.0"));
     let oldest = get("2.13", None).await;
@@ -146,6 +148,62 @@ async fn the_catalog_is_served_by_version_and_entity_tag() {
     let catalog = Catalog::new(&Services::read(None).unwrap(), [&edited], &|_| true);
     broker.catalog.send_replace(Some(Arc::new(catalog)));
     assert_eq!(get("2.17", Some(&tag)).await.status, 200);
+}
+
+/// RFC 9110, 8.8.3.3: what is encoded otherwise has another tag.
+#[tokio::test]
+async fn the_catalog_is_compressed_for_who_takes_that() {
+    let broker = Broker::start().await;
+    let get = async |encoding: Option<&str>, tag: Option<&str>| {
+        let headers = [("accept-encoding", encoding), ("if-none-match", tag)];
+        let headers: String = headers
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value?)))
+            .collect();
+        let request = format!(
+            "GET /v2/catalog HTTP/1.1\r\nhost: x\r\nx-broker-api-version: 2.17\r\nauthorization: Basic {}\r\n\
+             {headers}connection: close\r\n\r\n",
+            BASE64_STANDARD.encode("u:p")
+        );
+        let mut stream = TcpStream::connect(broker.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes))
+            .await
+            .unwrap()
+            .unwrap();
+        let at = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(bytes[..at].to_vec()).unwrap().to_ascii_lowercase();
+        (head, bytes[at + 4..].to_vec())
+    };
+    let tag = |head: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix("etag: "));
+        line.unwrap().to_owned()
+    };
+    let (plain_head, plain) = get(None, None).await;
+    let (head, body) = get(Some("br, gzip;q=0.8"), None).await;
+    assert!(
+        head.contains("content-encoding: gzip") && !plain_head.contains("content-encoding"),
+        "{head}"
+    );
+    assert!(body.len() * 2 < plain.len(), "{} of {}", body.len(), plain.len());
+    let mut read = Vec::new();
+    GzDecoder::new(&*body).read_to_end(&mut read).unwrap();
+    assert_eq!(read, plain);
+    assert_ne!(tag(&head), tag(&plain_head));
+    for (encoding, known, status) in [
+        (Some("gzip"), tag(&head), "304"),
+        (Some("gzip"), tag(&plain_head), "200"),
+        (None, tag(&plain_head), "304"),
+        (Some("gzip;q=0"), tag(&head), "200"),
+    ] {
+        let (head, _) = get(encoding, Some(&known)).await;
+        assert!(
+            head.starts_with(&format!("http/1.1 {status}")),
+            "{encoding:?} {known}: {head}"
+        );
+        assert!(head.contains("vary: x-broker-api-version, accept-encoding"), "{head}");
+    }
 }
 
 /// Platforms forget the plans that a catalog lacks, so there is none until the plans were read.

@@ -9,9 +9,11 @@ mod audit;
 mod bindings;
 mod broker;
 mod concurrency;
+mod conformance;
 #[path = "../common/database.rs"]
 mod database;
 mod document;
+mod fuzz;
 mod hostile;
 mod http_rules;
 mod instance_life;
@@ -22,5 +24,6 @@ mod pool;
 mod receiver;
 mod secrets;
 mod serving;
+mod tls;
 mod updates;
 mod webhooks;

@@ -4,28 +4,25 @@ use std::time::Duration;
 use cache_broker::osb::limits::Counter;
 use cache_broker::osb::{self, Authenticator, Catalog, Facade, Namespaces, Quotas, Services, server};
 use cache_broker::webhooks::Policy;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use sandbox::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
-use tokio_rustls::TlsConnector;
 
 use crate::broker::{PATIENCE, ledger, plan};
 
-const REQUEST: &str =
-    "GET /v2/catalog HTTP/1.1\r\nhost: localhost\r\nx-broker-api-version: 2.17\r\nconnection: close\r\n\r\n";
-
 /// A facade that serves anybody, whose database nobody needs to reach.
 fn facade() -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
+    facade_for(Authenticator::new(None, None))
+}
+
+/// The same, for those whom an authenticator knows.
+pub fn facade_for(authenticator: Authenticator) -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
     let catalog = Catalog::new(&Services::read(None).unwrap(), [&plan()], &|_| true);
     let (send, catalog) = watch::channel(Some(Arc::new(catalog)));
     let facade = Facade {
         ledger: ledger("postgres://u:p@127.0.0.1:1/d?sslmode=disable"),
         catalog,
-        authenticator: Arc::new(Authenticator::new(None, None)),
+        authenticator: Arc::new(authenticator),
         namespaces: Namespaces {
             memcached: "m".to_owned(),
             redis: "r".to_owned(),
@@ -36,42 +33,6 @@ fn facade() -> (Arc<Facade>, watch::Sender<Option<Arc<Catalog>>>) {
         quotas: Quotas::default(),
     };
     (Arc::new(facade), send)
-}
-
-#[tokio::test]
-async fn the_api_is_served_over_tls() {
-    let authority = Authority::new().unwrap();
-    let issued = authority.issue(["localhost"]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-    std::fs::write(&certificate, &issued.certificate).unwrap();
-    std::fs::write(&key, &issued.key).unwrap();
-    let tls = server::Tls::read(&certificate, &key).unwrap();
-
-    let (facade, _catalog) = facade();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(server::serve(facade, listener, Some(tls), std::future::pending()));
-
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(authority.certificate().as_bytes()).unwrap())
-        .unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(address).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .unwrap();
-    stream.write_all(REQUEST.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,0 +1,300 @@
+//! TLS from files that are read again when they change: the server's certificate and key, and whose certificates clients
+//! may have.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+/// How often the files are looked at.
+const RELOAD: Duration = Duration::from_secs(30);
+/// The longest subject that is kept, in characters.
+const MAX_SUBJECT: usize = 255;
+
+/// The files.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The server's certificate chain (`TLS_CERT_FILE`).
+    pub certificate: PathBuf,
+    /// Its key (`TLS_KEY_FILE`).
+    pub key: PathBuf,
+    /// The authorities whose certificates clients may have (`OSB_CLIENT_CA_FILE`); without, none is asked for.
+    pub client_authority: Option<PathBuf>,
+}
+
+/// What the files hold.
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_authority: Option<Vec<u8>>,
+}
+
+/// How connections are secured, as the files have it.
+#[derive(Debug)]
+pub struct Tls {
+    paths: Paths,
+    contents: Contents,
+    config: Arc<ServerConfig>,
+    period: Duration,
+}
+
+/// Why TLS cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("reading {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} is no PEM file with {expected}: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What it should have.
+        expected: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate and key do not go together.
+    #[error("serving {} with {}: {source}", certificate.display(), key.display())]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What the TLS library says.
+        source: rustls::Error,
+    },
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one cannot be read, or certificate and key do not go together.
+    pub fn read(paths: Paths) -> Result<Self, TlsError> {
+        let contents = Contents::read(&paths)?;
+        let config = config(&paths, &contents)?;
+        Ok(Self {
+            paths,
+            contents,
+            config,
+            period: RELOAD,
+        })
+    }
+
+    /// Has the files looked at that often.
+    #[must_use]
+    pub fn looked_at_every(self, period: Duration) -> Self {
+        Self { period, ..self }
+    }
+
+    pub(super) fn period(&self) -> Duration {
+        self.period
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    /// Reads the files again if they changed. What cannot be served leaves the old ones in place.
+    pub(super) fn reload(&mut self) {
+        let read = || {
+            let contents = Contents::read(&self.paths)?;
+            if contents == self.contents {
+                return Ok(None);
+            }
+            let config = config(&self.paths, &contents)?;
+            Ok::<_, TlsError>(Some((contents, config)))
+        };
+        match read() {
+            Ok(None) => {}
+            Ok(Some((contents, config))) => {
+                tracing::info!(certificate = %self.paths.certificate.display(), "certificates loaded again");
+                (self.contents, self.config) = (contents, config);
+            }
+            Err(error) => tracing::warn!(%error, "the changed certificates are not served; the old ones still are"),
+        }
+    }
+}
+
+impl Contents {
+    fn read(paths: &Paths) -> Result<Self, TlsError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| TlsError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        Ok(Self {
+            certificate: read(&paths.certificate)?,
+            key: read(&paths.key)?,
+            client_authority: paths.client_authority.as_deref().map(read).transpose()?,
+        })
+    }
+}
+
+fn refused(path: &Path, expected: &'static str, reason: impl ToString) -> TlsError {
+    TlsError::Refused {
+        path: path.to_owned(),
+        expected,
+        reason: reason.to_string(),
+    }
+}
+
+fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(contents)
+        .collect::<Result<_, _>>()
+        .map_err(|error| refused(path, "certificates", error))?;
+    if found.is_empty() {
+        return Err(refused(path, "certificates", "it has none"));
+    }
+    Ok(found)
+}
+
+fn config(paths: &Paths, contents: &Contents) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = certificates(&paths.certificate, &contents.certificate)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| refused(&paths.key, "a private key", error))?;
+    let mismatch = |source| TlsError::Mismatch {
+        certificate: paths.certificate.clone(),
+        key: paths.key.clone(),
+        source,
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?;
+    let builder = match paths
+        .client_authority
+        .as_deref()
+        .zip(contents.client_authority.as_deref())
+    {
+        None => builder.with_no_client_auth(),
+        Some((path, contents)) => builder.with_client_cert_verifier(verifier(path, contents, provider)?),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(mismatch)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Checks the certificates of clients that have one. Who has none may be let in by other credentials, and is else refused
+/// in words rather than by a broken connection.
+fn verifier(
+    path: &Path,
+    contents: &[u8],
+    provider: Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, contents)? {
+        roots
+            .add(certificate)
+            .map_err(|error| refused(path, "certificates of authorities", error))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| refused(path, "certificates of authorities", error))
+}
+
+/// Whom a client's certificate is made out to (RFC 5280, 4.1.2.6), as RFC 4514 writes it: `CN=platform,O=example`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subject(Arc<str>);
+
+impl Subject {
+    /// The subject of a certificate that was checked. `None` if it is made out to nobody.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = Certificate::from_der(certificate).ok()?;
+        let subject: String = certificate
+            .tbs_certificate
+            .subject
+            .to_string()
+            .chars()
+            .filter(|character| !character.is_control())
+            .take(MAX_SUBJECT)
+            .collect();
+        (!subject.is_empty()).then(|| Self(subject.into()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox::certificates::{Authority, Certificate};
+
+    use super::*;
+
+    fn paths(folder: &Path) -> Paths {
+        Paths {
+            certificate: folder.join("crt"),
+            key: folder.join("key"),
+            client_authority: None,
+        }
+    }
+
+    #[test]
+    fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
+        let authority = Authority::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(folder.path());
+        let write = |issued: &Certificate| {
+            std::fs::write(&paths.certificate, &issued.certificate).unwrap();
+            std::fs::write(&paths.key, &issued.key).unwrap();
+        };
+        let (first, second) = (authority.issue(["a"]).unwrap(), authority.issue(["b"]).unwrap());
+        write(&first);
+        let mut tls = Tls::read(paths.clone()).unwrap();
+        let served = tls.config();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config), "nothing changed");
+        // Half a renewal: the certificate without its key.
+        std::fs::write(&paths.certificate, &second.certificate).unwrap();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config));
+        std::fs::remove_file(&paths.key).unwrap();
+        tls.reload();
+        assert!(Arc::ptr_eq(&served, &tls.config));
+        write(&second);
+        tls.reload();
+        assert!(!Arc::ptr_eq(&served, &tls.config));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_said_with_its_file() {
+        let issued = Authority::new().unwrap().issue(["a"]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut paths = paths(folder.path());
+        let message = |paths: &Paths| Tls::read(paths.clone()).unwrap_err().to_string();
+        assert!(message(&paths).starts_with("reading "), "{}", message(&paths));
+        std::fs::write(&paths.certificate, "").unwrap();
+        std::fs::write(&paths.key, "").unwrap();
+        assert!(
+            message(&paths).contains("certificates: it has none"),
+            "{}",
+            message(&paths)
+        );
+        std::fs::write(&paths.certificate, &issued.certificate).unwrap();
+        assert!(message(&paths).contains("a private key"), "{}", message(&paths));
+        std::fs::write(&paths.key, &issued.key).unwrap();
+        assert!(Tls::read(paths.clone()).is_ok());
+        paths.client_authority = Some(folder.path().join("ca"));
+        std::fs::write(folder.path().join("ca"), "").unwrap();
+        let said = message(&paths);
+        assert!(said.contains("/ca is no PEM file with certificates"), "{said}");
+    }
+}
