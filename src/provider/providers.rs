@@ -158,7 +158,15 @@ impl Providers {
             return Ok(Seen::Disabled(ProviderKind::ElastiCache));
         };
         let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-        let seen = elasticache::observe(&elasticache.poller, desired, at, &elasticache.defaults, secrets).await?;
+        let seen = elasticache::observe(
+            &self.kube,
+            &elasticache.poller,
+            desired,
+            at,
+            &elasticache.defaults,
+            secrets,
+        )
+        .await?;
         Ok(Seen::ElastiCache(Box::new(seen)))
     }
 
@@ -184,7 +192,8 @@ impl Providers {
             }
             (Step::ElastiCache(step), Some(elasticache)) => {
                 let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-                elasticache::act(&self.kube, &elasticache.poller, desired, &secrets, step).await?;
+                let (poller, defaults) = (&elasticache.poller, &elasticache.defaults);
+                elasticache::act(&self.kube, poller, defaults, desired, &secrets, step).await?;
                 Ok(match step {
                     elasticache::Step::Secret(_) => AFTER_CLUSTER_STEP,
                     _ => Duration::ZERO,

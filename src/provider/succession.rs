@@ -409,10 +409,6 @@ fn decide_at(switches: &Switches, desired: &Desired, seen: &Seen, now: Timestamp
         {
             unsupported(desired, "memcached has no backups: take spec.restore back".to_owned())
         }
-        (Seen::ElastiCache(_), Some(ProviderSpec::ElastiCache(_))) if desired.plan.has_users() => unsupported(
-            desired,
-            "users on ElastiCache are not made yet: take a plan with shared credentials".to_owned(),
-        ),
         (Seen::ElastiCache(seen), Some(ProviderSpec::ElastiCache(spec))) => match &switches.elasticache {
             Some(defaults) => elasticache::present(desired, spec, defaults, seen, now).map(Step::ElastiCache),
             None => disabled(desired, ProviderKind::ElastiCache),

@@ -223,10 +223,7 @@ fn a_change_in_place_is_made_at_once_and_one_that_loses_data_waits_for_leave() {
         "{}",
         sunday.report.message
     );
-    assert_eq!(
-        sunday.again,
-        crate::provider::Again::After(std::time::Duration::from_secs(13 * 3600))
-    );
+    assert_eq!(sunday.again, Again::After(std::time::Duration::from_secs(13 * 3600)));
     let monday = run_at(&wanted, &before, at("2026-11-23T01:30:00Z"));
     assert!(matches!(monday.step, Next::Act(Step::Modify(..))));
     wanted.consent = crate::provider::Consent::Given;

@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
+use super::super::users::Credentials;
 use super::super::{Cluster, Consent, Desired, Existence, Published, Record};
 use super::{Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Target, Tls, provider_id};
 use crate::api::{Authentication, CachePlanSpec, Endpoint, Node, Owner, Topology};
@@ -132,6 +133,7 @@ pub(in super::super) fn made(plan: &CachePlanSpec, generation: u32) -> Live {
             tls,
             at_rest: spec.at_rest_encryption.unwrap_or(false),
             authentication: spec.authentication == Some(Authentication::Token),
+            user_groups: BTreeSet::new(),
             maintenance_window: Some(
                 spec.maintenance_window
                     .clone()
@@ -214,6 +216,12 @@ pub(in super::super) fn modified(mut live: Live, modification: &Modification) ->
                 config.version.clone_from(&settings.version);
             } else {
                 set(&mut config.version, &settings.version);
+            }
+            if let Some(group) = &settings.user_group {
+                assert!(
+                    config.user_groups.insert(group.clone()),
+                    "a group that it has was added"
+                );
             }
             set(&mut config.parameter_group, &settings.parameter_group);
             set(&mut config.node_type, &settings.node_type);
@@ -308,6 +316,8 @@ pub(in super::super) fn observed(place: Cluster, live: Option<Live>) -> Observed
         ownership: Ownership::Unreadable,
         failure: None,
         secrets: BTreeMap::new(),
+        access: None,
+        credentials: Credentials::new(),
     }
 }
 

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 
+use super::super::users::{self, Credentials};
 use super::super::{Cluster, Desired, Existence, Fault};
-use super::{Defaults, Observed, Ownership, Phase, Poller, Target, provider_id};
+use super::{Defaults, Observed, Ownership, Phase, Poller, Target, access, provider_id};
 use crate::api::{DeletionPolicy, Topology};
 
 /// How many generations are looked for when a status is lost.
@@ -12,11 +13,13 @@ const GENERATIONS: u32 = 16;
 
 /// Gathers what there is of an instance on ElastiCache, at a place or, without one, where it is to be first.
 ///
-/// Tags are read only until they have proven that the cache is ours, or to let it go; events only when it has failed.
+/// Tags are read only until they have proven that the cache is ours, or to let it go; events only when it has failed;
+/// users only where there are some.
 ///
 /// # Errors
 /// When ElastiCache does not answer.
 pub async fn observe(
+    kube: &kube::Client,
     poller: &Poller,
     desired: &Desired,
     place: Option<&Cluster>,
@@ -40,12 +43,24 @@ pub async fn observe(
             failure = poller.newest_event(&place.target).await;
         }
     }
+    let (mut access, mut credentials) = (None, Credentials::new());
+    if access::may_have_users(desired) {
+        let leaving = desired.existence != Existence::Present;
+        let group = access::group_id(defaults, desired);
+        let asked = |group: Option<&access::UserGroup>| access::asked_users(defaults, desired, group, leaving);
+        access = Some(poller.access(&group, asked).await?);
+        if !leaving {
+            credentials = users::find(kube, desired, &secrets).await?;
+        }
+    }
     Ok(Observed {
         place,
         live,
         ownership,
         failure,
         secrets,
+        access,
+        credentials,
     })
 }
 

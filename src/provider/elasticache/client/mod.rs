@@ -6,6 +6,7 @@
 mod change;
 mod describe;
 mod snapshots;
+mod users;
 mod view;
 
 pub use snapshots::{Snapshot, SnapshotState};
