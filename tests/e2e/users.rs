@@ -256,6 +256,70 @@ async fn a_broker_that_is_killed_loses_no_binding_and_no_unbinding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
+    let world = shared().await;
+    let osb = world.osb();
+    let elasticache = || world.sandbox.elasticache().unwrap();
+    let ca_file = elasticache().ca_file();
+    let spec = json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true });
+    let redis_plan = plan(
+        world,
+        json!({ "type": "redis", "version": "7.1" }),
+        "elasticache",
+        spec.clone(),
+    )
+    .await;
+    let valkey_plan = plan(
+        world,
+        json!({ "type": "valkey", "version": "7.2" }),
+        "elasticache",
+        spec,
+    )
+    .await;
+    let mut order = have(&osb, &redis_plan).await;
+    let place = world.place(&order).await;
+    let (a, b) = tokio::join!(bound(&osb, &order, "a"), bound(&osb, &order, "b"));
+    says(&a, ca_file, &["set", "key", "value"], "OK").await;
+    says(&b, ca_file, &["get", "key"], "value").await;
+    let instance = world.instance(&place).await.unwrap();
+    let status = instance.status.as_ref().unwrap();
+    let group = status.user_group.clone().unwrap();
+    assert!(elasticache().remaining().user_groups.contains(&group));
+    let provider_id = status.provider_id.clone().unwrap();
+
+    unbound(&osb, &order, "a").await;
+    let answer = redis(&a, ca_file, &["get", "key"]).await;
+    assert!(refused(&answer), "{answer}");
+    says(&b, ca_file, &["get", "key"], "value").await;
+    assert_eq!(
+        elasticache().remaining().users.len(),
+        2,
+        "the default user, and that of b"
+    );
+    // The operator's own user holds.
+    assert_eq!(osb.act(&order, "stats").await.status, StatusCode::OK);
+
+    // Redis becomes valkey, with its users.
+    let change = json!({ "service_id": REDIS, "plan_id": valkey_plan });
+    let operation = osb.patch(&order, &change).await.operation();
+    let (state, description) = osb.ended(&order, &operation).await;
+    assert_eq!(state, "succeeded", "{description}");
+    order.plan = valkey_plan;
+    says(&b, ca_file, &["get", "key"], "value").await;
+    let c = bound(&osb, &order, "c").await;
+    says(&c, ca_file, &["get", "key"], "value").await;
+    assert_eq!(secrets_of_users(world, &place).await, 2);
+
+    osb.give_back(&order).await;
+    world.until_nothing_is_left(&place, Some(&provider_id)).await;
+    let left = elasticache().remaining();
+    assert_eq!(
+        (left.users, left.user_groups),
+        (Vec::<String>::new(), Vec::<String>::new())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_by_yaml_have_the_passwords_of_their_secrets() {
     let world = shared().await;
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
