@@ -31,6 +31,10 @@ demo: setup ## Order caches, use them and give them back, on a sandbox
 test: setup ## Run every check and every test
 	@scripts/test
 
+.PHONY: scale
+scale: setup ## Show with 500 instances how few calls to AWS they need
+	@CONVERGENCE_INSTANCES=500 cargo test --locked --test e2e many_instances -- --nocapture
+
 .PHONY: fuzz
 fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
 	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"

@@ -13,6 +13,12 @@ pub const RECONCILING: &str = "Reconciling";
 /// Work has stopped: it cannot go on until somebody changes something.
 pub const STALLED: &str = "Stalled";
 
+/// The plan of an instance has a later revision than the one it runs from; the message says what moving to it would do.
+pub const UPDATE_AVAILABLE: &str = "UpdateAvailable";
+
+/// The provider supports the version of the engine that runs; the message says until when, and what it costs not to move.
+pub const ENGINE_SUPPORTED: &str = "EngineSupported";
+
 /// Why an instance is, or is not, ready: one word for people and programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {

@@ -196,6 +196,12 @@ pub struct CacheInstanceStatus {
     /// How many times it was replaced by a new one in the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_generation: Option<u32>,
+    /// What is known of the tags that were put on it in the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_tags: Option<ProviderTags>,
+    /// The engine and its version, as they run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<RunningEngine>,
     /// Who runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderKind>,
@@ -260,6 +266,31 @@ pub struct Replacement {
     /// How many the instance had before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u32>,
+    /// What is known of the tags that were put on it in the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<ProviderTags>,
+}
+
+/// Tags that were put on a cache in the provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderTags {
+    /// Every key that may be there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+    /// What they say, as a digest, once that was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// An engine that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunningEngine {
+    /// Which engine.
+    #[serde(rename = "type")]
+    pub type_: EngineType,
+    /// Its version, as the provider tells it.
+    pub version: String,
 }
 
 /// A cache whose place another one took.

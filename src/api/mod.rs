@@ -10,6 +10,7 @@ pub mod conditions;
 mod connection;
 mod crds;
 mod engine;
+mod forecast;
 mod instance;
 mod memory;
 mod parameters;
@@ -21,9 +22,10 @@ pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackup
 pub use connection::Connection;
 pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType, Namespaces};
+pub use forecast::{Difference, Effect, Order, compare_versions, forecast, worst};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
-    PlanStatus, Replacement, RestartStatus, Restore, Superseded, User, UserStatus,
+    PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User, UserStatus,
 };
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
@@ -51,6 +53,8 @@ pub mod annotations {
     pub const APPROVE_DISRUPTION: &str = "cache.akkeris.io/approve-disruption";
     /// `"true"` has a cache whose place another one took deleted before its time of grace is over.
     pub const RELEASE_SUPERSEDED: &str = "cache.akkeris.io/release-superseded";
+    /// Has a cache made anew that is gone from its provider: `"true"`, or the generation of the one spec it is meant for.
+    pub const RECREATE: &str = "cache.akkeris.io/recreate";
     /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.

@@ -283,11 +283,7 @@ impl Backups {
         changed.status = Some(status);
         let written = deadline(api.replace_status(&backup.name_any(), &PostParams::default(), &changed)).await?;
         if before.as_deref() != Some(decision.reason.as_str()) {
-            let said = events::Said {
-                progress: decision.progress,
-                reason: decision.reason,
-                message: &decision.message,
-            };
+            let said = events::Said::of(decision.progress, decision.reason, &decision.message);
             events::publish(&self.events, &written.object_ref(&()), said).await;
         }
         Ok(written)

@@ -8,12 +8,12 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::status_record::{record, recorded};
-use crate::api::conditions::{self, Progress, Reason};
+use super::update::update;
+use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
 use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
-    PlanState, PlanStatus, ProviderKind, Topology, annotations, effective,
+    Order, PlanState, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
 };
-use crate::provider::elasticache::is_downgrade;
 use crate::provider::users::UserRef;
 use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
 
@@ -87,10 +87,7 @@ pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
 
 /// Whether changes that lose data may be made whenever they are due.
 fn consent(instance: &CacheInstance) -> Consent {
-    let generation = instance.metadata.generation.unwrap_or_default().to_string();
-    let approved = instance
-        .annotation(annotations::APPROVE_DISRUPTION)
-        .is_some_and(|approval| approval == "true" || approval == generation);
+    let approved = is_allowed(instance, annotations::APPROVE_DISRUPTION);
     // Over OSB asking is consent: what must not be done without more was refused there.
     let ordered = instance.annotation(annotations::INSTANCE_ID).is_some();
     if approved || ordered {
@@ -98,6 +95,14 @@ fn consent(instance: &CacheInstance) -> Consent {
     } else {
         Consent::Withheld
     }
+}
+
+/// Whether an annotation allows something for good, or for the present generation.
+fn is_allowed(instance: &CacheInstance, annotation: &str) -> bool {
+    let generation = instance.metadata.generation.unwrap_or_default().to_string();
+    instance
+        .annotation(annotation)
+        .is_some_and(|allowed| allowed == "true" || allowed == generation)
 }
 
 /// What an instance asks for.
@@ -215,6 +220,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
+        recreate: is_allowed(instance, annotations::RECREATE),
         published: published(instance),
         record,
     }))
@@ -310,7 +316,8 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             revision.name
         ));
     };
-    let before = instance.status.as_ref()?.plan.as_ref()?;
+    let status = instance.status.as_ref()?;
+    let before = status.plan.as_ref()?;
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
@@ -319,6 +326,7 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
         |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();
     let upgrade = (from, to) == (EngineType::Redis, EngineType::Valkey)
         && before.provider == ProviderKind::ElastiCache
+        && status.topology != Some(Topology::CacheCluster)
         && elasticache(&revision.spec);
     let across = before.provider != provider.kind();
     let back = || "put spec.planRef back, or make a new instance; it goes on serving what it served".to_owned();
@@ -346,7 +354,8 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             back()
         ));
     }
-    if from == to && to != EngineType::Memcached && is_downgrade(&before.version, &revision.spec.engine.version) {
+    let order = compare_versions(&before.version, &revision.spec.engine.version);
+    if from == to && to != EngineType::Memcached && order == Order::Newer {
         return Some(format!(
             "it runs {from} {} and cannot go back to {} of plan {}: {}",
             before.version,
@@ -407,11 +416,12 @@ pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
     carried(instance, report)
 }
 
-/// The status that says a report.
+/// The status that says a report. `later` is the newest revision of the plan, where the instance runs from an older one.
 pub fn status(
     instance: &CacheInstance,
     plan: &PlanLookup,
     report: &Report,
+    later: Option<&PlanRevision>,
     latest: Option<LastBackup>,
     now: Timestamp,
 ) -> CacheInstanceStatus {
@@ -432,17 +442,48 @@ pub fn status(
         _ => None,
     };
     let ready = matches!(report.progress, Progress::Ready | Progress::ReadyAndReconciling);
-    CacheInstanceStatus {
-        observed_generation: Some(generation),
-        conditions: conditions::standard(
+    let mut conditions = conditions::standard(
+        &before.conditions,
+        report.progress,
+        report.reason,
+        &report.message,
+        generation,
+        now,
+    );
+    match plan {
+        PlanLookup::Found(from) => {
+            let update = update(instance, from, later);
+            conditions.push(conditions::condition(
+                &before.conditions,
+                UPDATE_AVAILABLE,
+                if update.available { "True" } else { "False" },
+                update.reason,
+                &update.message,
+                generation,
+                now,
+            ));
+        }
+        PlanLookup::NoPlan | PlanLookup::NoRevision(_) => {
+            conditions.extend(conditions::find(&before.conditions, UPDATE_AVAILABLE).cloned());
+        }
+    }
+    conditions.extend(match &report.support {
+        Some(support) => Some(conditions::condition(
             &before.conditions,
-            report.progress,
-            report.reason,
-            &report.message,
+            ENGINE_SUPPORTED,
+            if support.supported { "True" } else { "False" },
+            support.reason,
+            &support.message,
             generation,
             now,
-        ),
+        )),
+        None => conditions::find(&before.conditions, ENGINE_SUPPORTED).cloned(),
+    });
+    CacheInstanceStatus {
+        observed_generation: Some(generation),
+        conditions,
         plan: running.or(before.plan),
+        engine: report.engine.clone().or(before.engine),
         endpoint: report.endpoint.clone(),
         reader_endpoint: report.reader_endpoint.clone(),
         nodes: report.nodes.clone(),

@@ -41,7 +41,7 @@ fn opened(instance: &CacheInstance, plan: &PlanLookup) -> Opening {
 }
 
 fn said_status(instance: &CacheInstance, plan: &PlanLookup, report: &Report, now: Timestamp) -> CacheInstanceStatus {
-    status(instance, plan, report, None, now)
+    status(instance, plan, report, None, None, now)
 }
 
 fn said(opening: Opening) -> (Progress, Reason, String) {

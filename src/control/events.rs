@@ -12,25 +12,43 @@ const LONGEST_NOTE: usize = 1000;
 /// What is said of an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
-    /// How far it is.
-    pub progress: Progress,
+    /// Whether somebody should look.
+    pub warning: bool,
     /// Why, in one word.
-    pub reason: Reason,
+    pub reason: &'a str,
     /// Why, in one sentence.
     pub message: &'a str,
+}
+
+impl<'a> Said<'a> {
+    /// What a condition says.
+    pub fn of(progress: Progress, reason: Reason, message: &'a str) -> Self {
+        let warning = progress == Progress::Stalled
+            || matches!(
+                reason,
+                Reason::ProviderUnavailable
+                    | Reason::ProviderStateUnknown
+                    | Reason::Unavailable
+                    | Reason::WorkloadFailing
+            );
+        Self {
+            warning,
+            reason: reason.as_str(),
+            message,
+        }
+    }
 }
 
 /// Publishes what is said of an object. One that is refused is not tried again: an object in a namespace that is going
 /// away cannot have Events any more.
 pub async fn publish(recorder: &Recorder, object: &ObjectReference, said: Said<'_>) {
-    let warning = said.progress == Progress::Stalled
-        || matches!(
-            said.reason,
-            Reason::ProviderUnavailable | Reason::ProviderStateUnknown | Reason::Unavailable | Reason::WorkloadFailing
-        );
     let event = Event {
-        type_: if warning { EventType::Warning } else { EventType::Normal },
-        reason: said.reason.as_str().to_owned(),
+        type_: if said.warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: said.reason.to_owned(),
         note: Some(note(said.message)),
         action: "Reconcile".to_owned(),
         secondary: None,

@@ -164,7 +164,15 @@ impl Run<'_> {
     /// Event if its reason changed.
     async fn say(&mut self, report: &Report) -> Result<(), Error> {
         let latest = self.context.backups.latest(&self.instance);
-        let status = decide::status(&self.instance, &self.plan, report, latest, Timestamp::now());
+        let later = self.context.plans.later(&self.plan);
+        let status = decide::status(
+            &self.instance,
+            &self.plan,
+            report,
+            later.as_ref(),
+            latest,
+            Timestamp::now(),
+        );
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -185,11 +193,7 @@ impl Run<'_> {
     }
 
     async fn publish(&self, report: &Report) {
-        let said = events::Said {
-            progress: report.progress,
-            reason: report.reason,
-            message: &report.message,
-        };
+        let said = events::Said::of(report.progress, report.reason, &report.message);
         events::publish(&self.context.events, &self.instance.object_ref(&()), said).await;
     }
 

@@ -8,13 +8,16 @@ mod events;
 mod finalizer;
 mod instances;
 pub mod leader;
+mod occurrences;
 pub mod operator;
 pub mod outbox;
+mod plan_users;
 pub mod plans;
 pub mod pool;
 mod projector;
 mod retries;
 mod status_record;
+mod update;
 mod users;
 
 use std::time::Duration;

@@ -23,6 +23,8 @@ use super::Error;
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
+use super::occurrences;
+use super::plan_users::{self, PlanUsers};
 use super::plans::Plans;
 use super::pool;
 use super::projector::Projector;
@@ -30,6 +32,7 @@ use super::retries::Retries;
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
+use crate::provider::elasticache::Ears;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
@@ -38,6 +41,8 @@ use crate::telemetry::health::{Health, Part};
 const CONCURRENCY: u16 = 16;
 /// Nudges that wait at most; a sender waits beyond.
 const NUDGES: usize = 1024;
+/// What happened in a provider and is not written down yet, at most; more is lost.
+const OCCURRENCES: usize = 1024;
 /// How soon to try again to begin leading.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -154,19 +159,20 @@ impl Operator {
         let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
         let (revision_store, revision_watch) =
             reflect::<ControllerRevision>(Api::namespaced(self.client.clone(), &self.namespace), ours);
-        let plans = Plans::new(
-            self.client.clone(),
-            self.ledger.clone(),
-            self.namespace.clone(),
-            plan_store.clone(),
-            revision_store.clone(),
-        );
         let events = Recorder::new(
             self.client.clone(),
             Reporter {
                 controller: "cache-broker".to_owned(),
                 instance: None,
             },
+        );
+        let plans = Plans::new(
+            self.client.clone(),
+            self.ledger.clone(),
+            self.namespace.clone(),
+            plan_store.clone(),
+            revision_store.clone(),
+            events.clone(),
         );
         let backup_index = BackupIndex::default();
         let instances = Arc::new(Instances {
@@ -178,12 +184,14 @@ impl Operator {
             retries: Retries::default(),
             resync: self.resync,
         });
+        let users = PlanUsers::default();
         let projector = Projector {
             ledger: self.ledger.clone(),
             epoch,
             stores: providers.stores.clone(),
             client: self.client.clone(),
             plans: plan_nudge.clone(),
+            users: users.clone(),
         };
 
         let mut stores = Vec::new();
@@ -217,9 +225,15 @@ impl Operator {
             backup_controllers.push(run);
         }
         *routes.lock() = Arc::new(to_scopes);
+        let (occur, occurred) = mpsc::channel(OCCURRENCES);
+        let ears = Ears {
+            nudge: nudge.clone(),
+            occurred: occur,
+        };
+        let telling = occurrences::tell(self.client.clone(), stores.clone(), occurred);
         let polling = async {
             match &providers.elasticache {
-                Some(elasticache) => elasticache.poller.run(nudge).await,
+                Some(elasticache) => elasticache.poller.run(&ears).await,
                 None => std::future::pending().await,
             }
         };
@@ -257,15 +271,15 @@ impl Operator {
                 nudge: plan_nudge.clone(),
                 views: pools.clone(),
             };
-            let plan_controller = plan_controller(
-                &self.client,
+            let plan_context = PlanContext {
                 plans,
-                stores,
+                users,
+                scopes: scopes.len(),
                 pools,
-                plan_nudged,
-                nudge.clone(),
-                shutdown.clone(),
-            );
+                nudge: nudge.clone(),
+                told: Mutex::default(),
+            };
+            let plan_controller = plan_controller(&self.client, plan_context, plan_nudged, shutdown.clone());
             let projection = async {
                 let runs = scopes.iter().map(|scope| projector.run(self.client.clone(), scope));
                 futures::future::try_join_all(runs).await
@@ -287,6 +301,7 @@ impl Operator {
             () = plan_watch => Err(ended("the watch of CachePlans")),
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),
             () = polling => Err(ended("the poller of ElastiCache")),
+            () = telling => Err(ended("the teller of provider events")),
         }
     }
 
@@ -393,26 +408,50 @@ where
 /// What reconciling a plan needs.
 struct PlanContext {
     plans: Plans,
-    instances: Vec<Store<CacheInstance>>,
+    users: PlanUsers,
+    scopes: usize,
     pools: pool::Views,
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
+    /// The newest revision of each plan that its instances were told of.
+    told: Mutex<HashMap<String, Option<i64>>>,
+}
+
+impl PlanContext {
+    async fn reconcile(&self, plan: &CachePlan) -> Result<Action, Error> {
+        let name = plan.name_any();
+        // What stands when a term begins, every instance sees before it is reconciled.
+        let stands = plan.status.as_ref().and_then(|status| status.revision);
+        self.told.lock().entry(name.clone()).or_insert(stands);
+        let usage = self.users.of(&name, self.scopes);
+        let action = self.plans.reconcile(plan, usage.as_ref(), self.pools.of(&name)).await?;
+        self.pools.wake();
+        let is_news = {
+            let newest = self.plans.newest(&name);
+            let mut told = self.told.lock();
+            newest.is_some() && told.insert(name.clone(), newest) != Some(newest)
+        };
+        // Those that waited for the plan go on, and those that run from an older revision learn of the new one. Looked for
+        // now: one that came since did not see the revision either.
+        let concerned = if is_news {
+            self.users.all(&name)
+        } else {
+            self.users
+                .of(&name, self.scopes)
+                .map_or_else(Vec::new, |usage| usage.waiting)
+        };
+        for key in &concerned {
+            let _ = self.nudge.send(plan_users::reference(key)).await;
+        }
+        Ok(action)
+    }
 }
 
 async fn plan_controller(
     client: &Client,
-    plans: Plans,
-    instances: Vec<Store<CacheInstance>>,
-    pools: pool::Views,
+    context: PlanContext,
     nudged: mpsc::Receiver<ObjectRef<CachePlan>>,
-    nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let context = Arc::new(PlanContext {
-        plans,
-        instances,
-        pools,
-        nudge,
-    });
     Controller::new(Api::<CachePlan>::all(client.clone()), watcher::Config::default())
         .with_config(
             Config::default()
@@ -422,36 +461,12 @@ async fn plan_controller(
         .reconcile_on(ReceiverStream::new(nudged))
         .graceful_shutdown_on(stopped(shutdown))
         .run(
-            |plan, context: Arc<PlanContext>| async move {
-                let PlanContext {
-                    plans,
-                    instances,
-                    pools,
-                    nudge,
-                } = &*context;
-                let name = plan.name_any();
-                let of_plan = || {
-                    let all = instances.iter().flat_map(Store::state);
-                    all.filter(|instance| instance.spec.plan_ref.name == name)
-                };
-                let ordered = of_plan().filter(|instance| !pool::is_member(instance)).count();
-                let action = plans.reconcile(&plan, ordered, pools.of(&name)).await?;
-                pools.wake();
-                // Instances that waited for the plan go on: new ones, and those that are to move to it. Looked for now:
-                // one that came since did not see the revision either.
-                for instance in of_plan().filter(|instance| {
-                    let runs = instance.status.as_ref().and_then(|status| status.plan.as_ref());
-                    runs.is_none_or(|runs| runs.name != name)
-                }) {
-                    let _ = nudge.send(ObjectRef::from_obj(&*instance)).await;
-                }
-                Ok::<_, Error>(action)
-            },
+            |plan, context: Arc<PlanContext>| async move { context.reconcile(&plan).await },
             |plan, error, _| {
                 tracing::warn!(plan = %plan.name_any(), %error, "reconciling a plan");
                 Action::requeue(Duration::from_secs(2))
             },
-            context,
+            Arc::new(context),
         )
         .for_each(|outcome| async { log(outcome) })
         .await;

@@ -10,17 +10,22 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 
 use super::decide::{PlanLookup, PlanRevision, pinned_revision};
-use super::{Error, deadline, pool};
+use super::finalizer::is_held;
+use super::plan_users::Usage;
+use super::{Error, deadline, events, pool, set_finalizer};
 use crate::api::conditions::{self, READY, condition};
 use crate::api::{CacheInstance, CachePlan, CachePlanSpec, CachePlanStatus, Parameter, labels};
 use crate::ledger::{Ledger, PlanId};
 
 /// How soon to try again what Postgres or the API server did not answer.
 const RETRY: Duration = Duration::from_secs(2);
+/// How soon to look again for what a watch has not told yet.
+const UNTOLD: Duration = Duration::from_millis(250);
 
 /// Plans and their revisions, from memory.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ pub struct Plans {
     namespace: String,
     plans: Store<CachePlan>,
     revisions: Store<ControllerRevision>,
+    events: Recorder,
 }
 
 impl Plans {
@@ -40,6 +46,7 @@ impl Plans {
         namespace: String,
         plans: Store<CachePlan>,
         revisions: Store<ControllerRevision>,
+        events: Recorder,
     ) -> Self {
         Self {
             client,
@@ -47,6 +54,7 @@ impl Plans {
             namespace,
             plans,
             revisions,
+            events,
         }
     }
 
@@ -81,25 +89,46 @@ impl Plans {
         }
     }
 
+    /// The newest revision of a plan, once both watches have told of it.
+    pub fn newest(&self, plan: &str) -> Option<i64> {
+        let newest = self.plans.get(&ObjectRef::new(plan))?.status.as_ref()?.revision?;
+        let reference = ObjectRef::new(&revision_name(plan, newest)).within(&self.namespace);
+        self.revisions.get(&reference).map(|_| newest)
+    }
+
+    /// The newest revision of the plan that an instance runs from, if that is a later one.
+    pub fn later(&self, running: &PlanLookup) -> Option<PlanRevision> {
+        let PlanLookup::Found(running) = running else {
+            return None;
+        };
+        let revision = self.newest(&running.name).filter(|newest| *newest > running.revision)?;
+        Some(PlanRevision {
+            name: running.name.clone(),
+            revision,
+            spec: self.revision(&running.name, revision)?,
+        })
+    }
+
     fn revision(&self, plan: &str, revision: i64) -> Option<CachePlanSpec> {
         let reference = ObjectRef::new(&revision_name(plan, revision)).within(&self.namespace);
         let kept = self.revisions.get(&reference)?;
         serde_json::from_value(kept.data.as_ref()?.0.clone()).ok()
     }
 
-    /// Records a plan's present spec as a revision and says in its status whether it may be ordered, and how its pool is.
+    /// Records a plan's present spec as a revision, says in its status whether it may be ordered, and how its pool is,
+    /// and holds it while instances use it. `usage` is absent until all instances were listed.
     ///
     /// # Errors
     /// When Postgres or the API server does not answer or refuses.
     pub async fn reconcile(
         &self,
         plan: &CachePlan,
-        instances: usize,
+        usage: Option<&Usage>,
         pool: Option<pool::View>,
     ) -> Result<Action, Error> {
         let now = Timestamp::now();
         let others = self.plans.state();
-        let verdict = match problem(plan, &others) {
+        let verdict = match problem(plan, &others).or_else(|| ending(plan, usage)) {
             Some(problem) => Err(problem),
             None => match self.record(plan).await {
                 Ok(revision) => Ok(revision),
@@ -109,20 +138,57 @@ impl Plans {
                 }
             },
         };
-        let status = status(plan, verdict, instances, pool, now);
+        let api: Api<CachePlan> = Api::all(self.client.clone());
+        let status = status(plan, verdict, usage.map(|usage| usage.ordered), pool, now);
+        let revision = status.revision;
+        let mut written = None;
         if plan.status.as_ref() != Some(&status) {
             let mut changed = plan.clone();
             changed.status = Some(status);
-            let api: Api<CachePlan> = Api::all(self.client.clone());
             match deadline(api.replace_status(&plan.name_any(), &PostParams::default(), &changed)).await {
                 // The watch brings the newer plan.
-                Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {}
-                outcome => {
-                    outcome?;
+                Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                    return Ok(Action::await_change());
                 }
+                outcome => written = Some(outcome?),
             }
         }
-        Ok(Action::await_change())
+        let plan = match &written {
+            Some(written) => {
+                self.publish(plan, written).await;
+                written
+            }
+            None => plan,
+        };
+        let Some(usage) = usage else {
+            return Ok(Action::requeue(UNTOLD));
+        };
+        // Nobody can take hold of what is going.
+        let may_hold = plan.metadata.deletion_timestamp.is_none();
+        let is_used = usage.ordered > 0;
+        if is_used != is_held(plan) && (!is_used || may_hold) {
+            set_finalizer(&api, plan, is_used).await?;
+        }
+        Ok(if revision == self.newest(&plan.name_any()) {
+            Action::await_change()
+        } else {
+            Action::requeue(UNTOLD)
+        })
+    }
+
+    /// Publishes an Event if what is said of a plan has another reason than before.
+    async fn publish(&self, before: &CachePlan, after: &CachePlan) {
+        let ready = |plan: &CachePlan| conditions::find(&plan.status.as_ref()?.conditions, READY).cloned();
+        let Some(now) = ready(after) else { return };
+        if ready(before).is_some_and(|before| before.reason == now.reason) {
+            return;
+        }
+        let said = events::Said {
+            warning: now.status != "True",
+            reason: &now.reason,
+            message: &now.message,
+        };
+        events::publish(&self.events, &after.object_ref(&()), said).await;
     }
 
     async fn record(&self, plan: &CachePlan) -> Result<i64, Error> {
@@ -190,6 +256,33 @@ pub struct Problem {
     message: String,
 }
 
+/// Why a plan that is being deleted is still there.
+fn ending(plan: &CachePlan, usage: Option<&Usage>) -> Option<Problem> {
+    plan.metadata.deletion_timestamp.as_ref()?;
+    let message = match usage {
+        Some(usage) if usage.ordered > 0 => {
+            let named = usage
+                .examples
+                .iter()
+                .map(|(namespace, name)| format!("{namespace}/{name}"));
+            let mut named: Vec<_> = named.collect();
+            if usage.ordered > named.len() {
+                named.push(format!("{} more", usage.ordered - named.len()));
+            }
+            format!(
+                "it is being deleted and stays until no instance uses it: {}; move them to another plan, or delete them",
+                named.join(", ")
+            )
+        }
+        Some(_) => "it is being deleted".to_owned(),
+        None => "it is being deleted; its instances are being counted".to_owned(),
+    };
+    Some(Problem {
+        reason: "Deleting",
+        message,
+    })
+}
+
 /// Why a plan cannot be offered, looked at beside the others.
 fn problem(plan: &CachePlan, others: &[Arc<CachePlan>]) -> Option<Problem> {
     let name = plan.name_any();
@@ -246,7 +339,7 @@ fn problem(plan: &CachePlan, others: &[Arc<CachePlan>]) -> Option<Problem> {
 fn status(
     plan: &CachePlan,
     verdict: Result<i64, Problem>,
-    instances: usize,
+    instances: Option<usize>,
     pool: Option<pool::View>,
     now: Timestamp,
 ) -> CachePlanStatus {
@@ -276,7 +369,10 @@ fn status(
     CachePlanStatus {
         observed_generation: Some(generation),
         revision,
-        instances: i64::try_from(instances).ok(),
+        // Until they were counted, what was counted before holds: a plan in use must not look unused.
+        instances: instances
+            .and_then(|instances| i64::try_from(instances).ok())
+            .or(before.instances),
         pool,
         conditions,
     }
@@ -340,9 +436,40 @@ mod tests {
     #[test]
     fn an_edit_that_is_not_recorded_yet_is_not_offered() {
         let mut plan = (*plan("a", "1", 10, &json!(null))).clone();
-        plan.status = Some(status(&plan, Ok(1), 0, None, Timestamp::UNIX_EPOCH));
+        plan.status = Some(status(&plan, Ok(1), Some(0), None, Timestamp::UNIX_EPOCH));
         assert!(is_offered(&plan));
         plan.metadata.generation = Some(2);
         assert!(!is_offered(&plan));
+    }
+
+    #[test]
+    fn a_plan_that_is_being_deleted_names_those_that_use_it() {
+        let mut plan = (*plan("a", "1", 10, &json!(null))).clone();
+        let used = |ordered: usize| Usage {
+            ordered,
+            examples: (0..ordered.min(2)).map(|n| ("n".to_owned(), n.to_string())).collect(),
+            ..Usage::default()
+        };
+        assert_eq!(ending(&plan, Some(&used(3))), None);
+        plan.metadata.deletion_timestamp = plan.metadata.creation_timestamp.clone();
+        let message = ending(&plan, Some(&used(3))).unwrap().message;
+        assert!(message.contains("n/0, n/1, 1 more;"), "{message}");
+        plan.status = Some(status(
+            &plan,
+            Err(ending(&plan, Some(&used(3))).unwrap()),
+            Some(3),
+            None,
+            Timestamp::UNIX_EPOCH,
+        ));
+        assert!(!is_offered(&plan), "it takes no new instances");
+        assert_eq!(ending(&plan, Some(&used(0))).unwrap().message, "it is being deleted");
+    }
+
+    #[test]
+    fn a_plan_keeps_its_count_until_instances_were_counted_anew() {
+        let mut plan = (*plan("a", "1", 10, &json!(null))).clone();
+        plan.status = Some(status(&plan, Ok(1), Some(7), None, Timestamp::UNIX_EPOCH));
+        let told = |instances| status(&plan, Ok(1), instances, None, Timestamp::UNIX_EPOCH).instances;
+        assert_eq!((told(None), told(Some(0))), (Some(7), Some(0)));
     }
 }

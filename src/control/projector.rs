@@ -1,6 +1,6 @@
 //! The projector: what is seen of custom resources becomes what the ledger tells platforms.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::plan_users::PlanUsers;
 use super::{Error, deadline};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
@@ -36,6 +37,8 @@ pub struct Projector {
     pub client: Client,
     /// Hears of every plan whose instances changed.
     pub plans: mpsc::Sender<ObjectRef<CachePlan>>,
+    /// Which instances use which plan.
+    pub users: PlanUsers,
 }
 
 impl Projector {
@@ -54,6 +57,7 @@ impl Projector {
         loop {
             match events.try_next().await {
                 Ok(Some(Event::Init)) => {
+                    self.users.begin(scope);
                     expected = self
                         .until_taken(|| self.ledger.applied_rows())
                         .await?
@@ -66,13 +70,13 @@ impl Projector {
                     let known = expected.remove(&key).is_some_and(|row| {
                         row.uid == instance.uid() && row.resource_version == instance.resource_version()
                     });
-                    if known {
-                        self.nudge_plan(&instance).await;
-                    } else {
+                    self.nudge_plans(self.users.note(scope, &instance)).await;
+                    if !known {
                         self.seen(&instance).await?;
                     }
                 }
                 Ok(Some(Event::InitDone)) => {
+                    self.nudge_plans(self.users.complete(scope)).await;
                     for row in std::mem::take(&mut expected).into_values() {
                         self.until_taken(|| {
                             self.ledger
@@ -81,14 +85,17 @@ impl Projector {
                         .await?;
                     }
                 }
-                Ok(Some(Event::Apply(instance))) => self.seen(&instance).await?,
+                Ok(Some(Event::Apply(instance))) => {
+                    self.nudge_plans(self.users.note(scope, &instance)).await;
+                    self.seen(&instance).await?;
+                }
                 Ok(Some(Event::Delete(instance))) => {
+                    self.nudge_plans(self.users.forget(&instance)).await;
                     if let Some(id) = instance_id(&instance) {
                         let uid = instance.uid();
                         self.until_taken(|| self.ledger.project_absent(self.epoch, &id, uid.as_deref()))
                             .await?;
                     }
-                    self.nudge_plan(&instance).await;
                 }
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -129,7 +136,6 @@ impl Projector {
     }
 
     async fn seen(&self, instance: &CacheInstance) -> Result<(), Error> {
-        self.nudge_plan(instance).await;
         let Some(observation) = observation(instance, self.connection(instance).await) else {
             return Ok(());
         };
@@ -164,9 +170,11 @@ impl Projector {
         connection_of(&secret).filter(|connection| leads_to(connection, status))
     }
 
-    async fn nudge_plan(&self, instance: &CacheInstance) {
-        // The receiver lives as long as the operator.
-        let _ = self.plans.send(ObjectRef::new(&instance.spec.plan_ref.name)).await;
+    async fn nudge_plans(&self, plans: BTreeSet<String>) {
+        for plan in plans {
+            // The receiver lives as long as the operator.
+            let _ = self.plans.send(ObjectRef::new(&plan)).await;
+        }
     }
 
     /// Writes until Postgres takes it: nothing that was seen may be lost. What Postgres refuses for good is logged.

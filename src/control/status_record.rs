@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::{
-    CacheInstance, CacheInstanceStatus, ProviderKind, Replacement, RestartStatus, Superseded as SupersededStatus,
-    Topology, UserStatus,
+    CacheInstance, CacheInstanceStatus, ProviderKind, ProviderTags, Replacement, RestartStatus,
+    Superseded as SupersededStatus, Topology, UserStatus,
 };
-use crate::provider::elasticache::Target;
+use crate::provider::elasticache::{Tagged, Target};
 use crate::provider::users::UserRecord;
 use crate::provider::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
 
@@ -25,6 +25,7 @@ pub fn record(instance: &CacheInstance) -> Record {
                 provider_arn: status.provider_arn.clone(),
                 topology: status.topology,
                 generation: status.provider_generation,
+                tags: status.provider_tags.clone(),
             })
         }),
         replacement: status.replacement.clone().map(place),
@@ -68,6 +69,7 @@ pub fn recorded(instance: &CacheInstance, record: &Record) -> CacheInstanceStatu
         topology: serving.as_ref().and_then(|serving| serving.topology),
         provider_arn: serving.as_ref().and_then(|serving| serving.provider_arn.clone()),
         provider_generation: serving.as_ref().and_then(|serving| serving.generation),
+        provider_tags: serving.as_ref().and_then(|serving| serving.tags.clone()),
         provider_id: serving.map(|serving| serving.provider_id),
         replacement: record.replacement.as_ref().map(|place| written(instance, place)),
         superseded: record
@@ -111,6 +113,10 @@ fn place(written: Replacement) -> Place {
             },
             arn: written.provider_arn,
             generation: written.generation.unwrap_or_default(),
+            tagged: written.tags.map_or_else(Tagged::default, |tags| Tagged {
+                keys: tags.keys.into_iter().collect(),
+                digest: tags.digest,
+            }),
         }),
     }
 }
@@ -123,6 +129,7 @@ fn written(instance: &CacheInstance, place: &Place) -> Replacement {
             provider_arn: None,
             topology: None,
             generation: None,
+            tags: None,
         },
         Place::ElastiCache(cluster) => Replacement {
             provider: ProviderKind::ElastiCache,
@@ -130,6 +137,10 @@ fn written(instance: &CacheInstance, place: &Place) -> Replacement {
             provider_arn: cluster.arn.clone(),
             topology: Some(cluster.target.topology),
             generation: Some(cluster.generation),
+            tags: (cluster.tagged != Tagged::default()).then(|| ProviderTags {
+                keys: cluster.tagged.keys.iter().cloned().collect(),
+                digest: cluster.tagged.digest.clone(),
+            }),
         },
     }
 }
@@ -156,21 +167,26 @@ mod tests {
             any::<bool>(),
             proptest::option::of("arn:[a-z]{3}"),
             any::<u32>(),
+            prop::collection::btree_set("[a-z]{1,3}", 0..3),
+            proptest::option::of("[0-9a-f]{4}"),
         );
         prop_oneof![
             Just(Place::Kubernetes),
-            cluster.prop_map(|(id, group, arn, generation)| Place::ElastiCache(Cluster {
-                target: Target {
-                    topology: if group {
-                        Topology::ReplicationGroup
-                    } else {
-                        Topology::CacheCluster
+            cluster.prop_map(
+                |(id, group, arn, generation, keys, digest)| Place::ElastiCache(Cluster {
+                    target: Target {
+                        topology: if group {
+                            Topology::ReplicationGroup
+                        } else {
+                            Topology::CacheCluster
+                        },
+                        id,
                     },
-                    id,
-                },
-                arn,
-                generation,
-            })),
+                    arn,
+                    generation,
+                    tagged: Tagged { keys, digest },
+                })
+            ),
         ]
     }
 

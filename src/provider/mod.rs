@@ -24,7 +24,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::conditions::{Progress, Reason};
-use crate::api::{CachePlanSpec, DeletionPolicy, Endpoint, Node, Owner};
+use crate::api::{CachePlanSpec, DeletionPolicy, Endpoint, Node, Owner, RunningEngine};
 
 /// What an instance is to be: its resource, read together with the revision of the plan it runs from.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,8 @@ pub struct Desired {
     pub grace: Duration,
     /// Whether nobody needs such a cache any more.
     pub release_superseded: bool,
+    /// Whether it is made anew, empty, when it is gone from its provider.
+    pub recreate: bool,
     /// What its status tells those who use it.
     pub published: Published,
     /// What was recorded of it in the provider.
@@ -152,6 +154,21 @@ pub struct Report {
     pub nodes: Vec<Node>,
     /// Whether the connection Secret is complete.
     pub bound: bool,
+    /// The engine and its version, as they run; what was known before if absent.
+    pub engine: Option<RunningEngine>,
+    /// Whether the provider supports them; what was known before if absent.
+    pub support: Option<EngineSupport>,
+}
+
+/// Whether a provider supports the version of the engine that a cache runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSupport {
+    /// Whether it does.
+    pub supported: bool,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Until when, and what to do, in one sentence.
+    pub message: String,
 }
 
 impl Report {
@@ -166,6 +183,8 @@ impl Report {
             reader_endpoint: None,
             nodes: Vec::new(),
             bound: false,
+            engine: None,
+            support: None,
         }
     }
 
@@ -184,9 +203,13 @@ impl Report {
     /// The same, as seen through a fault of the step that came of it.
     #[must_use]
     pub fn with_fault(self, fault: &Fault) -> Self {
-        let (progress, reason) = match fault.kind {
-            FaultKind::Refused => (Progress::Stalled, Reason::ProviderRefused),
-            FaultKind::Transient => (Progress::Reconciling, Reason::ProviderUnavailable),
+        let (progress, reason) = match (fault.kind, self.progress) {
+            (FaultKind::Refused, _) => (Progress::Stalled, Reason::ProviderRefused),
+            // What answers goes on answering while a change of it is tried again.
+            (FaultKind::Transient, Progress::Ready | Progress::ReadyAndReconciling) => {
+                (Progress::ReadyAndReconciling, Reason::ProviderUnavailable)
+            }
+            (FaultKind::Transient, _) => (Progress::Reconciling, Reason::ProviderUnavailable),
         };
         Self {
             progress,

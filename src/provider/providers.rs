@@ -125,8 +125,12 @@ impl Providers {
             None => None,
         };
         let mut superseded = Vec::new();
+        let going = Desired {
+            existence: Existence::Superseded,
+            ..desired.clone()
+        };
         for each in &record.superseded {
-            superseded.push(self.observe_at(desired, &each.place).await?);
+            superseded.push(self.observe_at(&going, &each.place).await?);
         }
         Ok(Observed {
             serving,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::elasticache::Target;
+use super::elasticache::{Tagged, Target};
 use super::users::UserRecord;
 use crate::api::ProviderKind;
 
@@ -24,6 +24,8 @@ pub struct Cluster {
     pub arn: Option<String>,
     /// How many the instance had before.
     pub generation: u32,
+    /// What is known of the tags that were put on it.
+    pub tagged: Tagged,
 }
 
 /// A cache whose place another one took.

@@ -116,6 +116,7 @@ fn begin(switches: &Switches, desired: &Desired, report: Report) -> Decision<Ste
                 },
                 arn: None,
                 generation,
+                tagged: elasticache::Tagged::default(),
             })
         }
         _ => Place::Kubernetes,

@@ -41,13 +41,16 @@ impl World {
             },
             arn: None,
             generation: 0,
+            tagged: ec::Tagged::default(),
         };
         let place = place.and_then(Place::cluster).cloned().unwrap_or_else(first);
         Seen::ElastiCache(Box::new(ec::Observed {
             live: self.caches.get(&place.target.id).map(|(live, _)| live.clone()),
             place,
             ownership: Ownership::Ours,
+            tags: None,
             failure: None,
+            offered: None,
             secrets: self.secrets.clone(),
             access: ec::may_have_users(desired).then(|| self.access(desired)),
             credentials: desired
@@ -174,7 +177,9 @@ impl World {
                 self.caches.remove(&target.id).unwrap();
             }
             ec::Step::Secret(SecretStep::ApplyUsers(_)) => panic!("that is for the cluster"),
-            ec::Step::Reboot(..) | ec::Step::Claim { .. } | ec::Step::Release { .. } => panic!("{step:?}"),
+            ec::Step::Reboot(..) | ec::Step::Tag { .. } | ec::Step::Untag { .. } | ec::Step::Release { .. } => {
+                panic!("{step:?}")
+            }
         }
     }
 

@@ -230,6 +230,12 @@ async fn clients_of_redis_do_not_notice_changes() {
     goes_through_changes("redis").await;
 }
 
+/// `redis-server` stands in for valkey, which has no package for this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_valkey_do_not_notice_changes() {
+    goes_through_changes("valkey").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_with_a_volume_keeps_its_data() {
     let world = shared().await;

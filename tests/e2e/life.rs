@@ -19,7 +19,7 @@ use crate::provider::{elasticache, gone};
 use crate::world::{World, eventually, shared};
 
 /// Calls that change something, in order, about an id or its members.
-fn changes(world: &World, id: &str) -> Vec<Call> {
+pub fn changes(world: &World, id: &str) -> Vec<Call> {
     let reading = ["Describe", "List"];
     let calls = world.sandbox.elasticache().unwrap().calls();
     calls
@@ -30,12 +30,12 @@ fn changes(world: &World, id: &str) -> Vec<Call> {
         .collect()
 }
 
-fn operations(calls: &[Call]) -> Vec<&str> {
+pub fn operations(calls: &[Call]) -> Vec<&str> {
     calls.iter().map(|call| call.operation.as_str()).collect()
 }
 
 /// The fields of a call beside the id and what every call has.
-fn fields(call: &Call) -> BTreeSet<&str> {
+pub fn fields(call: &Call) -> BTreeSet<&str> {
     let always = [
         "ReplicationGroupId",
         "CacheClusterId",
@@ -50,13 +50,13 @@ fn fields(call: &Call) -> BTreeSet<&str> {
         .collect()
 }
 
-async fn plan(world: &World, engine: &str, version: &str, spec: Value) -> String {
+pub async fn plan(world: &World, engine: &str, version: &str, spec: Value) -> String {
     let engine = json!({ "type": engine, "version": version });
     world.plan(engine, "elasticache", spec).await
 }
 
 /// Puts other members into the spec of a plan, and moves an instance to that revision.
-async fn move_to(world: &World, place: &Place, plan: &str, spec: Value) {
+pub async fn move_to(world: &World, place: &Place, plan: &str, spec: Value) {
     let patch = json!({ "spec": { "elasticache": spec } }).to_string();
     let revision = |text: String| text.parse::<i64>().unwrap();
     let path = ["get", "cplan", plan, "-o", "jsonpath={.status.revision}"];
@@ -83,7 +83,7 @@ async fn move_to(world: &World, place: &Place, plan: &str, spec: Value) {
 }
 
 /// Waits until an instance runs from its newest revision and rests.
-async fn settled(world: &World, place: &Place, revision: i64) -> CacheInstance {
+pub async fn settled(world: &World, place: &Place, revision: i64) -> CacheInstance {
     let api = world.instances(&place.namespace).await;
     eventually(&format!("{place:?} at revision {revision}"), async || {
         let instance = api.get(&place.name).await.unwrap();
@@ -95,7 +95,7 @@ async fn settled(world: &World, place: &Place, revision: i64) -> CacheInstance {
     .await
 }
 
-async fn approve(world: &World, place: &Place) {
+pub async fn approve(world: &World, place: &Place) {
     let annotation = "cache.akkeris.io/approve-disruption=true";
     world
         .kubectl(&[
@@ -110,7 +110,7 @@ async fn approve(world: &World, place: &Place) {
         .await;
 }
 
-async fn patch(world: &World, place: &Place, spec: Value) {
+pub async fn patch(world: &World, place: &Place, spec: Value) {
     let patch = json!({ "spec": spec }).to_string();
     world
         .kubectl(&[
@@ -126,7 +126,7 @@ async fn patch(world: &World, place: &Place, spec: Value) {
         .await;
 }
 
-fn host(instance: &CacheInstance) -> String {
+pub fn host(instance: &CacheInstance) -> String {
     instance
         .status
         .as_ref()
@@ -139,7 +139,7 @@ fn host(instance: &CacheInstance) -> String {
 }
 
 /// One command of the redis protocol, sent as one line, and the first line of its answer.
-async fn ask(address: &str, line: &str) -> std::io::Result<String> {
+pub async fn ask(address: &str, line: &str) -> std::io::Result<String> {
     let call = async {
         let mut stream = BufReader::new(TcpStream::connect(address).await?);
         stream.get_mut().write_all(format!("{line}\r\n").as_bytes()).await?;
@@ -273,7 +273,11 @@ async fn redis_becomes_valkey_in_place() {
         .await;
     assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
     let calls = changes(world, &id);
-    assert_eq!(operations(&calls), ["CreateReplicationGroup", "ModifyReplicationGroup"]);
+    // The name of the plan stands in its tags.
+    assert_eq!(
+        operations(&calls),
+        ["CreateReplicationGroup", "ModifyReplicationGroup", "AddTagsToResource"]
+    );
     assert_eq!(fields(&calls[1]), BTreeSet::from(["Engine", "EngineVersion"]));
     // The way back is refused, and it goes on serving.
     patch(world, &place, json!({ "planRef": { "name": redis } })).await;
@@ -363,7 +367,7 @@ fn backups(world: &World, client: kube::Client, place: &Place) -> Api<CacheBacku
     Api::namespaced(client, &place.namespace)
 }
 
-async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
+pub async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
     world
         .apply(&json!({
             "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheBackup",

@@ -1,9 +1,13 @@
 //! Plans that come late, change, or stand in each other's way.
 
-use cache_broker::api::CacheInstance;
+use cache_broker::api::conditions::{self, READY};
+use cache_broker::api::{CacheInstance, CachePlan, FINALIZER};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::cluster::{Place, ready};
+use crate::osb::{MEMCACHED, Order};
 use crate::world::{World, eventually, shared};
 
 fn memcached(name: &str, id: &str, memory: &str) -> Value {
@@ -102,6 +106,108 @@ async fn an_instance_waits_for_its_plan_and_keeps_its_revision() {
         output.await.unwrap().status.success().then_some(())
     })
     .await;
+}
+
+/// The policy that refuses to delete a plan in use goes by its status, which may be behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_whose_deletion_slips_through_stays_until_no_instance_uses_it() {
+    let world = shared().await;
+    let osb = world.osb();
+    let name = unique("held");
+    world.apply(&memcached(&name, &name, "64Mi")).await;
+    eventually("its offer", async || {
+        (offered(world, &name).await == [name.clone()]).then_some(())
+    })
+    .await;
+    let order = Order::new(MEMCACHED, &name);
+    osb.have(&order).await;
+    let place = world.place(&order).await;
+    let plans: Api<CachePlan> = Api::all(world.sandbox.kube().await.unwrap());
+    eventually("a hold on the plan", async || {
+        let plan = plans.get(&name).await.unwrap();
+        plan.finalizers()
+            .iter()
+            .any(|finalizer| finalizer == FINALIZER)
+            .then_some(())
+    })
+    .await;
+    eventually("a deletion that slips through", async || {
+        let unused = json!({ "status": { "instances": 0 } });
+        plans
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(&unused))
+            .await
+            .unwrap();
+        plans.delete(&name, &DeleteParams::default()).await.ok()
+    })
+    .await;
+    let user = format!("{}/{}", place.namespace, place.name);
+    eventually("a condition that names who uses it", async || {
+        let status = plans.get(&name).await.unwrap().status?;
+        let ready = conditions::find(&status.conditions, READY)?;
+        (ready.status == "False" && ready.reason == "Deleting" && ready.message.contains(&user)).then_some(())
+    })
+    .await;
+    eventually("the end of its offer", async || {
+        offered(world, &name).await.is_empty().then_some(())
+    })
+    .await;
+    // What is there goes on.
+    assert_eq!(osb.bind(&order, "b").await.status, 201);
+    assert_eq!(osb.provision(&order).await.status, 200);
+    osb.unbind(&order, "b").await;
+    osb.give_back(&order).await;
+    eventually("the end of the plan", async || {
+        plans.get_opt(&name).await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_says_what_the_newest_revision_of_its_plan_would_do_and_waits_to_be_moved() {
+    let world = shared().await;
+    let plan = unique("revised");
+    world.apply(&memcached(&plan, &plan, "64Mi")).await;
+    let place = world.order_by_yaml(&plan, json!({})).await;
+    world.until_ready(&place).await;
+    let said = async |status: &str| {
+        eventually(&format!("UpdateAvailable={status}"), async || {
+            let instance = world.instance(&place).await?;
+            let conditions = instance.status?.conditions;
+            let found = conditions::find(&conditions, "UpdateAvailable")?;
+            (found.status == status).then(|| found.clone())
+        })
+        .await
+    };
+    assert_eq!(said("False").await.reason, "UpToDate");
+    let before = world.instance(&place).await.unwrap();
+    world.apply(&memcached(&plan, &plan, "96Mi")).await;
+    let available = said("True").await;
+    assert_eq!(available.reason, "LosesData");
+    assert!(
+        available.message.contains("the memory from 64Mi to 96Mi")
+            && available.message.contains("cache.akkeris.io/update-to-revision=2"),
+        "{available:?}"
+    );
+    // It is said, and nothing else.
+    let after = world.instance(&place).await.unwrap();
+    assert_eq!((revision(&after), &after.spec), (1, &before.spec));
+    assert_eq!(ready(&after).unwrap().reason, "Available");
+    assert_eq!(memory(world, &place).await, "64Mi");
+    for annotation in [
+        "cache.akkeris.io/approve-disruption=true",
+        "cache.akkeris.io/update-to-revision=2",
+    ] {
+        world
+            .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
+            .await;
+    }
+    assert_eq!(said("False").await.reason, "UpToDate");
+    eventually("the new memory", async || {
+        (memory(world, &place).await == "96Mi").then_some(())
+    })
+    .await;
+    world.delete(&place).await;
+    world.until_nothing_is_left(&place, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,6 +184,19 @@ async fn a_member_on_elasticache_has_its_password() {
     use_bound(world, &order).await;
     let place = world.place(&order).await;
     let claimed = provider_id(&world.instance(&place).await.unwrap());
+    // AWS is told for whom it is now.
+    let aws = crate::provider::elasticache(world);
+    eventually("the owner in the tags", async || {
+        let arn = world.instance(&place).await?.status?.provider_arn?;
+        // They are not told while it is busy.
+        let tags = aws.list_tags_for_resource().resource_name(arn).send().await.ok()?;
+        let of = |key: &str| {
+            let tag = tags.tag_list().iter().find(|tag| tag.key() == Some(key))?;
+            tag.value().map(str::to_owned)
+        };
+        (of("cache.akkeris.io/organization").as_deref() == Some("org")).then_some(())
+    })
+    .await;
     full(world, &name, 1).await;
     let unclaimed = provider_id(&members(world, &name).await[0]);
     assert_ne!(claimed, unclaimed);

@@ -22,7 +22,7 @@ pub fn elasticache(world: &World) -> Client {
     Client::from_conf(config)
 }
 
-async fn redis_plan(world: &World, members: Value) -> String {
+pub async fn redis_plan(world: &World, members: Value) -> String {
     let mut spec = json!({ "nodeType": "cache.t4g.micro" });
     spec.as_object_mut()
         .unwrap()
@@ -33,7 +33,7 @@ async fn redis_plan(world: &World, members: Value) -> String {
 }
 
 /// An instance that waits for [`resume`], and the id that it will have.
-async fn paused(world: &World, plan: &str) -> (Place, String) {
+pub async fn paused(world: &World, plan: &str) -> (Place, String) {
     let place = world
         .order_by_yaml(plan, json!({ "cache.akkeris.io/paused": "true" }))
         .await;
@@ -43,14 +43,14 @@ async fn paused(world: &World, plan: &str) -> (Place, String) {
     (place, id)
 }
 
-async fn resume(world: &World, place: &Place) {
+pub async fn resume(world: &World, place: &Place) {
     let annotation = "cache.akkeris.io/paused-";
     world
         .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
         .await;
 }
 
-fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
+pub fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
     world
         .sandbox
         .elasticache()
@@ -65,7 +65,7 @@ pub async fn gone(world: &World, place: &Place, id: &str) {
 }
 
 /// The outcomes of the calls that asked for a group to be made.
-fn creations(world: &World, id: &str) -> Vec<String> {
+pub fn creations(world: &World, id: &str) -> Vec<String> {
     world.calls(CREATE, id).into_iter().map(|call| call.outcome).collect()
 }
 
@@ -165,6 +165,86 @@ async fn a_creation_that_fails_later_says_why() {
         "{condition:?}"
     );
     gone(world, &place, &id).await;
+}
+
+/// The Events of an instance with a reason: their types and notes.
+pub async fn events(world: &World, place: &Place, reason: &str) -> Vec<(String, String)> {
+    let api: kube::Api<k8s_openapi::api::events::v1::Event> =
+        kube::Api::namespaced(world.sandbox.kube().await.unwrap(), &place.namespace);
+    let all = api.list(&kube::api::ListParams::default()).await.unwrap();
+    let of_instance = all.items.into_iter().filter(|event| {
+        event.reason.as_deref() == Some(reason)
+            && event.regarding.as_ref().and_then(|regarding| regarding.name.as_ref()) == Some(&place.name)
+    });
+    of_instance
+        .map(|event| (event.type_.unwrap_or_default(), event.note.unwrap_or_default()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_a_cache_is_told_once_as_an_event_of_its_instance() {
+    let world = shared().await;
+    let plan = redis_plan(world, json!({})).await;
+    let place = world.order_by_yaml(&plan, json!({})).await;
+    let instance = world.until_ready(&place).await;
+    let id = provider_id(&instance);
+    let told = async |what: &str| {
+        let note = format!("{id}: {what}");
+        let events = events(world, &place, "ProviderEvent").await;
+        events
+            .iter()
+            .filter(|event| **event == ("Normal".to_owned(), note.clone()))
+            .count()
+    };
+    eventually("the event of its creation", async || {
+        (told("Replication group created").await > 0).then_some(())
+    })
+    .await;
+    // Other looks read it again, and do not tell it again.
+    let patch = json!({ "spec": { "elasticache": { "replicas": 1 } } }).to_string();
+    world
+        .kubectl(&["patch", "cplan", &plan, "--type=merge", "-p", &patch])
+        .await;
+    let annotation = "cache.akkeris.io/update-to-revision=2";
+    world
+        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
+        .await;
+    eventually("the event of its change", async || {
+        (told("Replication group modified").await > 0).then_some(())
+    })
+    .await;
+    assert_eq!(told("Replication group created").await, 1);
+    gone(world, &place, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_whose_support_ended_says_until_when_it_is_paid_for() {
+    let world = shared().await;
+    let plan = async |version: &str| {
+        let engine = json!({ "type": "redis", "version": version });
+        let spec = json!({ "nodeType": "cache.t4g.micro" });
+        world.plan(engine, "elasticache", spec).await
+    };
+    for (version, status, reason) in [("5.0.6", "False", "ExtendedSupport"), ("7.1", "True", "Supported")] {
+        let place = world.order_by_yaml(&plan(version).await, json!({})).await;
+        let instance = world.until_ready(&place).await;
+        let conditions = &instance.status.as_ref().unwrap().conditions;
+        let said = conditions
+            .iter()
+            .find(|condition| condition.type_ == "EngineSupported")
+            .unwrap();
+        assert_eq!(
+            (said.status.as_str(), said.reason.as_str()),
+            (status, reason),
+            "{said:?}"
+        );
+        if status == "False" {
+            assert!(said.message.contains("2029-01-31"), "{said:?}");
+        }
+        let running = instance.status.as_ref().unwrap().engine.clone().unwrap();
+        assert!(running.version.starts_with(version), "{running:?}");
+        gone(world, &place, &provider_id(&instance)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

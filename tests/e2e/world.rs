@@ -60,7 +60,11 @@ pub async fn shared() -> &'static World {
 impl World {
     /// A world of a test's own, its broker started with some variables more.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
-        let sandbox = Sandbox::start().await.unwrap();
+        Self::on(Sandbox::start().await.unwrap(), variables).await
+    }
+
+    /// A world on a sandbox.
+    pub async fn on(sandbox: Sandbox, variables: &[(&str, &str)]) -> Self {
         let project = Path::new(PROJECT);
         let apply = async |options: &[&str], path: &str| {
             let path = project.join(path);

@@ -85,8 +85,13 @@ async fn the_example_is_ordered_shown_used_and_deleted() {
     let path = "jsonpath={range .status.conditions[*]}{.type}={.status} {.observedGeneration} {.reason}{\"\\n\"}{end}";
     let conditions = kubectl(&["get", "cinst", "example", "-o", path]).await;
     let lines: BTreeSet<_> = conditions.lines().collect();
-    let expected = ["Ready=True", "Reconciling=False", "Stalled=False"]
-        .map(|condition| format!("{condition} {generation} Available"));
+    let expected = [
+        ("Ready=True", "Available"),
+        ("Reconciling=False", "Available"),
+        ("Stalled=False", "Available"),
+        ("UpdateAvailable=False", "UpToDate"),
+    ]
+    .map(|(condition, reason)| format!("{condition} {generation} {reason}"));
     assert_eq!(lines, expected.iter().map(String::as_str).collect());
 
     let selector = "--field-selector=involvedObject.kind=CacheInstance,involvedObject.name=example";

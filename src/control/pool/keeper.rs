@@ -243,6 +243,10 @@ impl Keeper {
 
     /// What a plan wants of its pool, and why that is less than it says.
     fn want(&self, plan: &CachePlan) -> (Want, Option<String>) {
+        // Members do not keep a plan from going.
+        if plan.metadata.deletion_timestamp.is_some() {
+            return (nothing(), None);
+        }
         let enabled = plan
             .spec
             .provider()
@@ -251,7 +255,7 @@ impl Keeper {
         let Some(revision) = revision.filter(|_| enabled && is_offered(plan)) else {
             return (Want::Hold, None);
         };
-        if plan.metadata.deletion_timestamp.is_some() || plan.spec.state == PlanState::Deprecated {
+        if plan.spec.state == PlanState::Deprecated {
             return (nothing(), None);
         }
         if let Err(error) = effective(&plan.spec, &Map::new()) {

@@ -1,6 +1,6 @@
 //! From one plan to another, or to a later revision of the same one: what is possible, and at what price.
 
-use crate::api::{CachePlanSpec, ElastiCacheSpec, Engine, EngineType, ProviderSpec, Topology};
+use crate::api::{CachePlanSpec, Effect, Order, compare_versions, forecast};
 
 /// How a cache gets from one plan to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,57 +14,25 @@ pub enum Move {
 }
 
 /// How a cache gets from one plan to another, with the tenant's parameters in both.
-///
-/// What ElastiCache changes in place: `ModifyReplicationGroup`, `ModifyCacheCluster`; what only their `Create` calls
-/// take needs a new cluster.
 pub fn judge(from: &CachePlanSpec, to: &CachePlanSpec) -> Move {
-    let (Some(old), Some(new)) = (from.provider(), to.provider()) else {
-        return Move::Never("a plan names no provider, or two".to_owned());
-    };
-    let (old_engine, new_engine) = (from.engine.type_, to.engine.type_);
-    let becomes_valkey = old_engine == EngineType::Redis
-        && new_engine == EngineType::Valkey
-        && [(old, from), (new, to)].into_iter().all(|(provider, plan)| {
-            matches!(provider, ProviderSpec::ElastiCache(_)) && plan.topology() == Topology::ReplicationGroup
-        });
-    if old_engine != new_engine && !becomes_valkey {
-        return Move::Never(format!("{old_engine} does not become {new_engine}"));
-    }
-    if let Some(why) = credentials(from, to) {
-        return Move::Never(why.to_owned());
-    }
-    match (old, new) {
-        (ProviderSpec::ElastiCache(_), ProviderSpec::Kubernetes(_))
-        | (ProviderSpec::Kubernetes(_), ProviderSpec::ElastiCache(_)) => {
-            if new_engine == EngineType::Memcached {
-                Move::Replacement("the provider")
-            } else {
-                Move::Never(format!("{new_engine} cannot take its data to another provider"))
-            }
-        }
-        _ if is_older(&to.engine, &from.engine) => Move::Never(format!(
+    let (old, new) = (&from.engine, &to.engine);
+    let provider = |plan: &CachePlanSpec| plan.provider().map(|provider| provider.kind());
+    // Platforms are not offered to go back, also where a cache that keeps nothing could be made anew.
+    if old.type_ == new.type_
+        && provider(from) == provider(to)
+        && compare_versions(&old.version, &new.version) == Order::Newer
+    {
+        return Move::Never(format!(
             "{} {} is older than {}, and caches are not downgraded",
-            to.engine.type_, to.engine.version, from.engine.version
-        )),
-        (ProviderSpec::Kubernetes(_), ProviderSpec::Kubernetes(_)) => Move::InPlace,
-        (ProviderSpec::ElastiCache(old), ProviderSpec::ElastiCache(new)) => {
-            match replaced((old, from.topology()), (new, to.topology()), new_engine) {
-                Some(what) => Move::Replacement(what),
-                None => Move::InPlace,
-            }
-        }
+            new.type_, new.version, old.version
+        ));
     }
-}
-
-/// Why bindings that exist would break.
-fn credentials(from: &CachePlanSpec, to: &CachePlanSpec) -> Option<&'static str> {
-    match (from.has_users(), to.has_users()) {
-        (true, false) => Some("bindings have users of their own, and the other plan has none for them"),
-        // In the cluster the shared password goes on holding beside the users.
-        (false, true) if to.elasticache.is_some() => {
-            Some("ElastiCache would ask bindings that exist for users that they do not have")
-        }
-        _ => None,
+    let differences = forecast(from, to);
+    let first = |effect| differences.iter().find(|difference| difference.effect == effect);
+    match (first(Effect::Never), first(Effect::Replace)) {
+        (Some(never), _) => Move::Never(never.to_string()),
+        (None, Some(replaced)) => Move::Replacement(replaced.field),
+        (None, None) => Move::InPlace,
     }
 }
 
@@ -73,45 +41,6 @@ pub fn is_listed(from: &CachePlanSpec, plan_name: &str) -> bool {
     from.updatable_to
         .as_ref()
         .is_none_or(|names| names.iter().any(|name| name == plan_name))
-}
-
-/// What of a cluster cannot be modified.
-fn replaced(
-    (old, old_topology): (&ElastiCacheSpec, Topology),
-    (new, new_topology): (&ElastiCacheSpec, Topology),
-    engine: EngineType,
-) -> Option<&'static str> {
-    let encrypted = |spec: &ElastiCacheSpec| spec.at_rest_encryption.unwrap_or_default();
-    let tls = |spec: &ElastiCacheSpec| spec.transit_encryption.unwrap_or_default();
-    [
-        ("the topology", old_topology != new_topology),
-        ("the subnet group", old.subnet_group != new.subnet_group),
-        ("encryption at rest", encrypted(old) != encrypted(new)),
-        ("cluster mode", old.shards.is_some() != new.shards.is_some()),
-        // A replication group's can be changed.
-        ("TLS", engine == EngineType::Memcached && tls(old) != tls(new)),
-    ]
-    .into_iter()
-    .find_map(|(what, differs)| differs.then_some(what))
-}
-
-/// Whether an engine's version is older than another, as far as both say: `7` is no older than `7.1`.
-fn is_older(engine: &Engine, than: &Engine) -> bool {
-    let numbers = |engine: &Engine| -> Vec<u32> {
-        engine
-            .version
-            .split('.')
-            .map_while(|part| {
-                let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
-                digits.parse().ok()
-            })
-            .collect()
-    };
-    let (ours, theirs) = (numbers(engine), numbers(than));
-    ours.iter()
-        .zip(&theirs)
-        .find(|(ours, theirs)| ours != theirs)
-        .is_some_and(|(ours, theirs)| ours < theirs)
 }
 
 #[cfg(test)]

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::super::window::{Leave, Window};
@@ -7,9 +5,10 @@ use super::super::{Again, Cluster, Decision, Desired, Next, Place, Record, Repor
 use super::access::Users;
 use super::plan::{Change, Way, next_change};
 use super::restart::{Restarting, restarting};
-use super::{Create, Defaults, Live, OWNER_TAG, Observed, Ownership, Phase, Step, Target};
+use super::tags::{self, Tagged, Tagging};
+use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle, provider_id};
 use crate::api::conditions::{Progress, Reason};
-use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, Owner, ProviderKind, annotations};
+use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, ProviderKind, RunningEngine, annotations};
 use crate::provider::secrets::{self, SecretStep};
 use crate::provider::users::LOOK_AGAIN;
 
@@ -78,8 +77,9 @@ fn look(
             }
             (Ownership::Unowned, true) => {
                 if let Some(arn) = live.arn.clone() {
+                    let tags = tags::wanted(desired, spec);
                     let report = working(desired, &place, Reason::Creating, format!("taking over {id}"));
-                    return Decision::act(Step::Claim { arn }, report);
+                    return Decision::act(Step::Tag { arn, tags }, report);
                 }
             }
             (Ownership::Unreadable, true) => {
@@ -90,11 +90,17 @@ fn look(
             }
         }
     }
+    let tagging = tags::tagging(&tags::wanted(desired, spec), &place.tagged, observed.tags.as_ref());
+    if let Tagging::Proven(tagged) = &tagging {
+        place.tagged = tagged.clone();
+    }
     let view = View {
         desired,
         observed,
         live,
         place: &place,
+        tagging,
+        now,
     };
     let first = if desired.was_ready {
         Reason::Updating
@@ -160,7 +166,7 @@ fn look(
                     let report = view.say(Progress::ReadyAndReconciling, first, doing);
                     Decision::act(Step::Users(step), report)
                 }
-                None => with_users(&view, users, settled(&view, spec, now), now),
+                None => with_users(&view, users, settled(&view, spec)),
             };
             decision.report.bound = true;
             decision
@@ -185,15 +191,15 @@ fn missing(
     desired: &Desired,
     spec: &ElastiCacheSpec,
     defaults: &Defaults,
-    place: Cluster,
+    mut place: Cluster,
     has_password: bool,
     users: Option<&Users<'_>>,
 ) -> Decision<Step> {
-    let id = &place.target.id;
+    let id = place.target.id.clone();
     let adopted = desired
         .adopt
         .as_ref()
-        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(id));
+        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(&id));
     if adopted && place.arn.is_none() {
         let message = format!(
             "there is no replication group or cache cluster {id} in this region and account: correct spec.adopt in a new instance, or make it"
@@ -201,11 +207,39 @@ fn missing(
         return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
     }
     if place.arn.is_some() {
+        if !desired.recreate {
+            let message = format!(
+                "{id} is gone from ElastiCache although nobody asked for that here: annotate this instance with {}=true to have it made anew, empty and at another address, or delete it",
+                annotations::RECREATE
+            );
+            return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+        }
+        // Under another id: the old one may linger.
+        let generation = desired.record.newest_generation().map_or(0, |newest| newest + 1);
+        let anew = Cluster {
+            target: Target {
+                topology: desired.plan.topology(),
+                id: provider_id(&defaults.name_prefix, &desired.uid, generation),
+            },
+            arn: None,
+            generation,
+            tagged: Tagged::default(),
+        };
         let message = format!(
-            "{id} is gone from ElastiCache although nobody asked for that here: delete this instance, and make a new one if the cache is still wanted"
+            "{id} is gone from ElastiCache; it is made anew, empty, as {}",
+            anew.target.id
         );
-        return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
+        return Decision::rest(working(desired, &anew, Reason::Creating, message)).now();
     }
+    let create = Create {
+        user_group: users.map(Users::group),
+        ..create(desired, spec, defaults, &place.target)
+    };
+    // It is made with them; that they are there is proven when they are read.
+    place.tagged = Tagged {
+        keys: create.tags.keys().cloned().collect(),
+        digest: None,
+    };
     let restored_from = desired.restore.as_ref().map(|restore| restore.backup.clone());
     let making = |message: String| {
         let mut report = working(
@@ -240,10 +274,6 @@ fn missing(
         Some(backup) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
         None => "asking ElastiCache for the cache".to_owned(),
     };
-    let create = Create {
-        user_group: users.map(Users::group),
-        ..create(desired, spec, defaults, &place.target)
-    };
     Decision::act(Step::Create(Box::new(create)), making(message))
 }
 
@@ -268,11 +298,21 @@ struct View<'a> {
     observed: &'a Observed,
     live: &'a Live,
     place: &'a Cluster,
+    tagging: Tagging,
+    now: Timestamp,
 }
 
 impl View<'_> {
     fn say(&self, progress: Progress, reason: Reason, message: String) -> Report {
         let mut report = Report::new(progress, reason, message, recorded(self.desired, self.place));
+        if let (Some(engine), Some(version)) = (self.live.config.engine, &self.live.config.version) {
+            report.engine = Some(RunningEngine {
+                type_: engine,
+                version: version.clone(),
+            });
+            let offered = self.observed.offered.as_deref();
+            report.support = Some(lifecycle::support(engine, version, offered, self.now));
+        }
         report.endpoint.clone_from(&self.live.endpoint);
         report.reader_endpoint.clone_from(&self.live.reader_endpoint);
         report.nodes = self.live.nodes();
@@ -282,8 +322,8 @@ impl View<'_> {
 }
 
 /// What to do next for a cache that answers, and whose connection Secret says so.
-fn settled(view: &View, spec: &ElastiCacheSpec, now: Timestamp) -> Decision<Step> {
-    let (desired, live) = (view.desired, view.live);
+fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
+    let (desired, live, now) = (view.desired, view.live, view.now);
     let id = &view.place.target.id;
     let busy = match &live.phase {
         Phase::Available => None,
@@ -318,15 +358,17 @@ fn settled(view: &View, spec: &ElastiCacheSpec, now: Timestamp) -> Decision<Step
                     Reason::Updating,
                     format!("a change of {id} waits for its maintenance window in ElastiCache"),
                 )),
-                None => Decision::rest(view.say(
-                    Progress::Ready,
-                    Reason::Available,
-                    format!(
-                        "{} answers at {}",
-                        desired.plan.engine.type_,
-                        live.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str())
-                    ),
-                )),
+                None => retagged(view).unwrap_or_else(|| {
+                    Decision::rest(view.say(
+                        Progress::Ready,
+                        Reason::Available,
+                        format!(
+                            "{} answers at {}",
+                            desired.plan.engine.type_,
+                            live.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str())
+                        ),
+                    ))
+                }),
             },
         },
     };
@@ -337,11 +379,11 @@ fn settled(view: &View, spec: &ElastiCacheSpec, now: Timestamp) -> Decision<Step
 }
 
 /// The same decision, where it rests, with what users wait for.
-fn with_users(view: &View, users: Option<&Users<'_>>, decision: Decision<Step>, now: Timestamp) -> Decision<Step> {
+fn with_users(view: &View, users: Option<&Users<'_>>, decision: Decision<Step>) -> Decision<Step> {
     let Some(users) = users.filter(|_| decision.step == Next::Rest) else {
         return decision;
     };
-    let surplus = users.surplus(now);
+    let surplus = users.surplus(view.now);
     if !surplus.is_empty() {
         let message = format!("deleting the Secrets {}", surplus.join(", "));
         let report = view.say(Progress::ReadyAndReconciling, Reason::Updating, message);
@@ -358,6 +400,24 @@ fn with_users(view: &View, users: Option<&Users<'_>>, decision: Decision<Step>, 
         },
         None => decision,
     }
+}
+
+/// Corrects the tags of a cache that is as wanted in all else, if they are not.
+fn retagged(view: &View) -> Option<Decision<Step>> {
+    let arn = view.live.arn.clone()?;
+    let (tagged, step) = match view.tagging.clone() {
+        Tagging::Rest | Tagging::Proven(_) => return None,
+        Tagging::Write(tagged, tags) => (tagged, Step::Tag { arn, tags }),
+        Tagging::Erase(tagged, keys) => (tagged, Step::Untag { arn, keys }),
+    };
+    let message = format!("correcting the tags of {}", view.place.target.id);
+    let mut report = view.say(Progress::ReadyAndReconciling, Reason::Updating, message);
+    let place = Cluster {
+        tagged,
+        ..view.place.clone()
+    };
+    report.record.serving = Some(Place::ElastiCache(place));
+    Some(Decision::act(step, report))
 }
 
 /// What a restart makes of a decision.
@@ -532,56 +592,8 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target
         snapshot_window: spec.snapshot_window.clone(),
         snapshot_retention_days: spec.snapshot_retention_days.map(i32::from),
         snapshot: desired.restore.as_ref().map(|restore| restore.snapshot.clone()),
-        tags: tags(desired, spec),
+        tags: tags::wanted(desired, spec),
     }
-}
-
-/// The tags of a cache: the plan's, the owner's, and ours, which win.
-fn tags(desired: &Desired, spec: &ElastiCacheSpec) -> BTreeMap<String, String> {
-    let Owner {
-        organization,
-        space,
-        instance_name,
-        labels,
-    } = &desired.owner;
-    let mut tags: BTreeMap<String, String> = spec
-        .tags
-        .iter()
-        .chain(labels)
-        .map(|(key, value)| (key.clone(), tag_value(value)))
-        .collect();
-    let named = [
-        ("organization", organization),
-        ("space", space),
-        ("instance-name", instance_name),
-    ];
-    for (key, value) in named {
-        if let Some(value) = value {
-            tags.insert(format!("cache.akkeris.io/{key}"), tag_value(value));
-        }
-    }
-    tags.insert("cache.akkeris.io/plan".to_owned(), tag_value(&desired.plan_name));
-    tags.insert(
-        "cache.akkeris.io/instance".to_owned(),
-        format!("{}/{}", desired.namespace, desired.name),
-    );
-    tags.insert(OWNER_TAG.to_owned(), desired.uid.clone());
-    tags
-}
-
-/// A text as a tag value: at most 256 letters, digits, spaces and `_ . : / = + - @`
-/// (AWS, "Tag naming limits and requirements").
-fn tag_value(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_alphanumeric() || " _.:/=+-@".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .take(256)
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -9,7 +10,7 @@ use super::super::fixtures::{
 };
 use super::*;
 use crate::api::{DeletionPolicy, Topology};
-use crate::provider::elasticache::{Modification, provider_id, remove};
+use crate::provider::elasticache::{Modification, OWNER_TAG, provider_id, remove};
 use crate::provider::{Existence, Next, RestoreFrom};
 
 const GROUP: Topology = Topology::ReplicationGroup;
@@ -184,6 +185,70 @@ fn what_was_proven_and_is_gone_is_not_made_again() {
 }
 
 #[test]
+fn what_is_gone_is_made_anew_under_another_id_only_if_the_instance_says_so() {
+    let mut desired = desired(redis());
+    desired.record.serving = Some(Place::ElastiCache(proven(0, GROUP)));
+    desired.recreate = true;
+    let decision = run(&desired, &with_auth(observed(None)));
+    assert_eq!(
+        (decision.step, decision.again),
+        (Next::Rest, crate::provider::Again::After(std::time::Duration::ZERO))
+    );
+    desired.record = decision.report.record;
+    assert_eq!(desired.record.cluster(), Some(&cluster(1, GROUP)));
+    let Next::Act(Step::Create(create)) = run(&desired, &with_auth(observed_at(cluster(1, GROUP), None))).step else {
+        panic!()
+    };
+    assert_eq!((create.id, create.snapshot), (provider_id("test", UID, 1), None));
+}
+
+#[test]
+fn tags_are_corrected_when_all_else_is_as_wanted() {
+    let mut wanted = desired(redis());
+    let before = serving(&wanted, live(Phase::Available));
+    let spec = wanted.plan.elasticache.clone().unwrap();
+    let mut seen = before.clone();
+    seen.tags = Some(tags::wanted(&wanted, &spec));
+    let decision = run(&wanted, &seen);
+    assert_eq!(decision.report.progress, Progress::Ready);
+    wanted.record = decision.report.record;
+    let proven =
+        |desired: &Desired| tags::is_proven(&desired.record.cluster().unwrap().tagged, &tags::wanted(desired, &spec));
+    assert!(proven(&wanted));
+    wanted.owner.organization = Some("another".to_owned());
+    assert!(!proven(&wanted));
+    // While they cannot be read, it is ready all the same.
+    assert_eq!(run(&wanted, &before).report.progress, Progress::Ready);
+    let decision = run(&wanted, &seen);
+    let Next::Act(Step::Tag { tags, .. }) = decision.step else {
+        panic!()
+    };
+    assert_eq!(
+        tags,
+        [("cache.akkeris.io/organization".to_owned(), "another".to_owned())].into()
+    );
+    assert_eq!(decision.report.progress, Progress::ReadyAndReconciling);
+}
+
+#[test]
+fn a_version_whose_support_ended_is_said_beside_readiness() {
+    let wanted = desired(redis());
+    let mut running = live(Phase::Available);
+    running.config.version = Some("7.1.0".to_owned());
+    let seen = serving(&wanted, running.clone());
+    let report = run(&wanted, &seen).report;
+    assert!(report.support.unwrap().supported);
+    assert_eq!(report.engine.unwrap().version, "7.1.0");
+    let mut seen = seen;
+    seen.offered = Some(Arc::new([(EngineType::Redis, vec!["8.0".to_owned()])].into()));
+    let report = run(&wanted, &seen).report;
+    assert_eq!(
+        (report.progress, report.support.unwrap().reason),
+        (Progress::Ready, "NotOffered")
+    );
+}
+
+#[test]
 fn a_lost_password_stalls_and_never_makes_another() {
     let decision = run(&desired(redis()), &observed(Some(live(Phase::Available))));
     assert_eq!(
@@ -284,6 +349,7 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
         },
         arn: None,
         generation: 0,
+        tagged: Tagged::default(),
     };
     let mut seen = with_auth(observed_at(place, Some(live(Phase::Available))));
     for (ownership, step, reason) in [
@@ -291,8 +357,9 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
         (Ownership::Foreign, Next::Rest, Reason::NameConflict),
         (
             Ownership::Unowned,
-            Next::Act(Step::Claim {
+            Next::Act(Step::Tag {
                 arn: "arn:0".to_owned(),
+                tags: tags::wanted(&wanted, wanted.plan.elasticache.as_ref().unwrap()),
             }),
             Reason::Creating,
         ),

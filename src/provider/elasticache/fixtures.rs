@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::super::users::Credentials;
 use super::super::{Cluster, Consent, Desired, Existence, Published, Record};
-use super::{Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Target, Tls, provider_id};
+use super::{
+    Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Tagged, Target, Tls, provider_id,
+};
 use crate::api::{Authentication, CachePlanSpec, Endpoint, Node, Owner, Topology};
 
 pub(in super::super) const UID: &str = "11111111-2222-3333-4444-555555555555";
@@ -70,6 +72,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         users: Vec::new(),
         grace: Duration::from_secs(3600),
         release_superseded: false,
+        recreate: false,
         published: Published::default(),
         record: Record::default(),
     }
@@ -83,6 +86,7 @@ pub(in super::super) fn cluster(generation: u32, topology: Topology) -> Cluster 
         },
         arn: None,
         generation,
+        tagged: Tagged::default(),
     }
 }
 
@@ -314,7 +318,9 @@ pub(in super::super) fn observed(place: Cluster, live: Option<Live>) -> Observed
         place,
         live,
         ownership: Ownership::Unreadable,
+        tags: None,
         failure: None,
+        offered: None,
         secrets: BTreeMap::new(),
         access: None,
         credentials: Credentials::new(),

@@ -4,25 +4,30 @@
 mod access;
 mod client;
 mod decide;
+mod events;
 #[cfg(test)]
 pub(super) mod fixtures;
 mod id;
+mod lifecycle;
 mod live;
 mod observe;
 mod plan;
 mod poller;
 mod remove;
 mod restart;
+mod tags;
 
 pub use access::{Access, AccessStep, NewUser, UserGroup, UserPhase, asked_users, group_id, may_have_users, user_id};
 pub use client::{Client, Limits, Snapshot, SnapshotState};
 pub use decide::{must_replace, present};
+pub use events::{Occurrence, is_trouble};
 pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
 pub use observe::observe;
-pub use plan::{Modification, Settings, is_downgrade};
-pub use poller::{Poller, Target};
+pub use plan::{Modification, Settings};
+pub use poller::{Ears, Poller, Target};
 pub use remove::remove;
+pub use tags::{Tagged, Tags};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,8 +79,12 @@ pub struct Observed {
     pub live: Option<Live>,
     /// Whose it is.
     pub ownership: Ownership,
+    /// Its tags, where they had to be read and could be.
+    pub tags: Option<Tags>,
     /// Why it failed, by the provider's events.
     pub failure: Option<String>,
+    /// The versions that can be ordered, once the API was asked.
+    pub offered: Option<Arc<lifecycle::Offered>>,
     /// The instance's Secrets, by name.
     pub secrets: BTreeMap<String, Arc<Secret>>,
     /// What there is of its users, if it has or may have some.
@@ -97,10 +106,19 @@ pub enum Step {
     Modify(Target, Modification),
     /// `RebootCacheCluster` of one node.
     Reboot(Target, Box<LiveNode>),
-    /// Tags a cache that is taken over as the instance's.
-    Claim {
+    /// Writes tags, which say whose a cache is and for whom.
+    Tag {
         /// The cache's ARN.
         arn: String,
+        /// The tags to write.
+        tags: Tags,
+    },
+    /// Takes tags away.
+    Untag {
+        /// The cache's ARN.
+        arn: String,
+        /// Their keys.
+        keys: Vec<String>,
     },
     /// Tags a cache that is let go as nobody's.
     Release {
@@ -198,8 +216,12 @@ pub async fn act(
         }
         Step::Modify(target, modification) => poller.modify(target, modification).await,
         Step::Reboot(target, node) => poller.reboot(target, node).await,
-        Step::Claim { arn } => poller.client().tag_owner(arn, &desired.uid).await,
-        Step::Release { arn } => poller.client().tag_owner(arn, RELEASED).await,
+        Step::Tag { arn, tags } => poller.tagged(arn, poller.client().tag(arn, tags).await),
+        Step::Untag { arn, keys } => poller.tagged(arn, poller.client().untag(arn, keys).await),
+        Step::Release { arn } => {
+            let released = [(OWNER_TAG.to_owned(), RELEASED.to_owned())].into();
+            poller.client().tag(arn, &released).await
+        }
         Step::Delete { target, final_snapshot } => {
             if let Some(snapshot) = final_snapshot {
                 backups::record_final(kube, desired, snapshot).await?;

@@ -5,16 +5,16 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::super::users::{self, Credentials};
 use super::super::{Cluster, Desired, Existence, Fault};
-use super::{Defaults, Observed, Ownership, Phase, Poller, Target, access, provider_id};
-use crate::api::{DeletionPolicy, Topology};
+use super::{Defaults, Observed, Phase, Poller, Tagged, Target, access, provider_id, tags};
+use crate::api::{Authentication, DeletionPolicy, Topology};
 
 /// How many generations are looked for when a status is lost.
 const GENERATIONS: u32 = 16;
 
 /// Gathers what there is of an instance on ElastiCache, at a place or, without one, where it is to be first.
 ///
-/// Tags are read only until they have proven that the cache is ours, or to let it go; events only when it has failed;
-/// users only where there are some.
+/// Tags are read only until they have proven that the cache is ours, after they may have changed, or to let it go; users
+/// only where there are some.
 ///
 /// # Errors
 /// When ElastiCache does not answer.
@@ -26,21 +26,35 @@ pub async fn observe(
     defaults: &Defaults,
     secrets: BTreeMap<String, Arc<Secret>>,
 ) -> Result<Observed, Fault> {
+    let recorded = place.is_some();
     let place = match place {
         Some(place) => place.clone(),
         None => first(poller, desired, defaults).await?,
     };
-    let live = poller.look(&place.target).await?;
-    let mut ownership = Ownership::Unreadable;
-    let mut failure = None;
+    let has_password = secrets.contains_key(&desired.auth_secret());
+    let live = match poller.seen(&place.target) {
+        Some(live) => live,
+        None if is_new(desired, &place, recorded, has_password) => None,
+        None => poller.look(&place.target).await?,
+    };
+    let (mut tags, mut failure) = (None, None);
     if let Some(live) = &live {
-        let readable = !matches!(live.phase, Phase::Creating | Phase::Deleting);
-        let letting_go = desired.existence == Existence::Absent(DeletionPolicy::Retain);
-        if let (true, Some(arn), true) = (place.arn.is_none() || letting_go, &live.arn, readable) {
-            ownership = poller.ownership(arn, &desired.uid).await;
+        let wanted = match (desired.existence, &desired.plan.elasticache) {
+            (Existence::Present, Some(spec)) => Some(tags::wanted(desired, spec)),
+            _ => None,
+        };
+        let ask = match desired.existence {
+            _ if place.arn.is_none() => true,
+            Existence::Present => wanted.is_some_and(|wanted| !tags::is_proven(&place.tagged, &wanted)),
+            Existence::Absent(policy) => policy == DeletionPolicy::Retain,
+            Existence::Superseded => false,
+        };
+        // The API refuses to tell them of what is busy.
+        if let (true, Some(arn), Phase::Available) = (ask, &live.arn, &live.phase) {
+            tags = poller.tags(arn).await;
         }
         if matches!(live.phase, Phase::Failed(_)) {
-            failure = poller.newest_event(&place.target).await;
+            failure = poller.cause(&place.target).await;
         }
     }
     let (mut access, mut credentials) = (None, Credentials::new());
@@ -56,12 +70,29 @@ pub async fn observe(
     Ok(Observed {
         place,
         live,
-        ownership,
+        ownership: tags::ownership(tags.as_ref(), &desired.uid),
+        tags,
         failure,
+        offered: poller.offered(),
         secrets,
         access,
         credentials,
     })
+}
+
+/// Whether a cache that no list showed need not be asked for by its id: asking for it to be made finds it all the same.
+/// With a record of it and without its password it may be there, and another password must not be made.
+fn is_new(desired: &Desired, place: &Cluster, recorded: bool, has_password: bool) -> bool {
+    let token = desired
+        .plan
+        .elasticache
+        .as_ref()
+        .is_some_and(|spec| spec.authentication == Some(Authentication::Token));
+    let token = token || desired.plan.has_users();
+    desired.existence == Existence::Present
+        && desired.adopt.is_none()
+        && place.arn.is_none()
+        && (!recorded || has_password || !token)
 }
 
 /// Where a cache is that no status tells of: the one to be taken over, or the one whose id follows from the uid. A lost
@@ -72,6 +103,7 @@ async fn first(poller: &Poller, desired: &Desired, defaults: &Defaults) -> Resul
         target: Target { topology, id },
         arn: None,
         generation,
+        tagged: Tagged::default(),
     };
     if let Some(id) = &desired.adopt {
         let id = id.to_ascii_lowercase();
@@ -98,11 +130,7 @@ async fn first(poller: &Poller, desired: &Desired, defaults: &Defaults) -> Resul
     let known = poller.known(candidates.clone().map(|(_, target)| target));
     let newest = candidates.rev().find(|(_, target)| known.contains(target));
     Ok(match newest {
-        Some((generation, target)) => Cluster {
-            target,
-            arn: None,
-            generation,
-        },
+        Some((generation, target)) => at(target.id, target.topology, generation),
         None => at(id(0), topology, 0),
     })
 }

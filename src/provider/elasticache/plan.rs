@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::super::Desired;
 use super::live::{Live, Tls};
-use crate::api::{Authentication, ElastiCacheSpec, EngineType, Topology};
+use crate::api::{Authentication, ElastiCacheSpec, EngineType, Order, Topology, compare_versions};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ fn version(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<Cha
         .clone()
         .filter(|wanted| differs(Some(wanted), config.parameter_group.as_ref()));
     let engine = (from != to).then_some(to);
-    let order = compare(running, wanted);
+    let order = compare_versions(running, wanted);
     let version = (engine.is_some() || order != Order::Same).then(|| wanted.clone());
     if engine.is_none() && version.is_none() && parameter_group.is_none() {
         return None;
@@ -223,34 +223,6 @@ fn version(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<Cha
         Way::InPlace(modification)
     };
     Some(Change { what, way })
-}
-
-/// How what runs compares with what is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Older,
-    Same,
-    Newer,
-}
-
-/// Versions are spelled loosely: `6.x` is any 6, `7.1` any 7.1, and ElastiCache brings newer patches by itself.
-fn compare(running: &str, wanted: &str) -> Order {
-    let parts = |version: &str| -> Vec<u32> { version.split('.').map_while(|part| part.parse().ok()).collect() };
-    let (running, wanted) = (parts(running), parts(wanted));
-    for (nth, (running, wanted)) in running.iter().zip(&wanted).enumerate() {
-        match running.cmp(wanted) {
-            std::cmp::Ordering::Less => return Order::Older,
-            std::cmp::Ordering::Greater if nth < 2 => return Order::Newer,
-            std::cmp::Ordering::Greater => return Order::Same,
-            std::cmp::Ordering::Equal => {}
-        }
-    }
-    Order::Same
-}
-
-/// Whether a version is older than another, by what both say.
-pub fn is_downgrade(running: &str, wanted: &str) -> bool {
-    compare(running, wanted) == Order::Newer
 }
 
 /// The group of users that it is to let in; somebody may have taken it away, or the cache was taken over without.
@@ -389,7 +361,14 @@ fn cluster(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<Cha
     } else {
         // The newest go: ids have gaps once nodes were removed.
         let remove = ids.split_off(wanted.min(ids.len()));
-        Way::Cold(Modification::Nodes { count, remove })
+        let back = remove.is_empty();
+        let modification = Modification::Nodes { count, remove };
+        // As many as there are takes back those that were asked for and are not there yet.
+        if back {
+            Way::InPlace(modification)
+        } else {
+            Way::Cold(modification)
+        }
     };
     Some(Change { what, way })
 }

@@ -2,20 +2,24 @@
 //!
 //! The API tells of no change by itself. While something is in flight the region is listed at a steady pace, or, when
 //! fewer caches are in flight than there are pages, each is described; at the resync period everything is listed. An
-//! instance whose cache changed is nudged; nothing else is woken.
+//! instance whose cache changed is nudged; nothing else is woken. Between the looks it is read what happened meanwhile,
+//! for all caches at once.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use secrecy::SecretString;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::super::Fault;
-use super::{Access, Client, Create, Live, LiveNode, Modification, Ownership, UserGroup, UserPhase};
+use super::events::{self, Heard, Occurrence, Told};
+use super::lifecycle::Offered;
+use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, UserGroup, UserPhase};
 use crate::api::{CacheInstance, Topology};
 
 /// One cache of one instance.
@@ -38,6 +42,8 @@ struct Shared {
     interval: Duration,
     resync: Duration,
     view: RwLock<View>,
+    offered: RwLock<Option<Arc<Offered>>>,
+    heard: Mutex<Heard>,
     work: Notify,
     listed: tokio::sync::watch::Sender<bool>,
 }
@@ -48,8 +54,24 @@ struct View {
     instances: HashMap<Target, Interest>,
     /// Users, by the id of their group, that were at rest when they were last asked for.
     access: HashMap<String, Access>,
+    /// Why caches failed, as far as that was asked.
+    causes: HashMap<Target, Option<String>>,
     pages: usize,
 }
+
+/// Who hears of what the poller finds.
+#[derive(Clone, Debug)]
+pub struct Ears {
+    /// Hears of every instance whose cache changed.
+    pub nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
+    /// Hears of what happened to caches of instances.
+    pub occurred: mpsc::Sender<Occurrence>,
+}
+
+/// How many looks go by between two readings of events.
+const LOOKS: u32 = 3;
+/// How often the versions on offer are asked for.
+const VERSIONS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug)]
 struct Seen {
@@ -66,12 +88,19 @@ struct Interest {
 impl Poller {
     /// A poller over a client, for caches whose id begins with a prefix.
     pub fn new(client: Client, prefix: &str, interval: Duration, resync: Duration) -> Self {
+        let prefix = format!("{}-", prefix.to_ascii_lowercase());
+        Self::over(Arc::new(client), prefix, interval, resync)
+    }
+
+    fn over(client: Arc<Client>, prefix: String, interval: Duration, resync: Duration) -> Self {
         Self(Arc::new(Shared {
-            client: Arc::new(client),
-            prefix: format!("{}-", prefix.to_ascii_lowercase()),
+            client,
+            prefix,
             interval,
             resync,
             view: RwLock::default(),
+            offered: RwLock::default(),
+            heard: Mutex::default(),
             work: Notify::new(),
             listed: tokio::sync::watch::Sender::new(false),
         }))
@@ -79,15 +108,20 @@ impl Poller {
 
     /// A poller that has seen nothing yet, over the same client and its bucket of calls.
     pub fn renewed(&self) -> Self {
-        Self(Arc::new(Shared {
-            client: self.0.client.clone(),
-            prefix: self.0.prefix.clone(),
-            interval: self.0.interval,
-            resync: self.0.resync,
-            view: RwLock::default(),
-            work: Notify::new(),
-            listed: tokio::sync::watch::Sender::new(false),
-        }))
+        let Shared {
+            client,
+            prefix,
+            interval,
+            resync,
+            ..
+        } = &*self.0;
+        Self::over(client.clone(), prefix.clone(), *interval, *resync)
+    }
+
+    /// The cache as last seen, if it was: `Some(None)` is one that was seen to be gone.
+    pub fn seen(&self, target: &Target) -> Option<Option<Live>> {
+        let view = self.0.view.read();
+        view.seen.get(target).map(|seen| seen.live.clone())
     }
 
     /// The cache as last seen, or as described now if it was not seen yet.
@@ -123,6 +157,7 @@ impl Poller {
         let mut view = self.0.view.write();
         view.instances.remove(target);
         view.seen.remove(target);
+        view.causes.remove(target);
     }
 
     /// Asks for a cache to be made.
@@ -218,14 +253,34 @@ impl Poller {
             .collect()
     }
 
-    /// Whose a cache is, by its tags.
-    pub async fn ownership(&self, arn: &str, uid: &str) -> Ownership {
-        self.0.client.ownership(arn, uid).await
+    /// The tags of a cache, if they can be read now.
+    pub async fn tags(&self, arn: &str) -> Option<Tags> {
+        self.0.client.tags(arn).await
     }
 
-    /// What the newest event of a cache says.
-    pub async fn newest_event(&self, target: &Target) -> Option<String> {
-        self.0.client.newest_event(target.topology, &target.id).await
+    /// Keeps that the tags of a cache were written: it is busy for a while, so it is looked at anew.
+    ///
+    /// # Errors
+    /// When writing them failed.
+    pub fn tagged(&self, arn: &str, outcome: Result<(), Fault>) -> Result<(), Fault> {
+        let is = |seen: &Seen| seen.live.as_ref().is_some_and(|live| live.arn.as_deref() == Some(arn));
+        self.0.view.write().seen.retain(|_, seen| !is(seen));
+        outcome
+    }
+
+    /// Why a cache failed, as the newest of its events says it. It is asked once for each failure.
+    pub async fn cause(&self, target: &Target) -> Option<String> {
+        if let Some(known) = self.0.view.read().causes.get(target) {
+            return known.clone();
+        }
+        let cause = self.0.client.newest_event(target.topology, &target.id).await;
+        self.0.view.write().causes.insert(target.clone(), cause.clone());
+        cause
+    }
+
+    /// The versions that can be ordered, once that was asked.
+    pub fn offered(&self) -> Option<Arc<Offered>> {
+        self.0.offered.read().clone()
     }
 
     /// Waits until the region was listed once.
@@ -234,10 +289,10 @@ impl Poller {
         let _ = self.0.listed.subscribe().wait_for(|listed| *listed).await;
     }
 
-    /// Lists the region once, then polls for ever. `nudge` hears of every instance whose cache changed.
-    pub async fn run(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) {
+    /// Lists the region once, then polls for ever.
+    pub async fn run(&self, ears: &Ears) {
         loop {
-            match self.list(nudge).await {
+            match self.list(&ears.nudge).await {
                 Ok(()) => break,
                 Err(fault) => {
                     tracing::warn!(%fault, "ElastiCache cannot be listed; instances there wait");
@@ -245,19 +300,93 @@ impl Poller {
                 }
             }
         }
+        self.ask_versions().await;
         self.0.listed.send_replace(true);
         let mut resync = tokio::time::interval_at(Instant::now() + self.0.resync, self.0.resync);
+        let mut versions = tokio::time::interval_at(Instant::now() + VERSIONS_EVERY, VERSIONS_EVERY);
+        // Looks since events were read.
+        let mut unheard = 0;
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
-                _ = resync.tick() => self.list(nudge).await,
+                _ = resync.tick() => {
+                    unheard = LOOKS;
+                    self.list(&ears.nudge).await
+                }
+                _ = versions.tick() => {
+                    self.ask_versions().await;
+                    continue;
+                }
                 () = self.0.work.notified(), if idle => continue,
-                () = tokio::time::sleep(self.0.interval), if !idle => self.poll(nudge).await,
+                () = tokio::time::sleep(self.0.interval), if !idle => {
+                    unheard += 1;
+                    self.poll(&ears.nudge).await
+                }
+                // What was the last to be in flight may have left something to be told.
+                () = tokio::time::sleep(self.0.interval), if idle && unheard > 0 => {
+                    unheard = LOOKS;
+                    Ok(())
+                }
             };
             if let Err(fault) = outcome {
                 tracing::warn!(%fault, "polling ElastiCache");
             }
+            if unheard >= LOOKS {
+                unheard = 0;
+                if let Err(fault) = self.listen(&ears.occurred).await {
+                    tracing::warn!(%fault, "reading the events of ElastiCache");
+                }
+            }
         }
+    }
+
+    async fn ask_versions(&self) {
+        match self.0.client.engine_versions().await {
+            Ok(offered) => *self.0.offered.write() = Some(Arc::new(offered)),
+            // Without them it is only not known which versions are not offered any more.
+            Err(fault) => tracing::warn!(%fault, "the versions that ElastiCache offers are not known"),
+        }
+    }
+
+    /// Reads what happened since it was read last.
+    async fn listen(&self, occurred: &mpsc::Sender<Occurrence>) -> Result<(), Fault> {
+        let now = Timestamp::now();
+        let since = self.0.heard.lock().since(now);
+        let pages = events::pages(self.0.view.read().pages);
+        let (told, all) = self.0.client.events(since, pages).await?;
+        let news = self.0.heard.lock().news(told, all, now);
+        let mut lost = 0_usize;
+        for told in news {
+            let Some(instance) = self.whose(&told) else { continue };
+            let occurrence = Occurrence {
+                instance,
+                source: told.source,
+                message: told.message,
+                at: told.at,
+            };
+            // Nobody waits for whoever writes them down.
+            lost += usize::from(occurred.try_send(occurrence).is_err());
+        }
+        if lost > 0 {
+            tracing::warn!(lost, "more happened on ElastiCache than can be written down");
+        }
+        Ok(())
+    }
+
+    /// The instance whose cache, or a member of it, an event is about.
+    fn whose(&self, told: &Told) -> Option<ObjectRef<CacheInstance>> {
+        let view = self.0.view.read();
+        let of = |topology, id: &str| {
+            let target = Target {
+                topology,
+                id: id.to_ascii_lowercase(),
+            };
+            view.instances.get(&target).map(|interest| interest.instance.clone())
+        };
+        of(told.topology, &told.source).or_else(|| {
+            let mut groups = events::group_of(&told.source);
+            groups.find_map(|group| of(Topology::ReplicationGroup, group))
+        })
     }
 
     fn in_flight(&self) -> Vec<Target> {
@@ -358,6 +487,7 @@ impl Poller {
             }
         }
         view.seen.insert(target.clone(), Seen { live, at: asked });
+        view.causes.remove(target);
         view.instances.get(target).map(|interest| interest.instance.clone())
     }
 }

@@ -53,6 +53,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         users: Vec::new(),
         grace: Duration::ZERO,
         release_superseded: false,
+        recreate: false,
         published: crate::provider::Published::default(),
         record: Record::default(),
     }

@@ -331,6 +331,10 @@ impl<'a> Instance<'a> {
         let mut report = self.say(Progress::Ready, Reason::Available, message, nodes);
         report.record.restarted_at = self.desired.record.restarted_at.max(self.restart);
         report.bound = true;
+        report.engine = Some(api::RunningEngine {
+            type_: engine,
+            version: self.desired.plan.engine.version.clone(),
+        });
         report
     }
 

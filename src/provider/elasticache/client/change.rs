@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::super::super::Fault;
 use super::super::live::{Live, LiveNode, Phase, Tls};
 use super::super::plan::{Modification, Settings};
-use super::super::{Create, OWNER_TAG, Target};
+use super::super::{Create, Tags, Target};
 use super::view::{Clusters, cluster, group};
 use super::{Client, passing, sorted};
 use crate::api::{EngineType, Topology};
@@ -57,7 +57,7 @@ impl Client {
             .set_snapshot_name(create.snapshot.clone())
             .set_auth_token(token.map(|token| token.expose_secret().to_owned()))
             .set_user_group_ids(create.user_group.clone().map(|group| vec![group]))
-            .set_tags(Some(tags(create)));
+            .set_tags(Some(sdk_tags(&create.tags)));
         call = match create.shards {
             Some(shards) => call.num_node_groups(shards).replicas_per_node_group(create.replicas),
             None => call.num_cache_clusters(1 + create.replicas),
@@ -103,7 +103,7 @@ impl Client {
             .set_snapshot_window(create.snapshot_window.clone())
             .set_snapshot_retention_limit(create.snapshot_retention_days)
             .set_snapshot_name(create.snapshot.clone())
-            .set_tags(Some(tags(create)));
+            .set_tags(Some(sdk_tags(&create.tags)));
         match call.send().await {
             Ok(output) => Ok(output.cache_cluster().and_then(cluster)),
             Err(error)
@@ -346,20 +346,23 @@ impl Client {
         }
     }
 
-    /// Says in a cache's tags whose it is.
-    pub(in super::super) async fn tag_owner(&self, arn: &str, owner: &str) -> Result<(), Fault> {
+    /// `AddTagsToResource`: writes tags, in one call.
+    pub(in super::super) async fn tag(&self, arn: &str, tags: &Tags) -> Result<(), Fault> {
         self.turn().await;
-        let tag = Tag::builder().key(OWNER_TAG).value(owner).build();
-        match self
-            .sdk
-            .add_tags_to_resource()
-            .resource_name(arn)
-            .tags(tag)
-            .send()
-            .await
-        {
+        let call = self.sdk.add_tags_to_resource().resource_name(arn);
+        match call.set_tags(Some(sdk_tags(tags))).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(passing(format!("tagging {arn}"), &error)),
+        }
+    }
+
+    /// `RemoveTagsFromResource`: takes tags away, in one call.
+    pub(in super::super) async fn untag(&self, arn: &str, keys: &[String]) -> Result<(), Fault> {
+        self.turn().await;
+        let call = self.sdk.remove_tags_from_resource().resource_name(arn);
+        match call.set_tag_keys(Some(keys.to_vec())).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(passing(format!("taking tags off {arn}"), &error)),
         }
     }
 }
@@ -368,10 +371,8 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-fn tags(create: &Create) -> Vec<Tag> {
-    create
-        .tags
-        .iter()
+fn sdk_tags(tags: &Tags) -> Vec<Tag> {
+    tags.iter()
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect()
 }

@@ -1,14 +1,17 @@
 //! Calls that look.
 
 use aws_sdk_elasticache::error::DisplayErrorContext;
-use aws_sdk_elasticache::types::{SourceType, Tag};
+use aws_sdk_elasticache::types::{Event, SourceType, Tag};
+use jiff::Timestamp;
 
 use super::super::super::Fault;
+use super::super::Tags;
+use super::super::events::Told;
+use super::super::lifecycle::Offered;
 use super::super::live::{Live, Phase};
-use super::super::{OWNER_TAG, Ownership, RELEASED};
 use super::view::{Clusters, cluster, group};
 use super::{Client, passing};
-use crate::api::Topology;
+use crate::api::{EngineType, Topology};
 
 /// Page size of Describe calls; the most the API gives.
 const PAGE: i32 = 100;
@@ -124,26 +127,63 @@ impl Client {
         Ok((found, pages))
     }
 
-    /// Whose a cache is, by its tags. The API refuses to tell while the cache is busy, also with a 404 for one that
-    /// exists, and may refuse altogether.
-    pub(in super::super) async fn ownership(&self, arn: &str, uid: &str) -> Ownership {
+    /// The tags of a cache. The API refuses to tell while the cache is busy, also with a 404 for one that exists, and may
+    /// refuse altogether.
+    pub(in super::super) async fn tags(&self, arn: &str) -> Option<Tags> {
         self.turn().await;
         match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
             Ok(output) => {
-                let owner = output
-                    .tag_list()
-                    .iter()
-                    .find(|tag| tag.key() == Some(OWNER_TAG))
-                    .and_then(Tag::value);
-                match owner {
-                    Some(owner) if owner == uid => Ownership::Ours,
-                    None | Some(RELEASED) => Ownership::Unowned,
-                    Some(_) => Ownership::Foreign,
-                }
+                let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+                Some(output.tag_list().iter().filter_map(pair).collect())
             }
             Err(error) => {
                 tracing::debug!(arn, error = %DisplayErrorContext(&error), "reading tags");
-                Ownership::Unreadable
+                None
+            }
+        }
+    }
+
+    /// What happened to the caches of the region since a time, as far as so many pages tell it, and whether that is all.
+    pub(in super::super) async fn events(&self, since: Timestamp, pages: usize) -> Result<(Vec<Told>, bool), Fault> {
+        let since = aws_sdk_elasticache::primitives::DateTime::from_millis(since.as_millisecond());
+        let (mut found, mut marker) = (Vec::new(), None);
+        for _ in 0..pages {
+            self.turn().await;
+            let call = self.sdk.describe_events().start_time(since).max_records(PAGE);
+            let output = call
+                .set_marker(marker)
+                .send()
+                .await
+                .map_err(|error| passing("reading the events of the region", &error))?;
+            found.extend(output.events().iter().filter_map(told));
+            marker = output.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                return Ok((found, true));
+            }
+        }
+        Ok((found, false))
+    }
+
+    /// The versions of engines that can be ordered.
+    pub(in super::super) async fn engine_versions(&self) -> Result<Offered, Fault> {
+        let (mut offered, mut marker) = (Offered::new(), None);
+        loop {
+            self.turn().await;
+            let call = self.sdk.describe_cache_engine_versions().max_records(PAGE);
+            let output = call
+                .set_marker(marker)
+                .send()
+                .await
+                .map_err(|error| passing("listing engine versions", &error))?;
+            for listed in output.cache_engine_versions() {
+                let engine = listed.engine().and_then(EngineType::named);
+                if let (Some(engine), Some(version)) = (engine, listed.engine_version()) {
+                    offered.entry(engine).or_default().push(version.to_owned());
+                }
+            }
+            marker = output.marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                return Ok(offered);
             }
         }
     }
@@ -175,4 +215,18 @@ impl Client {
             }
         }
     }
+}
+
+fn told(event: &Event) -> Option<Told> {
+    let topology = match event.source_type()? {
+        SourceType::ReplicationGroup => Topology::ReplicationGroup,
+        SourceType::CacheCluster => Topology::CacheCluster,
+        _ => return None,
+    };
+    Some(Told {
+        topology,
+        source: event.source_identifier()?.to_owned(),
+        message: event.message()?.to_owned(),
+        at: Timestamp::from_millisecond(event.date()?.to_millis().ok()?).ok()?,
+    })
 }

@@ -1,0 +1,177 @@
+//! The whole life of each cache that ElastiCache makes, beside the replication group of redis: valkey, a bare node of
+//! redis, and memcached. What ElastiCache was asked, in which order, and what a client got.
+
+use cache_broker::api::CacheInstance;
+use serde_json::{Value, json};
+
+use crate::cluster::{Place, provider_id, ready};
+use crate::life::{approve, ask, back_up, changes, fields, host, move_to, operations, patch, plan, settled};
+use crate::provider::gone;
+use crate::world::{World, eventually, shared};
+
+/// Restarts an instance, and waits for the end of that.
+async fn restart(world: &World, place: &Place) -> CacheInstance {
+    let when = jiff::Timestamp::now().to_string();
+    patch(world, place, json!({ "restartAt": when })).await;
+    eventually("the end of the restart", async || {
+        let instance = world.instance(place).await?;
+        let status = instance.status.as_ref()?;
+        let done = status.restarted_at.is_some() && status.restart.is_none();
+        (done && ready(&instance)?.reason == "Available").then_some(instance)
+    })
+    .await
+}
+
+/// The life of a cache that speaks the redis protocol: made, changed where it stands, restarted, backed up, filled from
+/// its backup, and given back with a last snapshot.
+async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, create: &str, modify: &str) {
+    let world = shared().await;
+    let name = plan(world, engine, version, spec).await;
+    let place = world.order_by_yaml(&name, json!({})).await;
+    let instance = world.until_ready(&place).await;
+    let (id, address) = (provider_id(&instance), host(&instance));
+    let running = instance.status.as_ref().unwrap().engine.clone().unwrap();
+    assert_eq!(running.type_.as_str(), engine);
+    assert!(running.version.starts_with(version), "{running:?}");
+    assert_eq!(ask(&address, "SET state before").await.unwrap(), "+OK");
+
+    move_to(world, &place, &name, change).await;
+    let instance = settled(world, &place, 2).await;
+    assert_eq!((provider_id(&instance), host(&instance)), (id.clone(), address.clone()));
+    assert_eq!(ask(&address, "GET state").await.unwrap(), "before");
+
+    restart(world, &place).await;
+    let calls = changes(world, &id);
+    assert_eq!(operations(&calls), [create, modify, "RebootCacheCluster"]);
+    assert_eq!(fields(&calls[1]).into_iter().collect::<Vec<_>>(), ["CacheNodeType"]);
+
+    // The engine's process began anew with the restart.
+    eventually("an answer after the restart", async || {
+        (ask(&address, "SET state before").await.ok()? == "+OK").then_some(())
+    })
+    .await;
+    let backup = format!("{}-b", place.name);
+    back_up(world, &place, &backup).await;
+    assert_eq!(ask(&address, "SET state after").await.unwrap(), "+OK");
+    patch(world, &place, json!({ "restore": { "backup": backup } })).await;
+    let restored = eventually("the restored cache", async || {
+        let instance = world.instance(&place).await?;
+        let done = instance.status.as_ref()?.restored_from.as_ref() == Some(&backup);
+        (done && ready(&instance)?.reason == "Available").then_some(instance)
+    })
+    .await;
+    assert_ne!(provider_id(&restored), id);
+    assert_eq!(
+        ask(&address, "GET state").await.unwrap(),
+        "after",
+        "the old one is kept for a while"
+    );
+    assert_eq!(ask(&host(&restored), "GET state").await.unwrap(), "before");
+
+    patch(world, &place, json!({ "deletionPolicy": "Snapshot" })).await;
+    let last = provider_id(&restored);
+    gone(world, &place, &last).await;
+    assert!(!world.exists_in_elasticache(&id));
+    let snapshots = world.sandbox.elasticache().unwrap().remaining().snapshots;
+    assert!(snapshots.contains(&format!("{last}-final")), "{snapshots:?}");
+    world
+        .kubectl(&["delete", "cbackup", "-n", &place.namespace, &backup, "--timeout=60s"])
+        .await;
+}
+
+/// `redis-server` stands in for valkey, which has no package for this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn valkey_in_a_group() {
+    let micro = json!({ "nodeType": "cache.t4g.micro" });
+    let large = json!({ "nodeType": "cache.m7g.large" });
+    redis_like(
+        "valkey",
+        "8.0",
+        micro,
+        large,
+        "CreateReplicationGroup",
+        "ModifyReplicationGroup",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_node_of_redis() {
+    let bare = |node_type: &str| json!({ "nodeType": node_type, "topology": "cacheCluster" });
+    redis_like(
+        "redis",
+        "7.1",
+        bare("cache.t4g.micro"),
+        bare("cache.m7g.large"),
+        "CreateCacheCluster",
+        "ModifyCacheCluster",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memcached_in_a_cluster_of_two() {
+    let world = shared().await;
+    let spec = json!({ "nodeType": "cache.t4g.micro", "nodes": 2 });
+    let name = plan(world, "memcached", "1.6.17", spec).await;
+    let place = world.order_by_yaml(&name, json!({})).await;
+    let instance = world.until_ready(&place).await;
+    let id = provider_id(&instance);
+    crate::caches::use_memcached(&host(&instance)).await;
+
+    // Nodes may come at any time; another version begins cold.
+    move_to(world, &place, &name, json!({ "nodes": 3 })).await;
+    let grown = settled(world, &place, 2).await;
+    assert_eq!(grown.status.as_ref().unwrap().nodes.len(), 3);
+    let patch = json!({ "spec": { "engine": { "version": "1.6.22" } } }).to_string();
+    world
+        .kubectl(&["patch", "cplan", &name, "--type=merge", "-p", &patch])
+        .await;
+    move_to(
+        world,
+        &place,
+        &name,
+        json!({ "maintenanceWindow": null, "nodeType": "cache.t4g.small" }),
+    )
+    .await;
+    world.until_reason(&place, "AwaitingMaintenance").await;
+    approve(world, &place).await;
+    let changed = eventually("the new version", async || {
+        let instance = world.instance(&place).await?;
+        let version = &instance.status.as_ref()?.engine.as_ref()?.version;
+        (version == "1.6.22" && ready(&instance)?.reason == "Available").then_some(instance)
+    })
+    .await;
+    assert_eq!(provider_id(&changed), id);
+    crate::caches::use_memcached(&host(&changed)).await;
+
+    restart(world, &place).await;
+    let calls = changes(world, &id);
+    assert_eq!(
+        operations(&calls),
+        [
+            "CreateCacheCluster",
+            "ModifyCacheCluster",
+            "ModifyCacheCluster",
+            "ModifyCacheCluster",
+            "RebootCacheCluster",
+            "RebootCacheCluster",
+            "RebootCacheCluster",
+        ]
+    );
+    let sent: Vec<_> = calls[1..4].iter().flat_map(|call| fields(call)).collect();
+    assert_eq!(sent, ["NumCacheNodes", "EngineVersion", "CacheNodeType"]);
+    let restarted: Vec<_> = calls[4..]
+        .iter()
+        .map(|call| {
+            let named = call
+                .parameters
+                .iter()
+                .find(|(name, _)| name.starts_with("CacheNodeIdsToReboot"));
+            named.unwrap().1.as_str()
+        })
+        .collect();
+    assert_eq!(restarted, ["0001", "0002", "0003"], "one after the other");
+    crate::caches::use_memcached(&host(&changed)).await;
+    gone(world, &place, &id).await;
+}
