@@ -192,7 +192,7 @@ fn what_is_gone_is_made_anew_under_another_id_only_if_the_instance_says_so() {
     let decision = run(&desired, &with_auth(observed(None)));
     assert_eq!(
         (decision.step, decision.again),
-        (Next::Rest, crate::provider::Again::After(std::time::Duration::ZERO))
+        (Next::Rest, Again::After(std::time::Duration::ZERO))
     );
     desired.record = decision.report.record;
     assert_eq!(desired.record.cluster(), Some(&cluster(1, GROUP)));
