@@ -8,6 +8,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 KEEP ?=
+LONG ?=
+ONLY ?=
 DENY_VERSION := 0.20.2
 CACHE := $(or $(CACHE_BROKER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cache-broker)
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)
@@ -31,6 +33,15 @@ demo: setup ## Order caches, use them and give them back, on a sandbox
 test: setup ## Run every check and every test
 	@scripts/test
 
+.PHONY: bench
+bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
+	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
+
+.PHONY: soak
+soak: setup ## Kill processes under load for about eight minutes; SOAK_SEED=N for the same choices
+	@scripts/step 'building the tests' cargo test --locked --test e2e --no-run
+	cargo test --locked --test e2e -- --ignored --nocapture nothing_is_lost_while_processes_die_for_long
+
 .PHONY: scale
 scale: setup ## Show with 500 instances how few calls to AWS they need
 	@CONVERGENCE_INSTANCES=500 cargo test --locked --test e2e many_instances -- --nocapture
@@ -39,6 +50,14 @@ scale: setup ## Show with 500 instances how few calls to AWS they need
 fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECONDS (300) each
 	@export FUZZ_SECONDS="$${FUZZ_SECONDS:-300}"; export CONFORMANCE_SECONDS="$${CONFORMANCE_SECONDS:-$$FUZZ_SECONDS}"
 	cargo test --locked -p cache-broker --test osb -- --nocapture --test-threads=1 conformance fuzz
+
+.PHONY: simulate
+simulate: ## Simulate the broker under faults: SEEDS=N mixtures, or one SEED=x; EVERY=n of the faults one by one
+	@export SIMULATION_VERBOSE=$(if $(SEED),1) SIMULATION_TRACE=$(if $(SEED),1)
+	$(if $(SEED),,unset SIMULATION_VERBOSE SIMULATION_TRACE)
+	$(if $(SEED),export SIMULATION_SEED=$(SEED))
+	export SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
+	cargo test --locked --test simulation -- --nocapture --test-threads=1 $(if $(SEED),mixtures)
 
 .PHONY: lint
 lint: ## Check format and clippy's opinion
@@ -52,6 +71,11 @@ fmt: ## Format the code
 .PHONY: crds
 crds: ## Generate crds/ from src/api
 	@cargo run --locked --quiet -- crds --out crds
+
+.PHONY: docs
+docs: ## Generate docs/SETTINGS.md from src/settings
+	@cargo run --locked --quiet -- settings-document > docs/SETTINGS.md.new
+	mv docs/SETTINGS.md.new docs/SETTINGS.md
 
 .PHONY: deny
 deny: $(DENY)/bin/cargo-deny ## Check dependencies: duplicates, licences, sources

@@ -9,7 +9,7 @@ local conditions = {}
 for _, condition in ipairs(status.conditions) do
   conditions[condition.type] = condition
 end
-local ready, stalled = conditions.Ready, conditions.Stalled
+local ready, reconciling, stalled = conditions.Ready, conditions.Reconciling, conditions.Stalled
 if stalled ~= nil and stalled.status == "True" then
   return { status = "Degraded", message = stalled.message }
 end
@@ -17,7 +17,9 @@ if ready ~= nil then
   health.message = ready.message
   if ready.reason == "Paused" then
     health.status = "Suspended"
-  elseif ready.status == "True" then
+  elseif ready.status == "True" and (reconciling == nil or reconciling.status ~= "True"
+      -- It serves, and what waits for the window may wait for days.
+      or ready.reason == "AwaitingMaintenance") then
     health.status = "Healthy"
   end
 end

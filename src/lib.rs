@@ -1,7 +1,11 @@
 //! cache-broker: a Kubernetes operator with an Open Service Broker facade, for caches.
 
+pub mod ambient;
 pub mod api;
+pub mod commands;
 pub mod control;
+pub mod doctor;
+pub mod import;
 pub mod ledger;
 pub mod osb;
 pub mod provider;

@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
-use cache_broker::settings::{Command, CommandLine};
-use cache_broker::{api, serve, telemetry};
+use cache_broker::import::Report;
+use cache_broker::settings::{Command, CommandLine, Settings, SettingsError, document};
+use cache_broker::telemetry::Levels;
+use cache_broker::{api, commands, serve, telemetry};
 
 /// The exit code for settings that cannot be understood or do not suffice.
 const BAD_SETTINGS: u8 = 2;
+/// The exit code for an import some rows of which need a decision.
+const UNDECIDED: u8 = 3;
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -17,36 +21,34 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_SETTINGS));
         }
     };
-    if let Some(Command::Crds { out }) = &line.command {
-        return told(api::write_manifests(out.as_deref()));
+    match &line.command {
+        Some(Command::Crds { out, apply: false }) => return told(api::write_manifests(out.as_deref())),
+        Some(Command::Completions { shell }) => return printed(&document::completions(*shell)),
+        Some(Command::SettingsDocument) => return printed(&document::settings()),
+        Some(Command::Man) => {
+            return match document::manual() {
+                Ok(page) => printed(&page),
+                Err(error) => told(Err(format!("writing the manual page: {error}"))),
+            };
+        }
+        _ => {}
     }
-    if let Err(error) = telemetry::log(&line.settings.log, line.settings.log_format) {
-        eprintln!("error: {error}");
-        return ExitCode::from(BAD_SETTINGS);
-    }
+    let levels = match telemetry::log(&line.settings.log, line.settings.log_format) {
+        Ok(levels) => levels,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(BAD_SETTINGS);
+        }
+    };
     // Fails only if a provider is installed already, which does as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return told(Err(format!("starting the runtime: {error}"))),
     };
-    let outcome = match line.command {
-        Some(Command::Migrate) => line
-            .settings
-            .check_database()
-            .map(|database| runtime.block_on(serve::migrate(database))),
-        Some(Command::Audit { instance }) => line
-            .settings
-            .check_database()
-            .map(|database| runtime.block_on(serve::audit(database, &instance))),
-        Some(Command::Crds { .. }) => Ok(Ok(())),
-        None => line
-            .settings
-            .check()
-            .map(|checked| runtime.block_on(serve::serve(checked))),
-    };
-    match outcome {
-        Ok(outcome) => told(outcome),
+    match runtime.block_on(run(line.command, line.settings, levels)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => told(Err(error)),
         Err(error) => {
             for message in error.0 {
                 eprintln!("error: {message}");
@@ -54,6 +56,51 @@ fn main() -> ExitCode {
             ExitCode::from(BAD_SETTINGS)
         }
     }
+}
+
+async fn run(
+    command: Option<Command>,
+    settings: Settings,
+    levels: Levels,
+) -> Result<Result<ExitCode, String>, SettingsError> {
+    let done = match command {
+        None => serve::serve(settings.check()?, levels).await,
+        Some(Command::Migrate) => serve::migrate(settings.check_database()?).await,
+        Some(Command::Audit { instance }) => serve::audit(settings.check_database()?, &instance).await,
+        Some(Command::Check) => commands::check(settings).await,
+        Some(Command::Plans) => commands::plans(&settings).await,
+        Some(Command::Instances { namespace }) => commands::instances(&settings, namespace.as_deref()).await,
+        Some(Command::Crds { .. }) => commands::apply_definitions(&settings).await,
+        Some(Command::Probe(probe)) => commands::probe(&probe).await,
+        Some(Command::Webhooks(command)) => serve::webhooks(settings.check_database()?, command).await,
+        Some(Command::Doctor { fix }) => {
+            let database = settings.clone().check_database()?;
+            return Ok(serve::doctor(settings, database, fix).await.map(ExitCode::from));
+        }
+        Some(Command::Import(asked)) => {
+            let database = settings.clone().check_database()?;
+            return Ok(serve::import(settings, database, *asked)
+                .await
+                .map(|report| imported(&report)));
+        }
+        // Done before anything was started.
+        Some(Command::Completions { .. } | Command::Man | Command::SettingsDocument) => Ok(()),
+    };
+    Ok(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn imported(report: &Report) -> ExitCode {
+    print!("{report}");
+    if report.undecided() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(UNDECIDED)
+    }
+}
+
+fn printed(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn told(outcome: Result<(), String>) -> ExitCode {

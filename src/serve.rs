@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use kube::api::ListParams;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -18,15 +20,19 @@ use tokio::task::JoinSet;
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
-use crate::ledger::{DatabaseUrl, InstanceId, KeyRing, Ledger};
+use crate::doctor::Doctor;
+use crate::import::{self, Report};
+use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{Checked, Settings, read_credentials};
+use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, Webhooks, read_credentials};
+use crate::telemetry::Levels;
 use crate::telemetry::health::{self, Health, Part};
+use crate::telemetry::metrics::sources;
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
 
@@ -40,6 +46,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often what was asked long ago is forgotten, some of it each time.
 const FORGET: Duration = Duration::from_secs(600);
+/// How often the ledger is looked into for the metrics at most, and how long that may take.
+const GLANCE: Duration = Duration::from_secs(3);
 /// How often the file of credentials is looked at.
 const RELOAD: Duration = Duration::from_secs(5);
 /// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
@@ -72,11 +80,89 @@ pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -
     Ok(())
 }
 
+/// Takes over what the old broker made.
+///
+/// # Errors
+/// When something that it needs does not answer.
+pub async fn import(
+    settings: Settings,
+    (url, keys): (DatabaseUrl, KeyRing),
+    asked: ImportArguments,
+) -> Result<Report, String> {
+    let client = kube_client(&settings).await?;
+    let elasticache = match &settings.aws_region {
+        Some(region) => Some(elasticache(&settings, region).await),
+        None => None,
+    };
+    let options = import::Options {
+        from: asked.from.unwrap_or_else(|| url.clone()),
+        dry_run: asked.dry_run,
+        out: asked.out,
+        apply: asked.apply,
+        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
+        client,
+        elasticache,
+        kubernetes: settings.use_kubernetes,
+        variable: settings::variable,
+        watched: match settings.watched() {
+            Namespaces::All => None,
+            Namespaces::Named(names) => Some(names),
+        },
+        namespaces: settings.namespaces(),
+        webhooks: Policy::new(settings.webhook_allow_private),
+    };
+    import::run(&options).await
+}
+
+/// Shows webhooks, or has some delivered anew.
+///
+/// # Errors
+/// When Postgres does not answer or refuses, or there is nothing to deliver anew.
+pub async fn webhooks((url, keys): (DatabaseUrl, KeyRing), command: Webhooks) -> Result<(), String> {
+    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
+    match command {
+        Webhooks::List { state, instance } => {
+            let states: Vec<_> = state.into_iter().map(LetterState::from).collect();
+            webhooks::command::list(&ledger, &states, instance.as_ref()).await
+        }
+        Webhooks::Retry { instance, event, .. } => {
+            let which = match (instance, event) {
+                (Some(instance), _) => Letters::Of(instance),
+                (None, Some(event)) => Letters::One(event),
+                (None, None) => Letters::All,
+            };
+            webhooks::command::retry(&ledger, &which).await
+        }
+    }
+}
+
+/// Compares what the ledger, the cluster and ElastiCache say, and returns the exit code.
+///
+/// # Errors
+/// When something could not be looked at, or mended.
+pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix: bool) -> Result<u8, String> {
+    let prefix = settings
+        .name_prefix
+        .clone()
+        .ok_or("NAME_PREFIX is not set: it tells which of what is on ElastiCache is ours")?;
+    let elasticache = match &settings.aws_region {
+        Some(region) => Some((elasticache(&settings, region).await, prefix)),
+        None => None,
+    };
+    let doctor = Doctor {
+        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
+        client: kube_client(&settings).await?,
+        namespaces: settings.watched(),
+        elasticache,
+    };
+    doctor.run(fix).await
+}
+
 /// Serves until told to stop.
 ///
 /// # Errors
 /// When something fails that waiting does not mend: a port in use, a file that cannot be read.
-pub async fn serve(checked: Checked) -> Result<(), String> {
+pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     let Checked {
         settings,
         role,
@@ -86,6 +172,9 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
         osb_credentials,
         watch_namespaces,
     } = checked;
+    if settings.stackimpact.is_some() {
+        tracing::warn!("STACKIMPACT is set and does nothing: metrics are at /metrics of HEALTH_PORT");
+    }
     let mut parts = vec![Part::Database, Part::Cluster];
     parts.extend(role.serves_api().then_some(Part::Facade));
     parts.extend(role.reconciles().then_some(Part::Operator));
@@ -120,16 +209,25 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
     let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
         .map_err(|error| error.to_string())?;
 
+    let _connections = {
+        let ledger = ledger.clone();
+        sources::database(move || ledger.connections())
+    };
+
     let (stop, stopped) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
     {
         let (health, stopped) = (health.clone(), until(stopped.clone()));
+        let look = looking_into(&ledger, &health);
         tasks.spawn(async move {
-            health::serve(health_listener, health, stopped).await;
+            health::serve(health_listener, health, look, stopped).await;
             Ok(())
         });
     }
     tasks.spawn(watch_cluster(client.clone(), health.clone(), stopped.clone()));
+    if let Some(path) = settings.log_file.clone() {
+        tasks.spawn(keep_levels(path, levels, stopped.clone()));
+    }
     if let Some((listener, tls)) = facade_listener {
         let (catalog_changes, catalog) = watch::channel(None);
         let tokens = (settings.osb_token_review && !settings.insecure_no_auth)
@@ -205,6 +303,7 @@ pub async fn serve(checked: Checked) -> Result<(), String> {
                 let kept = Duration::from_secs(86_400) * settings.audit_days;
                 tasks.spawn(forget_history(ledger.clone(), kept, stopped.clone()));
             }
+            tasks.spawn(forget_ended(ledger.clone(), settings.kept(), stopped.clone()));
             {
                 let (ledger, stopped) = (ledger.clone(), until(stopped.clone()));
                 tasks.spawn(async move {
@@ -262,6 +361,34 @@ async fn all_ended(tasks: &mut JoinSet<Result<(), String>>, ending: &watch::Rece
     Ok(())
 }
 
+/// Looks into the ledger for those who watch, while Postgres answers. Who asks often is told what was seen a moment ago.
+fn looking_into(ledger: &Ledger, health: &Health) -> impl Fn() -> BoxFuture<'static, ()> + Clone + Send + Sync + use<> {
+    let (ledger, health) = (ledger.clone(), health.clone());
+    let last: Arc<Mutex<Option<Instant>>> = Arc::default();
+    move || {
+        let (ledger, health, last) = (ledger.clone(), health.clone(), last.clone());
+        async move {
+            {
+                let mut last = last.lock();
+                if last.is_some_and(|last| last.elapsed() < GLANCE) || !health.works(Part::Database) {
+                    return;
+                }
+                *last = Some(Instant::now());
+            }
+            let asked = tokio::time::timeout(GLANCE, ledger.under_way()).await;
+            match asked {
+                Ok(Ok(seen)) => sources::under_way(Some(&seen)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "looking into the ledger for the metrics");
+                    sources::under_way(None);
+                }
+                Err(_) => sources::under_way(None),
+            }
+        }
+        .boxed()
+    }
+}
+
 async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| {
         format!("listening on {address}: {error}; end what listens there, or set {variable} to another port")
@@ -297,6 +424,25 @@ async fn keep_credentials(
     }
 }
 
+/// Has the levels of the log follow a file.
+async fn keep_levels(path: PathBuf, levels: Levels, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    let mut seen = None;
+    loop {
+        let directives = tokio::fs::read_to_string(&path).await.ok();
+        if directives != seen {
+            match levels.set(directives.as_deref()) {
+                Ok(now) => tracing::info!(file = %path.display(), directives = now, "levels of the log"),
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the levels of the log stay as they were"),
+            }
+            seen = directives;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
 /// Forgets what was asked too long ago, from time to time.
 async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
     loop {
@@ -304,6 +450,21 @@ async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Rece
             Ok(0) => {}
             Ok(lines) => tracing::info!(lines, "forgot what was asked long ago"),
             Err(error) => tracing::warn!(%error, "forgetting what was asked long ago"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FORGET) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        }
+    }
+}
+
+/// Forgets what ended too long ago, from time to time.
+async fn forget_ended(ledger: Ledger, kept: Kept, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
+    loop {
+        match ledger.forget(kept).await {
+            Ok(forgotten) if forgotten.is_nothing() => {}
+            Ok(forgotten) => tracing::info!(?forgotten, "forgot what ended long ago"),
+            Err(error) => tracing::warn!(%error, "forgetting what ended long ago"),
         }
         tokio::select! {
             () = tokio::time::sleep(FORGET) => {}
@@ -322,7 +483,7 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
     Trust::new(authority.as_deref()).map_err(|error| error.to_string())
 }
 
-async fn kube_client(settings: &Settings) -> Result<Client, String> {
+pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
     let config = if settings.use_local_kube_context {
         kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
             .await
@@ -347,13 +508,17 @@ fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync +
     }
 }
 
+async fn elasticache(settings: &Settings, region: &str) -> ElastiCacheClient {
+    let limits = Limits {
+        calls_per_second: settings.aws_calls_per_second,
+    };
+    ElastiCacheClient::new(region.to_owned(), settings.aws_endpoint_url.clone(), limits).await
+}
+
 async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Result<Providers, String> {
     let elasticache = match &settings.aws_region {
         Some(region) => {
-            let limits = Limits {
-                calls_per_second: settings.aws_calls_per_second,
-            };
-            let client = ElastiCacheClient::new(region.clone(), settings.aws_endpoint_url.clone(), limits).await;
+            let client = elasticache(settings, region).await;
             Some(ElastiCache {
                 poller: Poller::new(client, name_prefix, settings.elasticache_poll(), settings.resync()),
                 defaults: Defaults {
@@ -445,7 +610,7 @@ async fn looking<F: Future<Output = ()>>(mut stopped: watch::Receiver<bool>, loo
 }
 
 /// Builds the catalog anew whenever a plan changes.
-async fn keep_catalog(
+pub async fn keep_catalog(
     client: Client,
     services: Services,
     enabled: impl Fn(ProviderKind) -> bool + Send + 'static,
@@ -493,7 +658,6 @@ async fn keep_catalog(
 }
 
 fn listed(plans: &Store<CachePlan>) -> bool {
-    use futures::FutureExt;
     plans.wait_until_ready().now_or_never().is_some()
 }
 

@@ -24,9 +24,31 @@ app.kubernetes.io/part-of: cache-broker
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
-{{- /* Grants a ClusterRole to a ServiceAccount in every watched namespace. Takes root, account and role. */ -}}
+{{- /* The name of the ServiceAccount of a component. Takes root, component and values. */ -}}
+{{- define "cache-broker.account" -}}
+{{- .values.serviceAccount.name | default (printf "%s-%s" (include "cache-broker.fullname" .root) .component) -}}
+{{- end -}}
+
+{{- /* The ServiceAccount of a component, if it is to be made. Takes root, component and values. */ -}}
+{{- define "cache-broker.serviceAccount" -}}
+{{- if .values.serviceAccount.create }}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "cache-broker.account" . }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "cache-broker.labels" .root | nindent 4 }}
+  {{- with .values.serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Grants a ClusterRole to a ServiceAccount in every watched namespace. Takes root, account, role and name. */ -}}
 {{- define "cache-broker.grant" -}}
-{{- $full := include "cache-broker.fullname" .root -}}
 {{- $everywhere := has "*" .root.Values.watchNamespaces -}}
 {{- $namespaces := .root.Values.watchNamespaces -}}
 {{- if $everywhere }}{{ $namespaces = list "*" }}{{ end -}}
@@ -36,7 +58,7 @@ app.kubernetes.io/part-of: cache-broker
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ ternary "ClusterRoleBinding" "RoleBinding" $everywhere }}
 metadata:
-  name: {{ $dot.role }}
+  name: {{ ternary $dot.role $dot.name $everywhere }}
   {{- if not $everywhere }}
   namespace: {{ . }}
   {{- end }}
@@ -74,21 +96,50 @@ subjects:
     namespace: {{ .root.Release.Namespace }}
 {{- end -}}
 
+{{- /* The labels and annotations of a component's pods. Takes root, component and values. */ -}}
+{{- define "cache-broker.podMetadata" -}}
+labels:
+  {{- include "cache-broker.selector" . | nindent 2 }}
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  checksum/settings: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
+  {{- if .root.Values.secrets.create }}
+  checksum/secrets: {{ toJson .root.Values.secrets.values | sha256sum }}
+  {{- end }}
+  {{- with .values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "cache-broker.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "cache-broker.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
 {{- /* What the pods of both roles have in common. Takes root, component and values. */ -}}
 {{- define "cache-broker.pod" -}}
-serviceAccountName: {{ include "cache-broker.fullname" .root }}-{{ .component }}
+serviceAccountName: {{ include "cache-broker.account" . }}
 enableServiceLinks: false
+terminationGracePeriodSeconds: 40
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "cache-broker.podSecurity" . | nindent 2 }}
 {{- with .values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -97,6 +148,34 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "cache-broker.selector" . | nindent 8 }}
+  - maxSkew: 1
+    topologyKey: topology.kubernetes.io/zone
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "cache-broker.selector" . | nindent 8 }}
+{{- end -}}
+
+{{- /* Where a process gets its settings from. Takes root. */ -}}
+{{- define "cache-broker.envFrom" -}}
+- configMapRef:
+    name: {{ include "cache-broker.fullname" .root }}
+- secretRef:
+    name: {{ .root.Values.secrets.settings }}
 {{- end -}}
 
 {{- define "cache-broker.container" -}}
@@ -105,10 +184,7 @@ image: {{ include "cache-broker.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args: [--role={{ .component }}]
 envFrom:
-  - configMapRef:
-      name: {{ include "cache-broker.fullname" .root }}
-  - secretRef:
-      name: {{ .root.Values.secrets.settings }}
+  {{- include "cache-broker.envFrom" . | nindent 2 }}
 livenessProbe:
   httpGet:
     path: /livez
@@ -123,8 +199,70 @@ readinessProbe:
 resources:
   {{- toYaml .values.resources | nindent 2 }}
 securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
+  {{- include "cache-broker.containerSecurity" . | nindent 2 }}
+{{- end -}}
+
+{{- /* A Job that runs a command of the broker before an upgrade. Takes root, name, account, weight, args and database. */ -}}
+{{- define "cache-broker.hookJob" -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "cache-broker.labels" .root | nindent 4 }}
+  annotations:
+    helm.sh/hook: {{ .hook }}
+    helm.sh/hook-weight: {{ .weight | quote }}
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  backoffLimit: 3
+  activeDeadlineSeconds: 300
+  template:
+    metadata:
+      labels:
+        {{- include "cache-broker.selector" (dict "root" .root "component" "job") | nindent 8 }}
+    spec:
+      restartPolicy: Never
+      enableServiceLinks: false
+      {{- with .account }}
+      serviceAccountName: {{ . }}
+      {{- else }}
+      automountServiceAccountToken: false
+      {{- end }}
+      {{- with .root.Values.imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      securityContext:
+        {{- include "cache-broker.podSecurity" . | nindent 8 }}
+      containers:
+        - name: job
+          image: {{ include "cache-broker.image" .root | quote }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          args: {{ toJson .args }}
+          {{- if .database }}
+          env:
+            - name: LEDGER_KEYS_FILE
+              value: /etc/cache-broker/ledger/keys
+          envFrom:
+            - secretRef:
+                name: {{ .root.Values.secrets.settings }}
+          volumeMounts:
+            - name: ledger
+              mountPath: /etc/cache-broker/ledger
+              readOnly: true
+          {{- end }}
+          resources:
+            requests: {cpu: 50m, memory: 64Mi}
+            limits: {memory: 256Mi}
+          securityContext:
+            {{- include "cache-broker.containerSecurity" . | nindent 12 }}
+      {{- if .database }}
+      volumes:
+        - name: ledger
+          secret:
+            secretName: {{ .root.Values.secrets.ledgerKeys }}
+            defaultMode: 0440
+      {{- end }}
 {{- end -}}

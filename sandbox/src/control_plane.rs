@@ -25,7 +25,7 @@ use crate::write_private;
 
 const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/control-plane/build");
 
-const API_SERVER_PORT: u16 = 6443;
+pub(crate) const API_SERVER_PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
 

@@ -20,6 +20,8 @@ pub mod control_plane;
 pub mod demo;
 pub mod elasticache;
 mod error;
+pub mod in_memory_kubernetes;
+
 pub mod node;
 pub mod postgres;
 pub mod prerequisites;
@@ -67,6 +69,7 @@ pub struct Builder {
     cluster: Cluster,
     node: Option<node::Options>,
     elasticache: Option<elasticache::Options>,
+    durability: postgres::Durability,
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +110,12 @@ impl Builder {
         self
     }
 
+    /// Says what a commit in Postgres survives.
+    pub fn durability(mut self, durability: postgres::Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// Uses the cluster that a kubeconfig file leads to instead of a control plane of its own.
     pub fn existing_cluster(mut self, kubeconfig: impl Into<PathBuf>) -> Self {
         self.cluster = Cluster::Existing(kubeconfig.into());
@@ -143,7 +152,7 @@ impl Builder {
         let authority = Authority::new()?;
 
         let postgres = async {
-            let postgres = Postgres::create(&supervisor, &addresses).await?;
+            let postgres = Postgres::create(&supervisor, &addresses, self.durability).await?;
             postgres.create_database(DATABASE).await?;
             Ok(postgres)
         };
@@ -226,6 +235,7 @@ impl Sandbox {
             cluster: Cluster::Own,
             node: Some(node::Options::default()),
             elasticache: Some(elasticache::Options::default()),
+            durability: postgres::Durability::default(),
         }
     }
 

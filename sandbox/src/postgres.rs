@@ -25,22 +25,41 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Connections come from the loopback block of whoever opens them.
 const HBA: &str = "host all all 127.0.0.0/8 scram-sha-256\n";
 
-/// Nothing has to survive the machine, and everything it takes stands in its data folder: dynamic shared memory too,
-/// which would else outlive a killed server.
+/// Everything it takes stands in its data folder: dynamic shared memory too, which would else outlive a killed server.
 const SETTINGS: &[&str] = &[
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
     "wal_level=minimal",
     "max_wal_senders=0",
     "max_connections=200",
-    "shared_buffers=64MB",
     "dynamic_shared_memory_type=mmap",
     "unix_socket_directories=",
     "jit=off",
     "timezone=UTC",
     "log_timezone=UTC",
 ];
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the server, but not of the machine: what tests need, and much faster.
+    #[default]
+    Process,
+    /// The end of the machine, with the memory that a small server has: what a measurement needs.
+    Machine,
+}
+
+impl Durability {
+    fn settings(self) -> &'static [&'static str] {
+        match self {
+            Self::Process => &[
+                "fsync=off",
+                "synchronous_commit=off",
+                "full_page_writes=off",
+                "shared_buffers=64MB",
+            ],
+            Self::Machine => &["shared_buffers=256MB", "max_wal_size=4GB"],
+        }
+    }
+}
 
 /// A running, or stopped, Postgres server of a sandbox.
 #[derive(Debug)]
@@ -57,7 +76,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When Postgres is not installed, or does not start.
-    pub async fn create(supervisor: &Supervisor, addresses: &Addresses) -> Result<Self, Error> {
+    pub async fn create(supervisor: &Supervisor, addresses: &Addresses, durability: Durability) -> Result<Self, Error> {
         let Some(binaries) = binaries() else {
             return Err(Error::Missing(vec![Missing {
                 program: "initdb and postgres",
@@ -71,7 +90,12 @@ impl Postgres {
             .args(["-D".into(), data.into_os_string()])
             .args(["-c".to_owned(), format!("listen_addresses={address}")])
             .args(["-c".to_owned(), format!("port={PORT}")])
-            .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+            .args(
+                SETTINGS
+                    .iter()
+                    .chain(durability.settings())
+                    .flat_map(|setting| ["-c", setting]),
+            )
             // An immediate shutdown: it still takes its segment of System V shared memory along.
             .last_signal(Signal::QUIT)
             .user(User::Unprivileged);

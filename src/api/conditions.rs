@@ -42,6 +42,8 @@ pub enum Reason {
     Snapshotting,
     /// It is being given back.
     Deleting,
+    /// It was deleted by somebody else than the platform that ordered it, and goes on as it is.
+    DeletionHeld,
     /// Changes are stopped by an annotation.
     Paused,
     /// It cannot be made as it is asked for.
@@ -92,6 +94,7 @@ impl Reason {
             Self::Restoring => "Restoring",
             Self::Snapshotting => "Snapshotting",
             Self::Deleting => "Deleting",
+            Self::DeletionHeld => "DeletionHeld",
             Self::Paused => "Paused",
             Self::Failed => "Failed",
             Self::PlanNotFound => "PlanNotFound",

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BindingCredentials, DeletionPolicy, EngineType, ProviderKind, Topology, schema};
+use super::{BindingCredentials, DeletionPolicy, EngineType, ProviderKind, Topology, annotations, schema};
 
 /// One cache.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,22 @@ pub struct CacheInstanceSpec {
     pub users: Vec<User>,
 }
 
+impl CacheInstanceSpec {
+    /// A digest of what a platform orders: plan, parameters, and what to be filled from. Two specs with the same one ask
+    /// for the same cache.
+    pub fn digest(&self) -> String {
+        let ordered = (&self.plan_ref, &self.parameters, &self.restore);
+        // Nothing in it can fail to be JSON, and maps are sorted.
+        let text = serde_json::to_string(&ordered).unwrap_or_default();
+        digest(&SHA256, text.as_bytes())
+            .as_ref()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
 impl CacheInstance {
     /// The name of the Secret with its connection details.
     pub fn connection_secret_name(&self) -> String {
@@ -83,6 +100,11 @@ impl CacheInstance {
             Some(secret) => secret.name.clone(),
             None => format!("{}-connection", self.metadata.name.as_deref().unwrap_or_default()),
         }
+    }
+
+    /// The ledger revision that it says its spec was written from.
+    pub fn ledger_revision(&self) -> Option<i64> {
+        self.annotation(annotations::LEDGER_REVISION)?.parse().ok()
     }
 
     /// The value of one of its annotations.
@@ -145,9 +167,14 @@ pub struct Restore {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Adopt {
-    /// Its id in the provider: a replication group, cache cluster or Deployment.
+    /// Its id in the provider: a replication group or cache cluster; in the cluster a Deployment, with the Service that
+    /// leads to it, of this instance's own name.
     #[schemars(length(min = 1, max = 253))]
     pub provider_id: String,
+    /// The plan, and the revision of it, that the cache counts as an instance of as it was found. While the instance is at
+    /// that one and sets no parameters, what differs from the plan is told and not mended; without this it is mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<PlanRef>,
 }
 
 /// A user of a cache.
@@ -247,6 +274,10 @@ pub struct CacheInstanceStatus {
     /// The latest backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The latest ledger revision that the spec was written from. A spec that says an earlier one was put back by
+    /// somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_revision: Option<i64>,
 }
 
 /// A cache that is being made to take another's place.

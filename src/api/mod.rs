@@ -53,12 +53,19 @@ pub mod annotations {
     pub const APPROVE_DISRUPTION: &str = "cache.akkeris.io/approve-disruption";
     /// `"true"` has a cache whose place another one took deleted before its time of grace is over.
     pub const RELEASE_SUPERSEDED: &str = "cache.akkeris.io/release-superseded";
+    /// The old broker's provider of a plan that was imported from it.
+    pub const IMPORTED: &str = "cache.akkeris.io/imported-from";
     /// Has a cache made anew that is gone from its provider: `"true"`, or the generation of the one spec it is meant for.
     pub const RECREATE: &str = "cache.akkeris.io/recreate";
     /// The OSB instance id behind a resource; absent where a resource was not ordered over OSB.
     pub const INSTANCE_ID: &str = "cache.akkeris.io/instance-id";
     /// The ledger revision that a resource's spec was last written from.
     pub const LEDGER_REVISION: &str = "cache.akkeris.io/ledger-revision";
+    /// A digest of what the ledger wrote into a resource's spec: it tells whether somebody else changed it since.
+    pub const LEDGER_SPEC: &str = "cache.akkeris.io/ledger-spec";
+    /// `"true"` lets an instance that was ordered over OSB go when it is deleted. A deprovision sets it; without it a
+    /// deletion is held, since the platform still has the instance.
+    pub const APPROVE_DELETION: &str = "cache.akkeris.io/approve-deletion";
     /// The operation that a backup was made by; absent where it was not asked for over OSB.
     pub const OPERATION_ID: &str = "cache.akkeris.io/operation-id";
     /// The platform's id of the request that the resource was last written for (OSB 2.17, "Request Identity").

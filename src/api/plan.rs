@@ -213,6 +213,15 @@ pub enum PlanState {
     Beta,
     /// Refuses new instances; those that exist go on.
     Deprecated,
+    /// Not in the catalog any more, and as deprecated.
+    Withdrawn,
+}
+
+impl PlanState {
+    /// Whether new instances may be ordered.
+    pub fn takes_orders(self) -> bool {
+        matches!(self, Self::Ga | Self::Beta)
+    }
 }
 
 /// What bindings are handed.

@@ -20,6 +20,7 @@ use super::decide::BackupLookup;
 use super::finalizer::is_held;
 use super::retries::Retries;
 use super::{Error, deadline, events, set_finalizer, status_record};
+use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::api::{BackupDeletionPolicy, CacheBackup, CacheBackupStatus, CacheInstance, EngineType, LastBackup};
 use crate::provider::elasticache::{Poller, Snapshot, SnapshotState, Target};
@@ -264,7 +265,7 @@ impl Backups {
         decision: &Decision,
         found: Option<&Snapshot>,
     ) -> Result<CacheBackup, Error> {
-        let status = status(backup, decision, found, Timestamp::now());
+        let status = status(backup, decision, found, ambient::now());
         let complete = (decision.progress == Progress::Ready)
             .then(|| status.completed_at.as_ref().map(|time| time.0))
             .flatten();

@@ -12,7 +12,7 @@ use super::update::update;
 use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
 use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
-    Order, PlanState, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
+    Order, PlanRef, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
 };
 use crate::provider::users::UserRef;
 use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
@@ -88,13 +88,30 @@ pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
 /// Whether changes that lose data may be made whenever they are due.
 fn consent(instance: &CacheInstance) -> Consent {
     let approved = is_allowed(instance, annotations::APPROVE_DISRUPTION);
-    // Over OSB asking is consent: what must not be done without more was refused there.
-    let ordered = instance.annotation(annotations::INSTANCE_ID).is_some();
+    // Over OSB asking is consent: what must not be done without more was refused there. What somebody else wrote into
+    // the spec since was not asked for there.
+    let as_ordered = instance
+        .annotation(annotations::LEDGER_SPEC)
+        .is_none_or(|digest| digest == instance.spec.digest());
+    let seen = instance.status.as_ref().and_then(|status| status.ledger_revision);
+    let put_back = seen.is_some_and(|seen| instance.ledger_revision().is_none_or(|revision| revision < seen));
+    let ordered = as_ordered && !put_back && instance.annotation(annotations::INSTANCE_ID).is_some();
     if approved || ordered {
         Consent::Given
     } else {
         Consent::Withheld
     }
+}
+
+/// The OSB id of an instance whose deletion a platform did not ask for. What never became ready holds nobody's data.
+fn held_for_platform(instance: &CacheInstance) -> Option<&str> {
+    let id = instance.annotation(annotations::INSTANCE_ID)?;
+    let was_ready = instance
+        .status
+        .as_ref()
+        .is_some_and(|status| status.first_ready_time.is_some());
+    let approved = instance.annotation(annotations::APPROVE_DELETION) == Some("true");
+    (was_ready && !approved).then_some(id)
 }
 
 /// Whether an annotation allows something for good, or for the present generation.
@@ -134,6 +151,13 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
             format!("paused by annotation {}: {what}", annotations::PAUSED),
         );
     }
+    if deleting && let Some(id) = held_for_platform(instance) {
+        let message = format!(
+            "somebody deleted it, but the platform still has it as {id}: it goes on as it is; deprovision it over OSB, or set annotation {}=true to let it go",
+            annotations::APPROVE_DELETION
+        );
+        return say(Progress::Paused, Reason::DeletionHeld, message);
+    }
     let revision = match plan {
         PlanLookup::Found(revision) => revision,
         // Nothing is made before a plan is found, and what is made keeps the revision in its status.
@@ -164,9 +188,9 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         return say(Progress::Stalled, Reason::PlanMismatch, message);
     }
     let is_new = instance.status.as_ref().is_none_or(|status| status.plan.is_none());
-    if !deleting && is_new && revision.spec.state == PlanState::Deprecated {
+    if !deleting && is_new && instance.spec.adopt.is_none() && !revision.spec.state.takes_orders() {
         let message = format!(
-            "CachePlan {} is deprecated and takes no new instances: choose another",
+            "CachePlan {} takes no new instances any more: choose another",
             revision.name
         );
         return say(Progress::Stalled, Reason::PlanDeprecated, message);
@@ -197,8 +221,12 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         .status
         .as_ref()
         .is_some_and(|status| status.first_ready_time.is_some());
-    // What never became ready holds nobody's data.
-    let policy = if was_ready { policy } else { DeletionPolicy::Delete };
+    // What never became ready holds nobody's data, unless it was somebody's before.
+    let policy = if was_ready || instance.spec.adopt.is_some() {
+        policy
+    } else {
+        DeletionPolicy::Delete
+    };
     Opening::Proceed(Box::new(Desired {
         namespace: instance.namespace().unwrap_or_default(),
         name: instance.name_any(),
@@ -217,13 +245,25 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         was_ready,
         consent: consent(instance),
         restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
+        as_found: as_found(instance, revision),
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),
         restore,
+        seed: None,
         release_superseded: instance.annotation(annotations::RELEASE_SUPERSEDED) == Some("true"),
         recreate: is_allowed(instance, annotations::RECREATE),
         published: published(instance),
         record,
     }))
+}
+
+/// Whether a cache that was taken over stays as it was found: nobody has asked for another plan, revision or parameters
+/// since.
+fn as_found(instance: &CacheInstance, revision: &PlanRevision) -> bool {
+    let found = instance.spec.adopt.as_ref().and_then(|adopt| adopt.as_of.as_ref());
+    let same = |found: &PlanRef| {
+        found.name == revision.name && found.revision.is_none_or(|number| number == revision.revision)
+    };
+    found.is_some_and(same) && instance.spec.parameters.is_empty()
 }
 
 /// What an instance is to be filled from, or why it cannot be.
@@ -492,6 +532,7 @@ pub fn status(
         }),
         first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
         last_backup: latest.or(before.last_backup),
+        ledger_revision: before.ledger_revision.max(instance.ledger_revision()),
         ..recorded(instance, &report.record)
     }
 }

@@ -302,6 +302,69 @@ fn consent_is_given_by_order_by_annotation_and_for_one_generation() {
     }
 }
 
+/// What somebody else wrote into the spec of an ordered instance was not asked for by the platform.
+#[test]
+fn an_order_is_consent_to_what_the_ledger_wrote_and_to_nothing_else() {
+    let none = json!({});
+    let written = |revision: &str, digest: &str, seen: Value| {
+        let annotations = json!({
+            annotations::INSTANCE_ID: "x", annotations::LEDGER_REVISION: revision, annotations::LEDGER_SPEC: digest,
+        });
+        let status = json!({ "ledgerRevision": seen });
+        let instance = instance(&none, &json!({ "annotations": annotations }), &status);
+        let Opening::Proceed(desired) = opened(&instance, &plan(&none)) else {
+            panic!("not opened");
+        };
+        let report = Report::new(Progress::Ready, Reason::Available, "", Record::default());
+        let status = said_status(&instance, &plan(&none), &report, Timestamp::UNIX_EPOCH);
+        (desired.consent, status.ledger_revision)
+    };
+    let digest = instance(&none, &none, &json!(null)).spec.digest();
+    assert_eq!(written("7", &digest, json!(null)), (Consent::Given, Some(7)));
+    assert_eq!(written("8", &digest, json!(7)), (Consent::Given, Some(8)));
+    assert_eq!(
+        written("7", "another", json!(7)),
+        (Consent::Withheld, Some(7)),
+        "edited"
+    );
+    assert_eq!(
+        written("6", &digest, json!(7)),
+        (Consent::Withheld, Some(7)),
+        "put back from Git"
+    );
+}
+
+#[test]
+fn an_ordered_instance_is_deleted_only_when_that_was_asked_for() {
+    let none = json!({});
+    let deleting = |annotations: Value, status: Value| {
+        let metadata = json!({ "deletionTimestamp": DELETING, "annotations": annotations });
+        opened(&instance(&none, &metadata, &status), &plan(&none))
+    };
+    let ready = || json!({ "firstReadyTime": DELETING });
+    let (progress, reason, message) = said(deleting(json!({ annotations::INSTANCE_ID: "x" }), ready()));
+    assert_eq!((progress, reason), (Progress::Paused, Reason::DeletionHeld));
+    assert!(
+        message.contains("still has it as x") && message.contains(annotations::APPROVE_DELETION),
+        "{message}"
+    );
+    for (annotations, status) in [
+        (
+            json!({ annotations::INSTANCE_ID: "x", annotations::APPROVE_DELETION: "true" }),
+            ready(),
+        ),
+        // It holds nobody's data.
+        (json!({ annotations::INSTANCE_ID: "x" }), json!({})),
+        // Nobody ordered it.
+        (json!({}), ready()),
+    ] {
+        assert!(
+            matches!(deleting(annotations.clone(), status), Opening::Proceed(_)),
+            "{annotations}"
+        );
+    }
+}
+
 #[test]
 fn a_restart_is_asked_for_to_the_second_as_a_status_can_keep_it() {
     let none = json!({});

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
+use tracing::Instrument as _;
 
 use super::backups::BackupIndex;
 use super::decide::{self, BackupLookup, Opening, PlanLookup};
@@ -16,8 +16,9 @@ use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
 use super::{Error, deadline, set_finalizer};
-use crate::api::CacheInstance;
+use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
+use crate::api::{CacheInstance, annotations};
 use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
 
 /// How soon to look again after somebody else wrote the resource at the same time. The watch is usually sooner.
@@ -70,7 +71,13 @@ impl Instances {
             plan,
             backup,
         };
-        match run.reconcile().await {
+        let span = tracing::info_span!(
+            "reconcile",
+            instance = %run.reference,
+            request = run.instance.annotations().get(annotations::REQUEST_IDENTITY),
+            osb_instance = run.instance.annotations().get(annotations::INSTANCE_ID),
+        );
+        match run.reconcile().instrument(span).await {
             Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),
             outcome => outcome,
         }
@@ -112,7 +119,7 @@ impl Run<'_> {
             Ok(observed) => observed,
             Err(fault) => return self.faulted(desired, None, fault).await,
         };
-        let decision = providers.decide(desired, &observed, Timestamp::now());
+        let decision = providers.decide(desired, &observed, ambient::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {
             Next::Rest | Next::Replace => {
@@ -136,6 +143,7 @@ impl Run<'_> {
                     None => decision.report.clone(),
                 };
                 self.say(&report).await?;
+                tracing::info!(reason = report.reason.as_str(), step = %step.name(), "step");
                 match providers.act(desired, step).await {
                     Ok(again) => {
                         let pace = self.context.retries.stepped(&self.reference);
@@ -171,7 +179,7 @@ impl Run<'_> {
             report,
             later.as_ref(),
             latest,
-            Timestamp::now(),
+            ambient::now(),
         );
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());

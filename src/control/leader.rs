@@ -18,6 +18,7 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 use super::{Error, deadline};
+use crate::ambient;
 
 /// The name of the Lease, in the operator's own namespace.
 pub const LEASE: &str = "cache-broker-operator";
@@ -158,7 +159,7 @@ impl Candidate {
         });
         let action = decide(seen.as_ref(), &self.me, now);
         let before = seen.as_ref().map(|seen| &seen.spec);
-        let spec = Some(held_by(&self.me, before, Timestamp::now()));
+        let spec = Some(held_by(&self.me, before, ambient::now()));
         let written = match (action, found) {
             (Action::Wait, _) => return Ok(None),
             (Action::Take, Some(lease)) => self.replace(&Lease { spec, ..lease }).await,
@@ -205,7 +206,7 @@ impl Candidate {
 
     async fn renew(&self, held: &Lease) -> Result<Result<Lease, Lost>, Error> {
         let renewed = |lease: &Lease| Lease {
-            spec: Some(held_by(&self.me, lease.spec.as_ref(), Timestamp::now())),
+            spec: Some(held_by(&self.me, lease.spec.as_ref(), ambient::now())),
             metadata: lease.metadata.clone(),
         };
         match self.replace(&renewed(held)).await {

@@ -16,6 +16,7 @@ pub mod plans;
 pub mod pool;
 mod projector;
 mod retries;
+mod standing;
 mod status_record;
 mod update;
 mod users;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use finalizer::set_finalizer;
 
 use crate::ledger::LedgerError;
+use crate::telemetry::metrics::record::{self, Reconciled};
 
 /// How long one call to the API server may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -50,6 +52,34 @@ pub enum Error {
     /// A resource cannot be written.
     #[error("{0}")]
     Resource(String),
+}
+
+impl Error {
+    /// What failed, in a word.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Kube(_) => "api_server",
+            Self::Deadline => "api_server_deadline",
+            Self::Ledger(_) => "ledger",
+            Self::Ended(_) => "ended",
+            Self::Plan(_) => "plan",
+            Self::Resource(_) => "resource",
+        }
+    }
+}
+
+/// Runs a reconcile of an object of a kind, and counts and times it.
+async fn measured<T>(kind: &'static str, run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let reconcile = record::reconcile(kind);
+    let outcome = run.await;
+    match &outcome {
+        Ok(_) => reconcile.end(Reconciled::Done),
+        Err(error) => {
+            record::reconcile_error(kind, error.word());
+            reconcile.end(Reconciled::Failed);
+        }
+    }
+    outcome
 }
 
 /// A call to the API server with a deadline; the client has none of its own.

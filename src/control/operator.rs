@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Error;
 use super::backups::{BackupIndex, Backups};
 use super::instances::Instances;
 use super::leader::Candidate;
@@ -29,6 +28,8 @@ use super::plans::Plans;
 use super::pool;
 use super::projector::Projector;
 use super::retries::Retries;
+use super::standing;
+use super::{Error, measured};
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
@@ -36,6 +37,7 @@ use crate::provider::elasticache::Ears;
 use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
+use crate::telemetry::metrics::sources::{self, Standing};
 
 /// Instances reconciled at one time, in each scope.
 const CONCURRENCY: u16 = 16;
@@ -86,6 +88,7 @@ impl Operator {
         let (nudge, nudged) = mpsc::channel(NUDGES);
         let routes = Routes::default();
         tokio::select! {
+            biased;
             outcome = self.terms(&scopes, &nudge, &routes, shutdown) => outcome,
             () = self.providers.stores.run(&self.client, &scopes, &nudge) => Err(ended("the watch of what instances are made of")),
             () = route(nudged, &routes) => Err(ended("the routing of nudges")),
@@ -102,6 +105,7 @@ impl Operator {
         let candidate = Candidate::new(self.client.clone(), &self.namespace, self.identity.clone());
         // Nothing is decided before everything was listed once: what is not seen yet is not what is not there.
         tokio::select! {
+            biased;
             () = self.providers.stores.ready(scopes.len()) => {}
             () = stopped(shutdown.clone()) => return Ok(()),
         }
@@ -111,6 +115,7 @@ impl Operator {
                 Err(reason) => self.health.set(Part::Operator, Err(reason)),
             };
             let held = tokio::select! {
+                biased;
                 held = candidate.win(standing) => held,
                 () = stopped(shutdown.clone()) => {
                     // It may have been won just now.
@@ -149,6 +154,7 @@ impl Operator {
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let epoch = tokio::select! {
+            biased;
             epoch = self.lead() => epoch,
             () = stopped(shutdown.clone()) => return Ok(()),
         };
@@ -224,7 +230,25 @@ impl Operator {
             backup_stores.push(store);
             backup_controllers.push(run);
         }
+        let queues = to_scopes.values().map(mpsc::Sender::downgrade).collect();
+        let _queues = (
+            sources::queue("CacheInstance", queues),
+            sources::queue("CachePlan", vec![plan_nudge.downgrade()]),
+        );
         *routes.lock() = Arc::new(to_scopes);
+        let pools = pool::Views::default();
+        let _standing = {
+            let (stores, pools) = (stores.clone(), pools.clone());
+            let (instances, backups) = (instances.clone(), backups.clone());
+            sources::leads(move || Standing {
+                instances: standing::by_plan(stores.iter().flat_map(Store::state)),
+                pools: pools.fill(),
+                failing: vec![
+                    ("CacheInstance", instances.retries.failing()),
+                    ("CacheBackup", backups.retries.failing()),
+                ],
+            })
+        };
         let (occur, occurred) = mpsc::channel(OCCURRENCES);
         let ears = Ears {
             nudge: nudge.clone(),
@@ -246,6 +270,7 @@ impl Operator {
                 }
             };
             tokio::select! {
+                biased;
                 () = listed => self.health.set(Part::Operator, Ok(())),
                 () = stopped(shutdown.clone()) => return Ok(()),
             }
@@ -259,7 +284,6 @@ impl Operator {
                 };
                 tokio::join!(instances, futures::future::join_all(backup_controllers));
             };
-            let pools = pool::Views::default();
             let keeper = pool::Keeper {
                 client: self.client.clone(),
                 ledger: self.ledger.clone(),
@@ -290,6 +314,7 @@ impl Operator {
             };
             // The reconcilers end when they are told to; nothing else ends by itself.
             tokio::select! {
+                biased;
                 _ = async { tokio::join!(controllers, plan_controller) } => Ok(()),
                 outcome = projection => Err(outcome.err().unwrap_or_else(|| ended("the projector"))),
                 outcome = backup_projection => Err(outcome.err().unwrap_or_else(|| ended("the projector of backups"))),
@@ -297,6 +322,7 @@ impl Operator {
             }
         };
         tokio::select! {
+            biased;
             outcome = working => outcome,
             () = plan_watch => Err(ended("the watch of CachePlans")),
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),
@@ -361,7 +387,9 @@ fn instance_controller(
             .reconcile_on(ReceiverStream::new(nudged))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |instance, context: Arc<Instances>| async move { context.reconcile(instance).await },
+                |instance, context: Arc<Instances>| async move {
+                    measured("CacheInstance", context.reconcile(instance)).await
+                },
                 |instance, error, context| context.after_error(&instance, error),
                 context,
             )
@@ -384,7 +412,7 @@ fn backup_controller(
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |backup, context: Arc<Backups>| async move { context.reconcile(backup).await },
+                |backup, context: Arc<Backups>| async move { measured("CacheBackup", context.reconcile(backup)).await },
                 |backup, error, context| context.after_error(&backup, error),
                 context,
             )
@@ -461,7 +489,7 @@ async fn plan_controller(
         .reconcile_on(ReceiverStream::new(nudged))
         .graceful_shutdown_on(stopped(shutdown))
         .run(
-            |plan, context: Arc<PlanContext>| async move { context.reconcile(&plan).await },
+            |plan, context: Arc<PlanContext>| async move { measured("CachePlan", context.reconcile(&plan)).await },
             |plan, error, _| {
                 tracing::warn!(plan = %plan.name_any(), %error, "reconciling a plan");
                 Action::requeue(Duration::from_secs(2))

@@ -12,23 +12,29 @@ use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Precon
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::{Error, deadline, pool, users};
 use crate::api::{
-    BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner, PlanRef,
-    Restore, annotations,
+    Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner,
+    PlanRef, Restore, annotations,
 };
-use crate::ledger::{BindingUser, Desired, Ledger, OutboxItem, listen};
+use crate::ledger::{BindingUser, Desired, Later, LaterPlan, Ledger, OutboxItem, listen};
 
 /// Who we are in the managed fields of the resources that the ledger writes.
 const FIELD_MANAGER: &str = "cache-broker-ledger";
 /// How many rows are taken, and written at one time.
 const BATCH: i64 = 64;
 const AT_ONCE: usize = 16;
-/// How long a taken row is left to whoever took it. Longer than the calls to write one may take.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long a taken row is left to whoever took it and does not hold on to it: what a process that died had taken waits
+/// so long.
+const LEASE: Duration = Duration::from_secs(6);
+/// How often it is held on to.
+const RENEWAL: Duration = Duration::from_secs(2);
 /// How often due rows are looked for although nobody told of any.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How soon they are looked for again at the soonest.
+const SOONEST: Duration = Duration::from_millis(100);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -36,36 +42,60 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<bool>) {
     let others = ledger.listen(listen::OUTBOX);
     while !*shutdown.borrow() {
-        match drain(&ledger, &client).await {
+        let wait = match pass(&ledger, &client).await {
             Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the outbox waits"),
-        }
+            Ok(false) => match ledger.next_outbox().await {
+                Ok(Some(next)) => next.clamp(SOONEST, SWEEP),
+                Ok(None) | Err(_) => SWEEP,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "the outbox waits");
+                SWEEP
+            }
+        };
         tokio::select! {
             () = ledger.outbox_wakeup().notified() => {}
             () = others.notified() => {}
-            () = tokio::time::sleep(SWEEP) => {}
+            () = tokio::time::sleep(wait) => {}
             _ = shutdown.changed() => {}
         }
     }
 }
 
 /// Writes one batch of due rows. Returns whether there may be more.
-async fn drain(ledger: &Ledger, client: &Client) -> Result<bool, Error> {
+///
+/// # Errors
+/// When Postgres cannot be reached or refuses.
+pub async fn pass(ledger: &Ledger, client: &Client) -> Result<bool, Error> {
     let items = ledger.claim_outbox(BATCH, LEASE).await?;
+    let Some(claim) = items.first().map(|item| item.claim) else {
+        return Ok(false);
+    };
     let more = i64::try_from(items.len()).is_ok_and(|taken| taken == BATCH);
-    futures::stream::iter(items)
-        .for_each_concurrent(AT_ONCE, |item| async move {
-            if let Err(error) = write(ledger, client, &item).await {
-                tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
-                let wait = retry_in(item.attempts);
-                if let Err(error) = ledger.mark_unapplied(&item.instance, &error.to_string(), wait).await {
-                    tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
-                }
+    let work = futures::stream::iter(items).for_each_concurrent(AT_ONCE, |item| async move {
+        if let Err(error) = write(ledger, client, &item).await {
+            tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
+            let wait = retry_in(item.attempts);
+            if let Err(error) = ledger.mark_unapplied(&item, &error.to_string(), wait).await {
+                tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
             }
-        })
-        .await;
-    Ok(more)
+        }
+    });
+    tokio::select! {
+        biased;
+        () = work => Ok(more),
+        () = hold(ledger, claim) => Ok(more),
+    }
+}
+
+/// Holds on to the rows of a batch, for ever.
+async fn hold(ledger: &Ledger, claim: Uuid) {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        if let Err(error) = ledger.renew_outbox(claim, LEASE).await {
+            tracing::warn!(%error, "rows that are being written are not held; others may write them too");
+        }
+    }
 }
 
 fn retry_in(attempts: i32) -> Duration {
@@ -92,6 +122,7 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
         }
         (Desired::Absent, None) => Ok(ledger.applied_absence(&item.instance, item.revision).await?),
         (Desired::Absent, Some(existing)) => {
+            let existing = ask_deletion(&api, existing).await?;
             delete(&api, &existing).await?;
             Ok(ledger
                 .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
@@ -99,7 +130,7 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
         }
         (Desired::Present, Some(existing)) if existing.metadata.deletion_timestamp.is_some() => {
             Err(Error::Resource(format!(
-                "waiting for the end of an older CacheInstance {}/{}",
+                "CacheInstance {}/{} is being deleted by somebody else: deprovision the instance, or wait for the end of the old resource",
                 item.namespace, item.name
             )))
         }
@@ -128,7 +159,14 @@ async fn write_over(
     item: &OutboxItem,
     users: &[BindingUser],
 ) -> Result<(), Error> {
-    if written_from(existing).is_none_or(|revision| revision < item.revision) {
+    let written = existing.ledger_revision();
+    if let Some(found) = written.filter(|found| *found > item.revision)
+        && ledger.catch_up(&item.instance, &later(existing, found)).await?
+    {
+        tracing::warn!(instance = %item.instance, found, ours = item.revision, "the ledger is older than the cluster");
+        return Ok(());
+    }
+    if written.is_none_or(|revision| revision < item.revision) {
         users::make_secrets(client, existing, users).await?;
         let how = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -205,6 +243,22 @@ async fn make_backup(client: &Client, item: &OutboxItem) -> Result<(), Error> {
     }
 }
 
+/// Says in a resource that its deletion was asked for over OSB: one that somebody else deleted is held until then.
+async fn ask_deletion(api: &Api<CacheInstance>, existing: CacheInstance) -> Result<CacheInstance, Error> {
+    if existing.annotation(annotations::APPROVE_DELETION) == Some("true") {
+        return Ok(existing);
+    }
+    let how = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let change = Patch::Merge(json!({ "metadata": {
+        "resourceVersion": existing.resource_version(),
+        "annotations": { annotations::APPROVE_DELETION: "true" },
+    } }));
+    deadline(api.patch(&existing.name_any(), &how, &change)).await
+}
+
 async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<(), Error> {
     let how = DeleteParams {
         preconditions: Some(Preconditions {
@@ -224,8 +278,24 @@ fn set_revision(resource: &mut CacheInstance, revision: i64) {
     annotations.insert(annotations::LEDGER_REVISION.to_owned(), revision.to_string());
 }
 
-fn written_from(resource: &CacheInstance) -> Option<i64> {
-    resource.annotation(annotations::LEDGER_REVISION)?.parse().ok()
+/// What a resource says that was written from a later revision than the ledger has.
+pub fn later(resource: &CacheInstance, revision: i64) -> Later {
+    let spec = &resource.spec;
+    let plan = resource.status.as_ref().and_then(|status| status.plan.as_ref());
+    let plan = plan.filter(|plan| plan.name == spec.plan_ref.name);
+    Later {
+        revision,
+        plan: plan.and_then(|plan| {
+            Some(LaterPlan {
+                id: plan.id.parse().ok()?,
+                name: plan.name.clone(),
+                revision: spec.plan_ref.revision.unwrap_or(plan.revision),
+            })
+        }),
+        parameters: spec.parameters.clone(),
+        restart_at: spec.restart_at.as_ref().map(|time| time.0),
+        restore: spec.restore.as_ref().map(|restore| restore.backup.clone()),
+    }
 }
 
 /// What makes a resource say what the row says, on condition that it is still as it was read. A merge patch (RFC 7396)
@@ -237,6 +307,12 @@ fn change(existing: &CacheInstance, item: &OutboxItem, users: &[BindingUser]) ->
     wanted.spec.restart_at = item.restart_at.map(Time);
     wanted.spec.restore = item.restore.clone().map(|backup| Restore { backup });
     wanted.spec.users = users::wanted(existing, users);
+    let digest = wanted.spec.digest();
+    wanted
+        .metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(annotations::LEDGER_SPEC.to_owned(), digest);
     let before = serde_json::to_value(&existing.spec).map_err(unwritable)?;
     let mut spec = serde_json::to_value(&wanted.spec).map_err(unwritable)?;
     for name in ["parameters", "owner"] {
@@ -295,13 +371,20 @@ fn resource(item: &OutboxItem) -> CacheInstance {
         connection_secret: None,
         restart_at: None,
         restore: None,
-        adopt: None,
+        adopt: item.adopt.as_ref().map(|adoption| Adopt {
+            provider_id: adoption.provider_id.clone(),
+            as_of: Some(PlanRef {
+                name: adoption.plan_name.clone(),
+                revision: Some(adoption.plan_revision),
+            }),
+        }),
         users: Vec::new(),
     };
     let originating = item.originating.as_ref().map(|originating| {
         let identity = Value::Object(originating.identity.clone());
         format!("{} {identity}", originating.platform)
     });
+    let digest = spec.digest();
     let mut resource = CacheInstance::new(&item.name, spec);
     resource.metadata = ObjectMeta {
         name: Some(item.name.clone()),
@@ -310,6 +393,7 @@ fn resource(item: &OutboxItem) -> CacheInstance {
             [
                 (annotations::INSTANCE_ID, Some(item.instance.to_string())),
                 (annotations::LEDGER_REVISION, Some(item.revision.to_string())),
+                (annotations::LEDGER_SPEC, Some(digest)),
                 (annotations::REQUEST_IDENTITY, item.request_identity.clone()),
                 (annotations::ORIGINATING_IDENTITY, originating),
             ]
@@ -338,6 +422,7 @@ mod tests {
             parameters: parameters.as_object().unwrap().clone(),
             restart_at: None,
             restore: None,
+            adopt: None,
             backup: None,
             request_identity: Some("request-1".to_owned()),
             originating: None,
@@ -346,6 +431,7 @@ mod tests {
             desired: Desired::Present,
             revision: 7,
             attempts: 1,
+            claim: Uuid::nil(),
         }
     }
 
@@ -363,6 +449,7 @@ mod tests {
         }))
         .unwrap();
         let change = change(&existing, &item(json!({ "connectionLimit": 9 })), &[]).unwrap();
+        let digest = resource(&item(json!({ "connectionLimit": 9 }))).spec.digest();
         assert_eq!(
             change,
             json!({
@@ -370,6 +457,7 @@ mod tests {
                     "resourceVersion": "41",
                     "annotations": {
                         "cache.akkeris.io/instance-id": "i", "cache.akkeris.io/ledger-revision": "7",
+                        "cache.akkeris.io/ledger-spec": digest,
                         "cache.akkeris.io/request-identity": "request-1",
                         "cache.akkeris.io/originating-identity": null,
                     },

@@ -18,6 +18,7 @@ use super::decide::{PlanLookup, PlanRevision, pinned_revision};
 use super::finalizer::is_held;
 use super::plan_users::Usage;
 use super::{Error, deadline, events, pool, set_finalizer};
+use crate::ambient;
 use crate::api::conditions::{self, READY, condition};
 use crate::api::{CacheInstance, CachePlan, CachePlanSpec, CachePlanStatus, Parameter, labels};
 use crate::ledger::{Ledger, PlanId};
@@ -84,7 +85,8 @@ impl Plans {
                 revision,
                 spec,
             })),
-            None if plan.is_none() => PlanLookup::NoPlan,
+            // It is being recorded, or the watch is about to tell of it.
+            None if newest().is_none_or(|newest| newest == revision) => PlanLookup::NoPlan,
             None => PlanLookup::NoRevision(revision),
         }
     }
@@ -126,7 +128,7 @@ impl Plans {
         usage: Option<&Usage>,
         pool: Option<pool::View>,
     ) -> Result<Action, Error> {
-        let now = Timestamp::now();
+        let now = ambient::now();
         let others = self.plans.state();
         let verdict = match problem(plan, &others).or_else(|| ending(plan, usage)) {
             Some(problem) => Err(problem),
@@ -198,13 +200,7 @@ impl Plans {
             .id
             .parse()
             .map_err(|error| Error::Plan(format!("plan {name}: id {error}")))?;
-        // How many are made ahead is no matter of those that are made.
-        let spec = CachePlanSpec {
-            preprovision: 0,
-            ..plan.spec.clone()
-        };
-        let data = serde_json::to_value(&spec).map_err(|error| Error::Plan(format!("plan {name}: {error}")))?;
-        let known = digest(&SHA256, data.to_string().as_bytes());
+        let (data, known) = recorded(&plan.spec).map_err(|error| Error::Plan(format!("plan {name}: {error}")))?;
         let newest = self
             .revisions
             .state()
@@ -215,7 +211,7 @@ impl Plans {
             let data = kept.data.as_ref().map(|data| data.0.to_string()).unwrap_or_default();
             (kept.revision, digest(&SHA256, data.as_bytes()).as_ref().to_vec())
         });
-        let revision = self.ledger.plan_revision(&id, &data, known.as_ref(), kept).await?;
+        let revision = self.ledger.plan_revision(&id, &data, &known, kept).await?;
         let reference = ObjectRef::new(&revision_name(&name, revision)).within(&self.namespace);
         if self.revisions.get(&reference).is_none() {
             let kept = ControllerRevision {
@@ -242,6 +238,20 @@ impl Plans {
         }
         Ok(revision)
     }
+}
+
+/// What is kept of a spec as a revision, and its digest. How many are made ahead is no matter of those that are made.
+///
+/// # Errors
+/// When the spec cannot be written as JSON.
+pub fn recorded(spec: &CachePlanSpec) -> serde_json::Result<(serde_json::Value, Vec<u8>)> {
+    let spec = CachePlanSpec {
+        preprovision: 0,
+        ..spec.clone()
+    };
+    let data = serde_json::to_value(&spec)?;
+    let known = digest(&SHA256, data.to_string().as_bytes()).as_ref().to_vec();
+    Ok((data, known))
 }
 
 /// The name of the ControllerRevision of a plan's revision.

@@ -1,6 +1,6 @@
 //! The projector: what is seen of custom resources becomes what the ledger tells platforms.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::plan_users::PlanUsers;
-use super::{Error, deadline};
+use super::{Error, deadline, outbox};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
 use crate::ledger::{
-    AppliedRow, Epoch, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser, Verdict,
+    AppliedRow, Epoch, Gone, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser,
+    Verdict,
 };
 use crate::provider::kubernetes::{Scope, Stores};
 
@@ -53,7 +54,7 @@ impl Projector {
         };
         let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
         // Rows that the list under way has not come to yet.
-        let mut expected: HashMap<(String, String), AppliedRow> = HashMap::new();
+        let mut expected: BTreeMap<(String, String), AppliedRow> = BTreeMap::new();
         loop {
             match events.try_next().await {
                 Ok(Some(Event::Init)) => {
@@ -77,12 +78,14 @@ impl Projector {
                 }
                 Ok(Some(Event::InitDone)) => {
                     self.nudge_plans(self.users.complete(scope)).await;
-                    for row in std::mem::take(&mut expected).into_values() {
-                        self.until_taken(|| {
-                            self.ledger
-                                .project_absent(self.epoch, &row.instance, row.uid.as_deref())
-                        })
-                        .await?;
+                    for ((namespace, name), row) in std::mem::take(&mut expected) {
+                        let gone = Gone {
+                            namespace,
+                            name,
+                            uid: row.uid,
+                        };
+                        self.until_taken(|| self.ledger.project_absent(self.epoch, &row.instance, Some(&gone)))
+                            .await?;
                     }
                 }
                 Ok(Some(Event::Apply(instance))) => {
@@ -92,8 +95,12 @@ impl Projector {
                 Ok(Some(Event::Delete(instance))) => {
                     self.nudge_plans(self.users.forget(&instance)).await;
                     if let Some(id) = instance_id(&instance) {
-                        let uid = instance.uid();
-                        self.until_taken(|| self.ledger.project_absent(self.epoch, &id, uid.as_deref()))
+                        let gone = Gone {
+                            namespace: instance.namespace().unwrap_or_default(),
+                            name: instance.name_any(),
+                            uid: instance.uid(),
+                        };
+                        self.until_taken(|| self.ledger.project_absent(self.epoch, &id, Some(&gone)))
                             .await?;
                     }
                 }
@@ -142,8 +149,46 @@ impl Projector {
         let projected = self
             .until_taken(|| self.ledger.project(self.epoch, &observation))
             .await?;
-        if projected == Some(Projected::Tombstone) {
-            tracing::warn!(instance = %observation.instance, "the resource of a returned instance was made again; deleting it");
+        let (instance, resource) = (
+            &observation.instance,
+            format!("{}/{}", observation.namespace, observation.name),
+        );
+        match projected {
+            Some(Projected::Tombstone) => {
+                tracing::warn!(%instance, resource, "the resource of a returned instance was made again; deleting it");
+            }
+            Some(Projected::Kept) => {
+                tracing::warn!(%instance, resource, "the resource of a returned instance takes over a cache; it is left alone");
+            }
+            Some(Projected::Copy) => {
+                tracing::warn!(%instance, resource, "a copy of an ordered instance's resource; the ledger does not heed it");
+            }
+            Some(Projected::Unknown) => {
+                tracing::warn!(%instance, resource, "the ledger does not know this instance; it is left alone");
+            }
+            Some(Projected::Earlier) => self.put_back(&observation).await?,
+            Some(Projected::Written | Projected::Stale) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Has a resource written again that is of an earlier revision than was applied. What the watch tells may come late,
+    /// so the resource itself is asked.
+    async fn put_back(&self, observation: &Observation) -> Result<(), Error> {
+        let api: Api<CacheInstance> = Api::namespaced(self.client.clone(), &observation.namespace);
+        let found = deadline(api.get_opt(&observation.name)).await;
+        let found = found
+            .inspect_err(|error| tracing::warn!(instance = %observation.instance, %error, "reading a resource"))
+            .unwrap_or_default();
+        let revision = found.filter(|found| found.uid().as_ref() == Some(&observation.uid));
+        let revision = revision.map(|found| found.ledger_revision().unwrap_or(0));
+        if revision == Some(observation.later.revision) {
+            tracing::warn!(instance = %observation.instance, revision, "somebody put a resource back; writing it again");
+            self.until_taken(|| {
+                self.ledger
+                    .put_back(self.epoch, &observation.instance, observation.later.revision)
+            })
+            .await?;
         }
         Ok(())
     }
@@ -265,14 +310,15 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
     } else {
         Verdict::No
     };
+    let revision = instance.ledger_revision().unwrap_or(0);
     Some(Observation {
         instance: id,
+        namespace: instance.namespace().unwrap_or_default(),
+        name: instance.name_any(),
         uid: instance.uid().unwrap_or_default(),
         resource_version: instance.resource_version().unwrap_or_default(),
-        ledger_revision: instance
-            .annotation(annotations::LEDGER_REVISION)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0),
+        later: outbox::later(instance, revision),
+        adopts: instance.spec.adopt.is_some(),
         deleting: instance.metadata.deletion_timestamp.is_some(),
         ready: ready.is_some_and(|condition| condition.status == "True") && connection.is_some(),
         reason: said(|condition| &condition.reason),
@@ -341,7 +387,7 @@ mod tests {
     fn an_operation_ends_when_the_cache_is_as_it_was_asked_for_and_not_before() {
         let verdict = |progress, generation, connection| {
             let observation = observation(&instance(progress, generation), connection).unwrap();
-            assert_eq!(observation.ledger_revision, 7);
+            assert_eq!(observation.later.revision, 7);
             observation.verdict
         };
         let known = || Some(connection("h"));

@@ -1,5 +1,6 @@
 //! What is remembered of an object between reconciles, for pacing only. Losing it costs nothing but a retry.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
+use crate::ambient;
 use crate::provider::Fault;
+use crate::telemetry::metrics::record;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(300);
@@ -34,11 +37,14 @@ struct Pace {
 impl<K: Resource<DynamicType = ()>> Retries<K> {
     /// Notes a failure; returns how long to wait before the next try.
     pub fn failed(&self, object: &ObjectRef<K>, fault: Option<Fault>) -> Duration {
+        if let Some(fault) = &fault {
+            record::reconcile_error(kind::<K>(), fault.kind.word());
+        }
         let mut paces = self.0.lock();
         let pace = paces.entry(object.clone()).or_default();
         pace.failures = pace.failures.saturating_add(1);
         pace.fault = fault;
-        jittered(backoff(pace.failures), rand::random())
+        jittered(backoff(pace.failures), ambient::fraction())
     }
 
     /// Notes a step that was done; returns how long to wait at least before the next one.
@@ -57,6 +63,11 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
         }
     }
 
+    /// How many objects wait because their last try failed.
+    pub fn failing(&self) -> usize {
+        self.0.lock().values().filter(|pace| pace.failures > 0).count()
+    }
+
     /// The fault of the last try, if it failed.
     pub fn fault(&self, object: &ObjectRef<K>) -> Option<Fault> {
         self.0.lock().get(object).and_then(|pace| pace.fault.clone())
@@ -68,6 +79,14 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
     }
 }
 
+/// The kind of the objects, as metrics name it.
+fn kind<K: Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        Cow::Borrowed(kind) => kind,
+        Cow::Owned(_) => "other",
+    }
+}
+
 /// How long to wait after that many failures in a row: twice as long each time, up to a bound.
 fn backoff(failures: u32) -> Duration {
     FIRST
@@ -75,10 +94,10 @@ fn backoff(failures: u32) -> Duration {
         .min(LONGEST)
 }
 
-/// Between three quarters and all of a wait, by a random number: many objects that failed at once do not come back at
+/// Between three quarters and all of a wait, by a number from 0 to 1: many objects that failed at once do not come back at
 /// once.
-fn jittered(wait: Duration, random: u32) -> Duration {
-    wait.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
+fn jittered(wait: Duration, random: f64) -> Duration {
+    wait.mul_f64(0.75 + 0.25 * random)
 }
 
 #[cfg(test)]
@@ -92,7 +111,7 @@ mod tests {
             .map(|failures| backoff(failures).as_millis())
             .to_vec();
         assert_eq!(waits, [500, 1000, 2000, 256_000, 300_000]);
-        for random in [0, u32::MAX / 2, u32::MAX] {
+        for random in [0.0, 0.5, 1.0] {
             let wait = jittered(LONGEST, random);
             assert!(wait >= LONGEST.mul_f64(0.75) && wait <= LONGEST);
         }

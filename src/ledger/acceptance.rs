@@ -14,6 +14,7 @@ use super::{
     Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
     Usage, WebhookTarget, bindings, listen, operations, webhooks,
 };
+use crate::ambient;
 
 /// How often an acceptance is judged again because another request was faster.
 const ATTEMPTS: usize = 5;
@@ -85,7 +86,7 @@ pub struct NewDeprovision {
 
 /// The name of an ordered instance's resource. It is derived, so that the same order always means the same resource,
 /// and hashed, since OSB ids may have any characters (OSB 2.17, "URL Properties").
-fn resource_name(id: &InstanceId) -> String {
+pub fn resource_name(id: &InstanceId) -> String {
     digest(&SHA256, id.as_str().as_bytes())
         .as_ref()
         .iter()
@@ -170,13 +171,14 @@ impl Ledger {
         new: &NewInstance,
     ) -> Result<Option<Uuid>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
-        let (operation, event) = (Uuid::new_v4(), Uuid::new_v4());
+        let (operation, event) = (ambient::id(), ambient::id());
         let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
-        let (webhook, target) = match &new.webhook {
-            None => (None, None),
+        let (webhook, target, receiver) = match &new.webhook {
+            None => (None, None, None),
             Some(target) => (
                 Some(self.seal_json(&instances::webhook_place(id), target)?),
                 Some(self.seal_json(&webhooks::target_place(event), target)?),
+                webhooks::receiver(target),
             ),
         };
         let originating = asked.asker.originating.as_ref();
@@ -195,8 +197,8 @@ impl Ledger {
                         clock_timestamp() + make_interval(secs => $15::double precision)
                     from instance
                 ), webhook as (
-                    insert into webhooks (id, instance_id, operation_id, target)
-                    select $16::uuid, id, $13::uuid, $17::bytea from instance where $17::bytea is not null
+                    insert into webhooks (id, instance_id, operation_id, target, receiver)
+                    select $16::uuid, id, $13::uuid, $17::bytea, $25::bytea from instance where $17::bytea is not null
                 ), audit as (
                     insert into audit (instance_id, request, caller, platform, identity, request_identity, plan_id,
                         parameters, status, operation_id)
@@ -236,6 +238,7 @@ impl Ledger {
                     &originating.map(|originating| tokio_postgres::types::Json(&originating.identity)),
                     &asked.plan,
                     &asked.parameters,
+                    &receiver,
                 ],
             )
             .await

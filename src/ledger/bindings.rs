@@ -317,7 +317,7 @@ fn failed(description: &str) -> Outcome {
 
 /// What an observation of the cache means for an operation of a binding; `None` while it goes on.
 fn outcome(running: &Running, observation: &Observation) -> Option<Outcome> {
-    if observation.ledger_revision < running.desired_revision {
+    if observation.later.revision < running.desired_revision {
         return None;
     }
     let username = running.username.as_deref()?;
@@ -372,7 +372,7 @@ pub(super) async fn lost(tx: &Transaction<'_>, instance: &InstanceId, why: &str)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::SeenUser;
+    use crate::ledger::{Later, SeenUser};
 
     fn observation(revision: i64, users: &[(&str, bool)], verdict: Verdict, current: bool) -> Observation {
         let user = |(name, ready): &(&str, bool)| SeenUser {
@@ -381,9 +381,15 @@ mod tests {
         };
         Observation {
             instance: "i".parse().unwrap(),
+            namespace: "n".to_owned(),
+            name: "osb-1".to_owned(),
             uid: "u".to_owned(),
             resource_version: "1".to_owned(),
-            ledger_revision: revision,
+            later: Later {
+                revision,
+                ..Later::default()
+            },
+            adopts: false,
             deleting: false,
             verdict,
             ready: true,

@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Listener {
     wakeups: Arc<Notify>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -40,7 +40,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -48,9 +50,18 @@ impl Ledger {
     /// Listens to a channel ([`OUTBOX`], [`WEBHOOKS`]) on a connection of its own, which is made again when it breaks.
     /// A new connection counts as a wake-up, for what was missed meanwhile.
     pub fn listen(&self, channel: &'static str) -> Listener {
+        if let Some(gate) = &self.gate {
+            return Listener {
+                wakeups: gate.listen(channel),
+                task: None,
+            };
+        }
         let wakeups = Arc::new(Notify::new());
         let task = tokio::spawn(keep_listening(self.clone(), channel, wakeups.clone()));
-        Listener { wakeups, task }
+        Listener {
+            wakeups,
+            task: Some(task),
+        }
     }
 
     async fn listen_once(&self, channel: &'static str, wakeups: &Notify) -> Result<(), LedgerError> {

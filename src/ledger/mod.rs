@@ -11,8 +11,13 @@ mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
 pub mod error;
+mod events;
+pub mod gate;
 pub mod ids;
+pub mod import;
+mod inspect;
 mod instances;
+mod letters;
 pub mod listen;
 mod migrate;
 mod operations;
@@ -21,7 +26,10 @@ mod plan_revisions;
 mod pool;
 mod projection;
 mod readers;
+mod retention;
 pub mod seal;
+mod survey;
+mod under_way;
 mod updates;
 mod usage;
 pub mod webhooks;
@@ -35,23 +43,30 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 pub use crate::api::Connection;
-pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled};
+pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled, resource_name};
 pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
 pub use binding_acceptance::{Bindable, BindingUser, Bound, NewBinding, NewUnbinding, Standing, Unbound};
 pub use bindings::{Binding, BindingState, Credentials, PolledBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
+pub use events::Event;
 pub use ids::{BindingId, InstanceId, PlanId, ServiceId};
+pub use inspect::Inspection;
 pub use instances::{Held, Instance, Polled, PolledOperation};
+pub use letters::{Letter, LetterCounts, LetterState, Letters};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
-pub use outbox::{Desired, OutboxItem};
+pub use outbox::{Adoption, Desired, Later, LaterPlan, OutboxItem};
 pub use pool::{MemberState, NewMember, Noted, PoolMember};
-pub use projection::{AppliedRow, Epoch, Observation, Projected, SeenUser, Verdict};
+pub use projection::{AppliedRow, Epoch, Gone, Observation, Projected, SeenUser, Verdict};
+pub use retention::{Forgotten, Kept};
 pub use seal::{KeyRing, KeyRingError};
+pub use survey::{Survey, Surveyed};
 pub use updates::{Change, Changeable, NewUpdate};
 pub use usage::{Scope, Usage};
-pub use webhooks::WebhookTarget;
+pub use webhooks::{DueWebhook, Room, WebhookTarget};
+
+use crate::telemetry::metrics::sources::Connections;
 
 /// How long a caller waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
@@ -66,6 +81,7 @@ pub struct Ledger {
     url: Arc<DatabaseUrl>,
     outbox: Arc<Notify>,
     readers: Arc<readers::Readers>,
+    gate: Option<Arc<dyn gate::Gate>>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -104,7 +120,17 @@ impl Ledger {
             url: Arc::new(url),
             outbox: Arc::new(Notify::new()),
             readers: Arc::new(readers::Readers::new(connections)),
+            gate: None,
         })
+    }
+
+    /// The same ledger, whose every call passes a gate.
+    #[must_use]
+    pub fn through(self, gate: Arc<dyn gate::Gate>) -> Self {
+        Self {
+            gate: Some(gate),
+            ..self
+        }
     }
 
     /// Whether Postgres answers.
@@ -120,6 +146,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// How many connections there are and who waits for one.
+    pub fn connections(&self) -> Connections {
+        let status = self.pool.status();
+        Connections {
+            open: status.size,
+            idle: status.available,
+            max: status.max_size,
+            waiting: status.waiting,
+        }
+    }
+
     /// Told of every acceptance of this process, so that the outbox need not wait for its sweep.
     pub fn outbox_wakeup(&self) -> &Notify {
         &self.outbox
@@ -131,6 +168,12 @@ impl Ledger {
         attempt: &str,
         call: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
+        let call = async {
+            match &self.gate {
+                None => call.await,
+                Some(gate) => gate::pass(&**gate, attempt, call).await,
+            }
+        };
         tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
             Err(LedgerError::Unavailable(format!(
                 "{attempt}: {} did not answer within {} s",

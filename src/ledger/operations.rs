@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Answered, Asked, BindingId, InstanceId, LedgerError, audit, listen};
+use super::events::Event;
+use super::{Answered, Asked, BindingId, InstanceId, LedgerError, audit, webhooks};
+use crate::ambient;
+use crate::telemetry::metrics::record;
 
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
@@ -241,7 +244,7 @@ pub(super) async fn begin(
         )
         .await
         .map_err(refused())?;
-    let operation = Uuid::new_v4();
+    let operation = ambient::id();
     tx.execute(
         &statement,
         &[
@@ -287,7 +290,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, ended_at, backup, binding_id,
+                returning id, instance_id, kind, state, description, created_at, ended_at, backup, binding_id,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -311,27 +314,17 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     and bindings.deleted_at is null
                     and (ended.kind = 'bind' and (ended.state = 'succeeded' or bindings.state = 'binding')
                         or ended.kind = 'unbind' and ended.state = 'succeeded')
-            ), due as (
-                update webhooks
-                set state = 'due', due_at = now(), body = jsonb_build_object(
-                    'id', webhooks.id,
-                    'state', ended.state,
-                    'description', ended.description,
-                    'instance_id', ended.instance_id,
-                    'operation', ended.id,
-                    'kind', ended.kind,
-                    'time', to_char(ended.ended_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
-                from ended
-                where webhooks.operation_id = ended.id and webhooks.state = 'armed'
-                returning 1
             )
-            select (select count(*) from ended), (select count(*) from due)",
+            select instance_id, kind, state, description, ended_at, (
+                select array_agg(id) from webhooks where operation_id = ended.id and state = 'armed'),
+                extract(epoch from ended_at - created_at)::double precision, binding_id
+            from ended",
         )
         .await
         .map_err(refused())?;
     let remains = outcome.remains();
     let row = tx
-        .query_one(
+        .query_opt(
             &statement,
             &[
                 &operation,
@@ -343,12 +336,37 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
         )
         .await
         .map_err(refused())?;
-    let ended: i64 = row.try_get(0).map_err(refused())?;
-    let due: i64 = row.try_get(1).map_err(refused())?;
-    if due > 0 {
-        listen::notify(tx, listen::WEBHOOKS).await?;
+    let Some(row) = row else {
+        return Ok(false);
+    };
+    let armed: Option<Vec<Uuid>> = row.try_get(5).map_err(refused())?;
+    let unreadable = |reason: String| LedgerError::Row {
+        place: format!("operation {operation}"),
+        reason,
+    };
+    let (instance, kind): (String, &str) = (row.try_get(0).map_err(refused())?, row.try_get(1).map_err(refused())?);
+    let kind = OperationKind::parse(kind).ok_or_else(|| unreadable(format!("kind {kind:?} is not known")))?;
+    let binding: Option<String> = row.try_get(7).map_err(refused())?;
+    let binding = binding.map(BindingId::try_from).transpose();
+    let binding = binding.map_err(|error| unreadable(error.to_string()))?;
+    for id in armed.into_iter().flatten() {
+        let event = Event {
+            id,
+            state: outcome.state(),
+            description: row.try_get(3).map_err(refused())?,
+            instance_id: InstanceId::try_from(instance.clone()).map_err(|error| unreadable(error.to_string()))?,
+            binding_id: binding.clone(),
+            operation,
+            kind,
+            time: row.try_get(4).map_err(refused())?,
+        };
+        webhooks::fire(tx, &event).await?;
     }
-    Ok(ended > 0)
+    // A transaction that does not commit ends it once more, and it is counted once more.
+    let seconds: f64 = row.try_get(6).map_err(refused())?;
+    let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    record::operation_ended(kind.as_str(), outcome.state().as_str(), took);
+    Ok(true)
 }
 
 #[cfg(test)]

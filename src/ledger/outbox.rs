@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use super::{InstanceId, Ledger, LedgerError, Originating, PlanId, instances};
+use super::operations::{self, Operation, OperationKind, Outcome, Remains};
+use super::{InstanceId, Ledger, LedgerError, Originating, PlanId, acceptance, instances};
+use crate::ambient;
 
 /// Whether an instance's custom resource is to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub enum Desired {
     Present,
     /// It is to be deleted.
     Absent,
+}
+
+/// A cache that another broker made and the instance takes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Its id in the provider.
+    pub provider_id: String,
+    /// The name of the `CachePlan` that it counts as an instance of as it was found.
+    pub plan_name: String,
+    /// The revision of that plan.
+    pub plan_revision: i64,
 }
 
 /// An instance whose custom resource is to be written.
@@ -42,6 +56,8 @@ pub struct OutboxItem {
     pub restart_at: Option<Timestamp>,
     /// What the cache is to be filled from.
     pub restore: Option<String>,
+    /// The cache that exists and is taken over.
+    pub adopt: Option<Adoption>,
     /// The backup that is to be made, and the operation that makes it.
     pub backup: Option<(String, Uuid)>,
     /// The platform's id of the request that was accepted last.
@@ -58,15 +74,45 @@ pub struct OutboxItem {
     pub revision: i64,
     /// How often it was tried, this time included.
     pub attempts: i32,
+    /// Shared by the rows that were taken together.
+    pub claim: Uuid,
+}
+
+/// What a resource says that was written from a revision its row does not have yet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Later {
+    /// The revision.
+    pub revision: i64,
+    /// The plan, if its OSB id is known.
+    pub plan: Option<LaterPlan>,
+    /// The tenant's parameters.
+    pub parameters: Map<String, Value>,
+    /// The latest restart.
+    pub restart_at: Option<Timestamp>,
+    /// What the cache was filled from.
+    pub restore: Option<String>,
+}
+
+/// A plan, as a resource names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaterPlan {
+    /// Its OSB id.
+    pub id: PlanId,
+    /// The name of the `CachePlan`.
+    pub name: String,
+    /// Its revision.
+    pub revision: i64,
 }
 
 impl Ledger {
-    /// Takes up to `limit` due rows for the length of a lease; a row that is not marked by then is due again.
+    /// Takes up to `limit` due rows for the length of a lease; a row that is neither marked nor held on to by then is due
+    /// again. One that cannot be read is logged, and comes up again.
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn claim_outbox(&self, limit: i64, lease: Duration) -> Result<Vec<OutboxItem>, LedgerError> {
         self.within("claiming rows of the outbox", async {
+            let claim = ambient::id();
             let rows = self
                 .client()
                 .await?
@@ -83,21 +129,149 @@ impl Ledger {
                                      and (audit.request in ('provision', 'update', 'deprovision', 'restart', 'backup', 'restore')
                                           or audit.request in ('bind', 'unbind') and audit.status = 202)
                                    order by audit.id desc limit 1) audit on true)
-                 update instances set outbox_attempts = outbox_attempts + 1,
+                 update instances set outbox_attempts = outbox_attempts + 1, outbox_claim = $3,
                         outbox_due_at = now() + make_interval(secs => $2)
                    from asked where asked.asked_id = instances.id
                  returning platform, identity, request_identity, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
-                           restart_at, restore, namespace, name, desired, desired_revision, outbox_attempts",
-                    &[&limit, &lease.as_secs_f64()],
+                           restart_at, restore, adopt, adopt_plan, adopt_revision, namespace, name, desired, desired_revision, outbox_attempts",
+                    &[&limit, &lease.as_secs_f64(), &claim],
                 )
                 .await
                 .map_err(LedgerError::statement("claiming rows of the outbox"))?;
-            rows.iter().map(|row| self.outbox_item(row)).collect()
+            let mut items = Vec::with_capacity(rows.len());
+            for row in &rows {
+                match self.outbox_item(claim, row) {
+                    Ok(item) => items.push(item),
+                    // It must not keep the others from being written; a key that is missing may be put back.
+                    Err(error) => tracing::error!(%error, "an accepted request cannot be written for now"),
+                }
+            }
+            Ok(items)
         })
         .await
     }
 
-    fn outbox_item(&self, row: &Row) -> Result<OutboxItem, LedgerError> {
+    /// Goes on holding rows that were taken and are not marked, for the length of a lease. A row of which more was asked
+    /// meanwhile is left to whoever comes.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn renew_outbox(&self, claim: Uuid, lease: Duration) -> Result<(), LedgerError> {
+        self.within("holding rows of the outbox", async {
+            self.client()
+                .await?
+                .execute(
+                    "update instances set outbox_due_at = now() + make_interval(secs => $2)
+                  where outbox_claim = $1 and outbox_due_at > now()",
+                    &[&claim, &lease.as_secs_f64()],
+                )
+                .await
+                .map_err(LedgerError::statement("holding rows of the outbox"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// In how long the next row is due; `None` if none is.
+    ///
+    /// # Errors
+    /// When Postgres cannot be read.
+    pub async fn next_outbox(&self) -> Result<Option<Duration>, LedgerError> {
+        self.within("looking for the next row of the outbox", async {
+            let row = self
+                .client()
+                .await?
+                .query_one(
+                    "select extract(epoch from min(outbox_due_at) - clock_timestamp())::double precision
+                   from instances where applied_revision < desired_revision",
+                    &[],
+                )
+                .await
+                .map_err(LedgerError::statement("looking for the next row of the outbox"))?;
+            let seconds: Option<f64> = row.get(0);
+            Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        })
+        .await
+    }
+
+    /// Takes up what a resource says that was written from a later revision than its row has: the ledger was put back to
+    /// what it was before. Nothing is written to the cluster for it. What was asked meanwhile was judged by the old row,
+    /// so it fails and can be asked again. `false` if the row is not behind.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses.
+    pub async fn catch_up(&self, instance: &InstanceId, later: &Later) -> Result<bool, LedgerError> {
+        self.within("taking up a later revision", async {
+            let refused = || LedgerError::statement(format!("taking up a later revision of instance {instance}"));
+            let mut client = self.client().await?;
+            let tx = client.transaction().await.map_err(refused())?;
+            let caught_up = self.take_up(&tx, instance, later).await?;
+            tx.commit().await.map_err(refused())?;
+            Ok(caught_up)
+        })
+        .await
+    }
+
+    /// See [`Ledger::catch_up`], in the caller's transaction.
+    pub(super) async fn take_up(
+        &self,
+        tx: &Transaction<'_>,
+        instance: &InstanceId,
+        later: &Later,
+    ) -> Result<bool, LedgerError> {
+        let refused =
+            || LedgerError::statement(format!("taking up revision {} of instance {instance}", later.revision));
+        let behind = tx
+            .query_opt(
+                "select from instances
+                  where id = $1 and desired = 'present' and deleted_at is null and desired_revision < $2 for update",
+                &[&instance.as_str(), &later.revision],
+            )
+            .await
+            .map_err(refused())?;
+        if behind.is_none() {
+            return Ok(false);
+        }
+        let running = acceptance::latest_operation(tx, instance).await?;
+        match running.filter(Operation::is_running) {
+            // It is the same instance still: its end is seen as ever.
+            Some(running) if running.kind == OperationKind::Provision => {}
+            Some(running) => {
+                let outcome = Outcome::Failed {
+                    description: "the broker's records were put back to an earlier state; ask again".to_owned(),
+                    remains: Remains {
+                        usable: true,
+                        repeatable: true,
+                    },
+                };
+                operations::end(tx, running.id, &outcome).await?;
+            }
+            None => {}
+        }
+        let plan = later.plan.as_ref();
+        tx.execute(
+            "update instances
+                set desired_revision = $2, applied_revision = $2, plan_id = coalesce($3, plan_id),
+                    plan_name = coalesce($4, plan_name), plan_revision = coalesce($5, plan_revision), parameters = $6,
+                    restart_at = $7, restore = $8, outbox_error = null, outbox_claim = null, updated_at = now()
+              where id = $1",
+            &[
+                &instance.as_str(),
+                &later.revision,
+                &plan.map(|plan| plan.id.as_str()),
+                &plan.map(|plan| &plan.name),
+                &plan.map(|plan| plan.revision),
+                &self.seal_json(&instances::parameters_place(instance), &later.parameters)?,
+                &later.restart_at,
+                &later.restore,
+            ],
+        )
+        .await
+        .map_err(refused())?;
+        Ok(true)
+    }
+
+    fn outbox_item(&self, claim: Uuid, row: &Row) -> Result<OutboxItem, LedgerError> {
         let id: String = row.get("id");
         let unreadable = |reason: String| LedgerError::Row {
             place: format!("instances/{id}"),
@@ -120,6 +294,11 @@ impl Ledger {
             parameters,
             restart_at: row.get("restart_at"),
             restore: row.get("restore"),
+            adopt: row.get::<_, Option<String>>("adopt").map(|provider_id| Adoption {
+                provider_id,
+                plan_name: row.get("adopt_plan"),
+                plan_revision: row.get("adopt_revision"),
+            }),
             backup: row
                 .get::<_, Option<String>>("backup")
                 .zip(row.get::<_, Option<Uuid>>("backup_operation")),
@@ -137,6 +316,7 @@ impl Ledger {
             },
             revision: row.get("desired_revision"),
             attempts: row.get("outbox_attempts"),
+            claim,
         })
     }
 
@@ -155,7 +335,7 @@ impl Ledger {
                 .await?
                 .execute(
                     "update instances set applied_revision = $2, uid = coalesce($3, uid), outbox_attempts = 0,
-                        outbox_error = null, updated_at = now(),
+                        outbox_error = null, outbox_claim = null, updated_at = now(),
                         outbox_due_at = case when desired_revision > $2 then now() else outbox_due_at end
                   where id = $1 and applied_revision < $2 and desired_revision >= $2",
                     &[&instance.as_str(), &revision, &uid],
@@ -169,18 +349,27 @@ impl Ledger {
         .await
     }
 
-    /// Notes why the resource could not be written, and when to try again.
+    /// Notes why the resource could not be written, and when to try again. What was asked meanwhile is not put off.
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn mark_unapplied(&self, instance: &InstanceId, error: &str, again: Duration) -> Result<(), LedgerError> {
+    pub async fn mark_unapplied(&self, item: &OutboxItem, error: &str, again: Duration) -> Result<(), LedgerError> {
         self.within("noting that an instance was not applied", async {
+            let instance = &item.instance;
             self.client()
                 .await?
                 .execute(
-                    "update instances set outbox_error = $2, outbox_due_at = now() + make_interval(secs => $3)
-                  where id = $1 and applied_revision < desired_revision",
-                    &[&instance.as_str(), &error, &again.as_secs_f64()],
+                    "update instances set outbox_error = $2, outbox_claim = null,
+                        outbox_due_at = now() + make_interval(secs => $3)
+                  where id = $1 and applied_revision < desired_revision and desired_revision = $4
+                      and outbox_claim = $5",
+                    &[
+                        &instance.as_str(),
+                        &error,
+                        &again.as_secs_f64(),
+                        &item.revision,
+                        &item.claim,
+                    ],
                 )
                 .await
                 .map_err(LedgerError::statement(format!(

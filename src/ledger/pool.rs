@@ -62,12 +62,16 @@ pub struct PoolMember {
     pub name: String,
     /// The uid of its resource, once that was seen.
     pub uid: Option<String>,
+    /// The id in the provider of the cache that it takes over, if it was not made for it.
+    pub adopt: Option<String>,
     /// How far it is.
     pub state: MemberState,
     /// For how long it is in that state.
     pub age: Duration,
     /// Why it failed.
     pub message: Option<String>,
+    /// Whether the present leader has seen it: only then it is handed out.
+    pub verified: bool,
 }
 
 /// A member to be.
@@ -123,12 +127,14 @@ fn member(row: &Row) -> Result<PoolMember, LedgerError> {
         namespace: row.get("namespace"),
         name: row.get("name"),
         uid: row.get("uid"),
+        adopt: row.get("adopt"),
         state: MemberState::parse(state).ok_or_else(|| LedgerError::Row {
             place: format!("pool_members/{id}"),
             reason: format!("state {state:?} is not known"),
         })?,
         age: Duration::from_secs_f64(row.get::<_, f64>("age").max(0.0)),
         message: row.get("message"),
+        verified: row.get("verified"),
     })
 }
 
@@ -144,7 +150,8 @@ impl Ledger {
                 .client()
                 .await?
                 .query(
-                    "select m.id, m.plan_name, m.plan_revision, m.namespace, m.name, m.uid, m.state, m.message,
+                    "select m.id, m.plan_name, m.plan_revision, m.namespace, m.name, m.uid, m.adopt, m.state, m.message,
+                        m.verified_epoch = (select epoch from leader) as verified,
                         extract(epoch from clock_timestamp() - m.since)::double precision as age
                    from pool_members m left join instances i on i.id = m.claimed_by
                   where m.state <> 'claimed' or m.since > now() - interval '5 minutes' or i.applied_revision = 0
@@ -201,9 +208,9 @@ impl Ledger {
                 "noting how a member of a pool is",
                 "update pool_members
                     set state = $2, message = $3, connection = coalesce($4, connection), uid = $5,
-                        since = case when state = $2 then since else now() end
+                        verified_epoch = $6, since = case when state = $2 then since else now() end
                   where id = $1 and state in ('making', 'ready', 'failed')",
-                &[&id, &state.as_str(), &message, &connection, &uid],
+                &[&id, &state.as_str(), &message, &connection, &uid, &epoch.number()],
             )
             .await?;
         Ok(written > 0)
@@ -320,6 +327,7 @@ impl Ledger {
             .prepare_cached(
                 "select id, namespace, name, uid, connection from pool_members
                   where state = 'ready' and plan_id = $1 and plan_revision = $2 and plan_name = $3
+                      and verified_epoch = (select epoch from leader)
                   order by created_at limit 1 for update skip locked",
             )
             .await

@@ -1,17 +1,24 @@
 //! What was seen of custom resources, written into the ledger: readiness, connection, the end of operations.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
 use super::acceptance;
 use super::instances::connection_place;
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
-use super::{Connection, InstanceId, Ledger, LedgerError, bindings, updates};
+use super::outbox::Later;
+use super::{Connection, InstanceId, Ledger, LedgerError, bindings, listen, updates};
 
 /// A leader's number. Writes of an earlier leader are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(i64);
+
+impl Epoch {
+    pub(super) fn number(self) -> i64 {
+        self.0
+    }
+}
 
 /// What an observed resource means for the operation that waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +36,18 @@ pub enum Verdict {
 pub struct Observation {
     /// The OSB instance it carries.
     pub instance: InstanceId,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
     /// Its uid.
     pub uid: String,
     /// Its resource version.
     pub resource_version: String,
-    /// The ledger revision its spec was written from.
-    pub ledger_revision: i64,
+    /// What it says, for a ledger that is behind.
+    pub later: Later,
+    /// Whether it takes over a cache that exists.
+    pub adopts: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// What it means for a waiting operation.
@@ -67,12 +80,18 @@ pub struct SeenUser {
 pub enum Projected {
     /// It is in the ledger.
     Written,
+    /// It is in the ledger, and of an earlier revision than was applied: it comes late, or somebody put the resource back.
+    Earlier,
     /// The ledger has it, or something newer, already.
     Stale,
     /// The ledger does not know the instance.
     Unknown,
     /// The instance was given back: its resource was put up for deletion again.
     Tombstone,
+    /// The instance was given back, and somebody had its resource take over a cache that exists: it is left alone.
+    Kept,
+    /// The instance's resource is another one: this is a copy, which says nothing to the ledger.
+    Copy,
 }
 
 /// A row whose resource was written at some time, as the projector compares it with a list.
@@ -84,6 +103,17 @@ pub struct AppliedRow {
     pub uid: Option<String>,
     /// The resource version last seen by an earlier or the present leader.
     pub resource_version: Option<String>,
+}
+
+/// A resource that was there and is not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid, if it was known.
+    pub uid: Option<String>,
 }
 
 impl Ledger {
@@ -108,7 +138,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn applied_rows(&self) -> Result<HashMap<(String, String), AppliedRow>, LedgerError> {
+    pub async fn applied_rows(&self) -> Result<BTreeMap<(String, String), AppliedRow>, LedgerError> {
         self.within("listing the instances that were applied", async {
             let rows = self
                 .client()
@@ -157,15 +187,28 @@ impl Ledger {
             guard(&transaction, epoch).await?;
             let lock = transaction
                 .prepare_cached(
-                    "select deleted_at is not null as tombstone, uid, observed_epoch, observed_version
+                    "select deleted_at is not null as tombstone, namespace, name, uid, observed_epoch, observed_version,
+                        desired = 'present' and applied_revision > $2 as earlier
                    from instances where id = $1 for update",
                 )
                 .await
                 .map_err(refused())?;
-            let Some(row) = transaction.query_opt(&lock, &[&id]).await.map_err(refused())? else {
+            let Some(row) = transaction
+                .query_opt(&lock, &[&id, &observation.later.revision])
+                .await
+                .map_err(refused())?
+            else {
                 return Ok(Projected::Unknown);
             };
+            if (row.get::<_, &str>("namespace"), row.get::<_, &str>("name"))
+                != (observation.namespace.as_str(), observation.name.as_str())
+            {
+                return Ok(Projected::Copy);
+            }
             if row.get("tombstone") {
+                if observation.adopts {
+                    return Ok(Projected::Kept);
+                }
                 if observation.deleting {
                     return Ok(Projected::Stale);
                 }
@@ -187,6 +230,16 @@ impl Ledger {
             .flatten();
             if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
                 return Ok(Projected::Stale);
+            }
+            if self
+                .take_up(&transaction, &observation.instance, &observation.later)
+                .await?
+            {
+                tracing::warn!(
+                    instance = id,
+                    revision = observation.later.revision,
+                    "the ledger is older than the cluster"
+                );
             }
             let update = transaction
             .prepare_cached(
@@ -215,7 +268,7 @@ impl Ledger {
                 .map_err(refused())?;
             let running = acceptance::latest_operation(&transaction, &observation.instance).await?;
             if let Some(running) = running.filter(Operation::is_running)
-                && observation.ledger_revision >= running.desired_revision
+                && observation.later.revision >= running.desired_revision
                 // The end of those is seen elsewhere: the resource is gone, the backup is complete.
                 && !matches!(running.kind, OperationKind::Deprovision | OperationKind::Backup)
             {
@@ -244,12 +297,43 @@ impl Ledger {
                 self.outbox_wakeup().notify_one();
             }
             transaction.commit().await.map_err(refused())?;
-            Ok(Projected::Written)
+            Ok(if row.get("earlier") && !observation.deleting {
+                Projected::Earlier
+            } else {
+                Projected::Written
+            })
         })
         .await
     }
 
-    /// Notes that an instance's resource is gone. An instance that is to be gone becomes a tombstone and its
+    /// Has a resource written again that is of an earlier revision than was applied: somebody put it back, or its cluster.
+    ///
+    /// # Errors
+    /// When Postgres cannot be reached or refuses, or a later leader has begun.
+    pub async fn put_back(&self, epoch: Epoch, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
+        self.within("having a resource written again", async {
+            let refused =
+                || LedgerError::statement(format!("having the resource of instance {instance} written again"));
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await.map_err(refused())?;
+            guard(&transaction, epoch).await?;
+            let written = transaction
+                .execute(
+                    "update instances set applied_revision = $2, outbox_due_at = now(), outbox_attempts = 0
+                      where id = $1 and desired = 'present' and applied_revision > $2",
+                    &[&instance.as_str(), &revision],
+                )
+                .await
+                .map_err(refused())?;
+            if written > 0 {
+                listen::notify(&transaction, listen::OUTBOX).await?;
+            }
+            transaction.commit().await.map_err(refused())
+        })
+        .await
+    }
+
+    /// Notes that an instance's resource is gone, if it is that one. An instance that is to be gone becomes a tombstone and its
     /// deprovision succeeds; any other is noted as missing, and an operation that waited for it fails.
     ///
     /// # Errors
@@ -258,7 +342,7 @@ impl Ledger {
         &self,
         epoch: Epoch,
         instance: &InstanceId,
-        uid: Option<&str>,
+        gone: Option<&Gone>,
     ) -> Result<(), LedgerError> {
         self.within("projecting the absence of an instance", async {
             let id = instance.as_str();
@@ -266,7 +350,7 @@ impl Ledger {
             let mut client = self.client().await?;
             let transaction = client.transaction().await.map_err(refused())?;
             guard(&transaction, epoch).await?;
-            absent(&transaction, instance, uid).await?;
+            absent(&transaction, instance, gone).await?;
             transaction.commit().await.map_err(refused())
         })
         .await
@@ -277,8 +361,8 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be reached or refuses.
     pub async fn applied_absence(&self, instance: &InstanceId, revision: i64) -> Result<(), LedgerError> {
+        self.mark_applied(instance, revision, None).await?;
         self.within("noting that an instance is gone", async {
-            self.mark_applied(instance, revision, None).await?;
             let id = instance.as_str();
             let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
             let mut client = self.client().await?;
@@ -372,13 +456,13 @@ pub(super) async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoc
 async fn absent(
     transaction: &deadpool_postgres::Transaction<'_>,
     instance: &InstanceId,
-    uid: Option<&str>,
+    gone: Option<&Gone>,
 ) -> Result<(), LedgerError> {
     let id = instance.as_str();
     let refused = || LedgerError::statement(format!("noting that instance {id} is gone"));
     let Some(row) = transaction
         .query_opt(
-            "select desired, applied_revision = desired_revision as applied, uid
+            "select desired, applied_revision = desired_revision as applied, namespace, name, uid
                from instances where id = $1 and deleted_at is null for update",
             &[&id],
         )
@@ -388,10 +472,14 @@ async fn absent(
         return Ok(());
     };
     let known: Option<String> = row.get("uid");
-    let another_came_after = matches!((uid, &known), (Some(uid), Some(known)) if uid != known);
+    let another = gone.is_some_and(|gone| {
+        let elsewhere = (row.get::<_, &str>("namespace"), row.get::<_, &str>("name")) != (&gone.namespace, &gone.name);
+        let came_after = matches!((&gone.uid, &known), (Some(uid), Some(known)) if uid != known);
+        elsewhere || came_after
+    });
     let wanted_gone = row.get::<_, String>("desired") == "absent";
     // A row that is still to be applied will make its resource; one that is to be gone needs no more applying.
-    if another_came_after || !(wanted_gone || row.get::<_, bool>("applied")) {
+    if another || !(wanted_gone || row.get::<_, bool>("applied")) {
         return Ok(());
     }
     // Read after the lock: one that was accepted while the lock was waited for is the one that ends.

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use deadpool_postgres::Transaction;
-use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{InstanceId, Ledger, LedgerError};
+use super::events::Event;
+use super::{InstanceId, Ledger, LedgerError, listen};
+use crate::ambient;
 
 /// Where events go. It stands in the ledger sealed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,7 +40,7 @@ fn exposed_option<S: Serializer>(secret: &Option<SecretString>, serializer: S) -
 }
 
 /// A webhook that was claimed for one attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DueWebhook {
     /// The event's id.
     pub id: Uuid,
@@ -50,8 +52,21 @@ pub struct DueWebhook {
     pub body: String,
     /// How many attempts were completed.
     pub attempts: i32,
-    /// Until when nobody else claims it. It proves the claim.
-    pub leased_until: Timestamp,
+    /// Which receiver it goes to, as a digest: two with the same one wait for the same server.
+    pub receiver: Option<Vec<u8>>,
+    /// It proves the claim.
+    pub claim: Uuid,
+}
+
+/// How many webhooks a process may attempt at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// How many more in all.
+    pub free: usize,
+    /// How many for one receiver, those under way included.
+    pub per_receiver: usize,
+    /// The receivers of those under way, one entry each.
+    pub busy: Vec<Vec<u8>>,
 }
 
 /// What became of an attempt.
@@ -78,6 +93,17 @@ pub(super) fn target_place(event: Uuid) -> String {
     format!("webhooks.target/{event}")
 }
 
+/// What two targets have in common that wait for the same server: a digest of host and port. The URL itself may carry
+/// a token, so nothing of it stands in clear.
+pub(super) fn receiver(target: &WebhookTarget) -> Option<Vec<u8>> {
+    let uri: http::Uri = target.url.expose_secret().parse().ok()?;
+    let authority = uri.authority()?.as_str().to_ascii_lowercase();
+    digest(&SHA256, authority.as_bytes())
+        .as_ref()
+        .get(..16)
+        .map(<[u8]>::to_vec)
+}
+
 /// Arms a webhook for the end of an operation.
 pub(super) async fn arm(
     ledger: &Ledger,
@@ -87,53 +113,120 @@ pub(super) async fn arm(
     target: &WebhookTarget,
 ) -> Result<(), LedgerError> {
     let refused = |error| LedgerError::statement(format!("arming a webhook for operation {operation}"))(error);
-    let event = Uuid::new_v4();
+    let event = ambient::id();
+    let receiver = receiver(target);
     let target = ledger.seal_json(&target_place(event), target)?;
     let statement = tx
-        .prepare_cached("insert into webhooks (id, instance_id, operation_id, target) values ($1, $2, $3, $4)")
+        .prepare_cached(
+            "insert into webhooks (id, instance_id, operation_id, target, receiver) values ($1, $2, $3, $4, $5)",
+        )
         .await
         .map_err(refused)?;
-    tx.execute(&statement, &[&event, &instance.as_str(), &operation, &target])
-        .await
-        .map_err(refused)?;
+    tx.execute(
+        &statement,
+        &[&event, &instance.as_str(), &operation, &target, &receiver],
+    )
+    .await
+    .map_err(refused)?;
     Ok(())
 }
 
+/// Makes a webhook due that was armed for what has ended now.
+pub(super) async fn fire(tx: &Transaction<'_>, event: &Event) -> Result<(), LedgerError> {
+    let refused = || LedgerError::statement(format!("making webhook {} due", event.id));
+    let statement = tx
+        .prepare_cached(
+            "update webhooks set state = 'due', due_at = now(), body = $2 where id = $1 and state = 'armed'",
+        )
+        .await
+        .map_err(refused())?;
+    tx.execute(&statement, &[&event.id, &event.body()])
+        .await
+        .map_err(refused())?;
+    listen::notify(tx, listen::WEBHOOKS).await
+}
+
 impl Ledger {
-    /// Claims webhooks that are due, the first of an instance only, for as long as the lease. Whoever claimed one and
-    /// does not come back loses it to the next.
+    /// Claims webhooks that are due, the first of an instance only, for as long as the lease; those never tried come
+    /// first. Whoever claimed one and does not renew the claim loses it to the next.
     ///
     /// # Errors
     /// When Postgres is away or refuses.
-    pub async fn claim_webhooks(&self, limit: usize, lease: Duration) -> Result<Vec<DueWebhook>, LedgerError> {
+    pub async fn claim_webhooks(&self, room: &Room, lease: Duration) -> Result<Vec<DueWebhook>, LedgerError> {
         let attempt = async {
             let refused = LedgerError::statement("claiming webhooks");
             let client = self.client().await?;
             let rows = async {
                 let statement = client
                     .prepare_cached(
-                        "update webhooks set due_at = clock_timestamp() + make_interval(secs => $2::double precision)
-                         where id in (
-                             select id from webhooks candidate
+                        "with busy as (
+                             select receiver, count(*) as taken from unnest($4::bytea[]) under_way (receiver) group by receiver
+                         ), first as (
+                             select id, receiver, attempts, due_at,
+                                 row_number() over (partition by receiver order by attempts > 0, due_at, sequence) as nth
+                             from webhooks candidate
                              where state = 'due' and due_at <= now() and not exists (
                                  select from webhooks earlier
                                  where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
                                      and earlier.sequence < candidate.sequence)
-                             order by due_at limit $1 for update skip locked)
-                         returning id, instance_id, target, body, attempts, due_at",
+                         ), chosen as (
+                             select id from first left join busy using (receiver)
+                             where nth + coalesce(taken, 0) <= $3
+                             order by attempts > 0, due_at limit $1
+                         )
+                         update webhooks
+                         set due_at = clock_timestamp() + make_interval(secs => $2::double precision), claim = $5
+                         where id in (
+                             select id from webhooks
+                             where id in (select id from chosen) and state = 'due' and due_at <= clock_timestamp()
+                             for update skip locked)
+                         returning id, instance_id, target, body, attempts, receiver",
                     )
                     .await?;
-                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                client.query(&statement, &[&limit, &lease.as_secs_f64()]).await
+                let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+                let claim = ambient::id();
+                let rows = client
+                    .query(
+                        &statement,
+                        &[
+                            &whole(room.free),
+                            &lease.as_secs_f64(),
+                            &whole(room.per_receiver),
+                            &room.busy,
+                            &claim,
+                        ],
+                    )
+                    .await?;
+                Ok((claim, rows))
             };
-            let rows = rows.await.map_err(refused)?;
-            Ok(rows.iter().filter_map(|row| self.due_webhook(row)).collect())
+            let (claim, rows) = rows.await.map_err(refused)?;
+            Ok(rows.iter().filter_map(|row| self.due_webhook(claim, row)).collect())
         };
         self.within("claiming webhooks", attempt).await
     }
 
+    /// Goes on holding what was claimed and is not settled, for as long as the lease.
+    ///
+    /// # Errors
+    /// When Postgres is away or refuses.
+    pub async fn renew_webhooks(&self, claims: &[Uuid], lease: Duration) -> Result<(), LedgerError> {
+        let attempt = async {
+            self.client()
+                .await?
+                .execute(
+                    "update webhooks set due_at = clock_timestamp() + make_interval(secs => $2::double precision)
+                     where claim = any($1) and state = 'due'",
+                    &[&claims, &lease.as_secs_f64()],
+                )
+                .await
+                .map_err(LedgerError::statement("holding webhooks"))?;
+            Ok(())
+        };
+        self.within("holding webhooks", attempt).await
+    }
+
     /// A webhook that cannot be opened stays leased and comes up again: the key that is missing may be put back.
-    fn due_webhook(&self, row: &tokio_postgres::Row) -> Option<DueWebhook> {
+    fn due_webhook(&self, claim: Uuid, row: &tokio_postgres::Row) -> Option<DueWebhook> {
         let read = || {
             let refused = LedgerError::statement("reading a webhook");
             let columns = || {
@@ -143,7 +236,7 @@ impl Ledger {
                 let body: String = row.try_get(3)?;
                 Ok((id, instance, target, body, row.try_get(4)?, row.try_get(5)?))
             };
-            let (id, instance, target, body, attempts, leased_until) = columns().map_err(refused)?;
+            let (id, instance, target, body, attempts, receiver) = columns().map_err(refused)?;
             Ok(DueWebhook {
                 id,
                 instance_id: InstanceId::try_from(instance).map_err(|error| LedgerError::Row {
@@ -153,7 +246,8 @@ impl Ledger {
                 target: self.open_json(&target_place(id), target)?,
                 body,
                 attempts,
-                leased_until,
+                receiver,
+                claim,
             })
         };
         read()
@@ -179,18 +273,16 @@ impl Ledger {
                 .prepare_cached(
                     "update webhooks
                      set state = $3, attempts = attempts + 1, last_error = $5,
+                         claim = null,
                          due_at = case when $3 = 'due'
                              then clock_timestamp() + make_interval(secs => $4::double precision) end,
                          ended_at = case when $3 = 'due' then null else clock_timestamp() end
-                     where id = $1 and state = 'due' and (due_at = $2 or $3 = 'delivered')",
+                     where id = $1 and state = 'due' and (claim = $2 or $3 = 'delivered')",
                 )
                 .await
                 .map_err(refused)?;
             client
-                .execute(
-                    &statement,
-                    &[&claimed.id, &claimed.leased_until, &state, &after, &error],
-                )
+                .execute(&statement, &[&claimed.id, &claimed.claim, &state, &after, &error])
                 .await
                 .map_err(refused)?;
             Ok(())
@@ -198,7 +290,7 @@ impl Ledger {
         self.within("recording an attempt of a webhook", attempt).await
     }
 
-    /// In how long the next webhook is due; `None` if none is.
+    /// In how long the next webhook is due, of those that wait behind no other; `None` if none is.
     ///
     /// # Errors
     /// When Postgres is away or refuses.
@@ -210,7 +302,10 @@ impl Ledger {
                 let statement = client
                     .prepare_cached(
                         "select extract(epoch from min(due_at) - clock_timestamp())::double precision
-                         from webhooks where state = 'due'",
+                         from webhooks candidate where state = 'due' and not exists (
+                             select from webhooks earlier
+                             where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
+                                 and earlier.sequence < candidate.sequence)",
                     )
                     .await?;
                 client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)

@@ -2,8 +2,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
+use crate::ambient;
 use crate::api::generate_password;
 use crate::ledger::{Connection, Credentials};
 
@@ -19,7 +19,7 @@ pub struct FreshUser {
 impl FreshUser {
     /// A user with a name and a password that nobody had before.
     pub fn generate() -> Self {
-        let digits = Uuid::new_v4().simple().to_string();
+        let digits = ambient::id().simple().to_string();
         Self {
             name: format!("b-{}", digits.get(..20).unwrap_or(&digits)),
             password: generate_password(),

@@ -11,10 +11,12 @@ use super::credentials::FreshUser;
 use super::decide::{self, Answer, Reply};
 use super::request::{BindRequest, DeprovisionRequest, Origin, ProvisionRequest, UnbindRequest, UpdateRequest};
 use super::{Asking, Facade};
+use crate::ambient;
 use crate::api::CachePlanSpec;
 use crate::ledger::{
     Answered, Asked, BindingId, Bound, Deed, Held, InstanceId, Provisioned, Request, Settled, Unbound,
 };
+use crate::telemetry::metrics::record;
 use crate::wire::{self, Flush, Target};
 
 /// How many names of parameters are recorded, and how long each at most.
@@ -83,6 +85,7 @@ impl Facade {
             ..asking.asked(Request::Provision)
         };
         let catalog = self.current_catalog()?;
+        self.about(asking, Some(request.plan_id.as_str()));
         let plan = catalog.plan(&request.service_id, &request.plan_id);
         decide::provision::admit(&request, plan)?;
         let scope = self.quotas.scope(Some(&request.organization_guid), plan.ok());
@@ -95,7 +98,12 @@ impl Facade {
         let reply = match settled {
             Settled::Answered(reply) => self.noted(id, &asked, reply).await,
             Settled::Accepted(Provisioned::Begun(operation)) => Ok(Answer::accepted(operation)),
-            Settled::Accepted(Provisioned::Claimed) => Ok(Answer::created()),
+            Settled::Accepted(Provisioned::Claimed) => {
+                if let Ok(plan) = plan {
+                    record::pool_claim(&plan.resource);
+                }
+                Ok(Answer::created())
+            }
         };
         reply.map(|answer| actions::listed(answer, id, plan.ok().map(|plan| &plan.spec), asking.version))
     }
@@ -109,6 +117,7 @@ impl Facade {
         };
         decide::update::admit(&request)?;
         let catalog = self.current_catalog()?;
+        self.about(asking, request.plan_id.as_ref().map(|plan| plan.as_str()));
         let target = request
             .plan_id
             .as_ref()
@@ -186,6 +195,7 @@ impl Facade {
 
     pub(super) async fn deprovision(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
         let request = DeprovisionRequest::parse(&asking.query, self.webhook_policy)?;
+        self.about(asking, asking.query.get("plan_id"));
         let asked = asking.asked(Request::Deprovision);
         decide::deprovision::admit(&request)?;
         let settled = self
@@ -200,11 +210,18 @@ impl Facade {
     pub(super) async fn last_operation(&self, id: &InstanceId, asking: &Asking<'_>) -> Reply {
         let named = decide::last_operation::named(asking.query.get("operation"), id)?;
         let polled = self.ledger.poll(id, named).await?;
-        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, jiff::Timestamp::now())
+        decide::last_operation::judge(polled.as_ref(), named.is_some(), asking.version, ambient::now())
     }
 
     pub(super) async fn bind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>, body: &[u8]) -> Reply {
         let request = BindRequest::parse(body, &asking.query, asking.version, self.webhook_policy)?;
+        self.about(
+            asking,
+            match &request.origin {
+                Origin::Fresh { plan_id, .. } => Some(plan_id.as_str()),
+                Origin::Successor { .. } => None,
+            },
+        );
         let asked = Asked {
             binding: Some(binding.clone()),
             plan: match &request.origin {
@@ -240,6 +257,7 @@ impl Facade {
     }
 
     pub(super) async fn unbind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>) -> Reply {
+        self.about(asking, asking.query.get("plan_id"));
         let request = UnbindRequest::parse(&asking.query);
         let asked = Asked {
             binding: Some(binding.clone()),

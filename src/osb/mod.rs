@@ -21,9 +21,10 @@ pub mod tls;
 mod tokens;
 mod version;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -42,11 +43,12 @@ pub use crate::api::Namespaces;
 pub use auth::Authenticator;
 pub use catalog::{Catalog, CatalogCell};
 pub use decide::quotas::Quotas;
-pub use services::Services;
+pub use services::{Service, Services};
 pub use tokens::Tokens;
 pub use version::Version;
 
 use crate::ledger::{Asker, BindingId, InstanceId, Ledger};
+use crate::telemetry::metrics::record;
 use crate::webhooks::Policy;
 use crate::wire::Trust;
 use catalog::Representation;
@@ -97,6 +99,8 @@ struct Head {
     path: FullPath,
     query: String,
     headers: HeaderMap,
+    /// The CachePlan that the request is about, as far as it is known.
+    plan: OnceLock<String>,
     /// Whom the client's certificate is made out to.
     subject: Option<Subject>,
 }
@@ -124,6 +128,7 @@ pub fn filter(facade: Arc<Facade>) -> impl Filter<Extract = (Response,), Error =
                 path,
                 query,
                 headers,
+                plan: OnceLock::new(),
                 subject,
             };
             serve(facade.clone(), head, body)
@@ -133,6 +138,7 @@ pub fn filter(facade: Arc<Facade>) -> impl Filter<Extract = (Response,), Error =
 }
 
 async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
+    let began = Instant::now();
     let (identity, echoed) = identity::shown(&head.headers);
     // Of the highest level, so that every line within has it, whichever levels are logged.
     let span = tracing::error_span!("request", identity);
@@ -145,17 +151,45 @@ async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item =
             Err(OsbError::internal())
         })
         };
-    match work.instrument(span).await {
+    let response = match work.instrument(span).await {
         // Whoever has this answer is to find the log's lines on it, though the platform gave the request no name.
         Err(error) if error.status() == StatusCode::INTERNAL_SERVER_ERROR => {
             let echoed = echoed.or_else(|| HeaderValue::from_str(&identity).ok());
             render(Err(error.of_request(&identity)), shown, echoed)
         }
         reply => render(reply, shown, echoed),
+    };
+    head.measured(response.status(), began.elapsed());
+    response
+}
+
+impl Head {
+    /// Counts the request that was answered.
+    fn measured(&self, status: StatusCode, took: Duration) {
+        let call = Call::of(&self.method, self.path.as_str());
+        let route = call.as_ref().map_or("none", |call| call.log_fields().0);
+        let plan = self
+            .plan
+            .get()
+            .map_or(Cow::Borrowed(""), |plan| Cow::Owned(plan.clone()));
+        record::request(route, plan, status.as_u16(), took);
     }
 }
 
 impl Facade {
+    /// Notes which plan a request is about, if it is one that is offered.
+    fn about(&self, asking: &Asking<'_>, plan: Option<&str>) {
+        let catalog = self.catalog.borrow().clone();
+        let offered = catalog
+            .as_ref()
+            .zip(plan)
+            .and_then(|(catalog, plan)| catalog.plan_by_id(plan));
+        if let Some(offered) = offered {
+            // It is set once a request.
+            let _ = asking.head.plan.set(offered.resource.clone());
+        }
+    }
+
     async fn reply<B: Buf>(
         &self,
         head: &Head,

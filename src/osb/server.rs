@@ -22,16 +22,9 @@ use warp::reply::Response;
 use super::tls::{Subject, Tls};
 use super::{Facade, filter};
 
-/// How many connections are served at one time; more wait.
-const MAX_CONNECTIONS: usize = 4096;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait for the next request, or take over its headers: a little longer than Go's clients
-/// keep idle connections, so that it is them who close.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(100);
-/// How long a client may take no more of a reply.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How large request line and headers may be together, and how much of a body is held at once.
+/// About how large request line and headers may be together, and how much of a body is held at once.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 /// How long requests under way may go on when the server is to end.
@@ -39,15 +32,48 @@ const FAREWELL: Duration = Duration::from_secs(20);
 /// The pause when no connection can be taken, for want of file descriptors.
 const EXHAUSTED: Duration = Duration::from_millis(200);
 
+/// What one server, and one client, may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How many connections are served at one time; more wait.
+    pub connections: usize,
+    /// How long a connection may wait for the next request, or take over its headers.
+    pub header: Duration,
+    /// How long a client may take nothing of a reply.
+    pub write: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            // A little longer than Go's clients keep idle connections, so that it is them who close.
+            header: Duration::from_secs(100),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Serves the API until told to stop, then lets requests under way end. Without TLS it is plain HTTP.
 pub async fn serve(
+    facade: Arc<Facade>,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    serve_within(Bounds::default(), facade, listener, tls, shutdown).await;
+}
+
+/// The same, within bounds of one's own.
+pub async fn serve_within(
+    bounds: Bounds,
     facade: Arc<Facade>,
     listener: TcpListener,
     mut tls: Option<Tls>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let filter = filter(facade);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     let mut reload = tls.as_ref().map(|tls| tokio::time::interval(tls.period()));
     let mut shutdown = std::pin::pin!(shutdown);
@@ -78,7 +104,8 @@ pub async fn serve(
         let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(reason) = connection(stream, acceptor, TowerToHyperService::new(service), watcher).await {
+            if let Err(reason) = connection(stream, acceptor, TowerToHyperService::new(service), bounds, watcher).await
+            {
                 tracing::debug!(%peer, %reason, "connection ended");
             }
         });
@@ -101,6 +128,7 @@ async fn connection<S>(
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
     service: S,
+    bounds: Bounds,
     watcher: Watcher,
 ) -> Result<(), String>
 where
@@ -110,7 +138,7 @@ where
     // Replies are short: they must not wait for the acknowledgement of the one before.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     match acceptor {
-        None => http(stream, service, None, watcher).await,
+        None => http(stream, service, None, bounds, watcher).await,
         Some(acceptor) => {
             let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
                 .await
@@ -118,19 +146,25 @@ where
                 .map_err(|error| format!("TLS handshake: {error}"))?;
             let certificates = stream.get_ref().1.peer_certificates();
             let subject = certificates.and_then(|chain| Subject::of(chain.first()?));
-            http(stream, service, subject, watcher).await
+            http(stream, service, subject, bounds, watcher).await
         }
     }
 }
 
-async fn http<T, S>(stream: T, service: S, subject: Option<Subject>, watcher: Watcher) -> Result<(), String>
+async fn http<T, S>(
+    stream: T,
+    service: S,
+    subject: Option<Subject>,
+    bounds: Bounds,
+    watcher: Watcher,
+) -> Result<(), String>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    stream.set_write_timeout(Some(bounds.write));
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(subject) = &subject {
             request.extensions_mut().insert(subject.clone());
@@ -139,7 +173,7 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(bounds.header)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ledger::ServiceId;
@@ -13,7 +13,7 @@ use crate::ledger::ServiceId;
 const BUILT_IN: &str = include_str!("services.yaml");
 
 /// One service.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Service {
     /// Its OSB id, which never changes.
@@ -23,33 +23,36 @@ pub struct Service {
     /// One sentence on what it is.
     pub description: String,
     /// What platforms search for.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// The name shown to people.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     /// More than a sentence.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long_description: Option<String>,
     /// A picture, as an `https:` or `data:` URL.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Who provides it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_display_name: Option<String>,
     /// Where it is documented.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documentation_url: Option<String>,
     /// Where to get help.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub support_url: Option<String>,
+    /// Whether an instance may be shared with other spaces of the platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shareable: Option<bool>,
     /// More for the catalog's metadata. It wins over the fields above.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
 }
 
 /// The services, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Services {
     /// They.
@@ -97,7 +100,11 @@ impl Services {
         Self::parse(&text).map_err(refused)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let read: Self = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
         for service in &read.services {

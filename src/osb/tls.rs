@@ -275,6 +275,19 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_is_read_as_rfc_4514_writes_it() {
+        let authority = Authority::new().unwrap();
+        let subject = |name: &str, organization: &str| {
+            let issued = authority.issue_client(name, organization).unwrap();
+            let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+            Subject::of(&certificate).map(|subject| subject.as_str().to_owned())
+        };
+        assert_eq!(subject("platform", "example").as_deref(), Some("O=example,CN=platform"));
+        assert_eq!(subject("a,b\n", "ü").as_deref(), Some("O=ü,CN=a\\,b\\0a"));
+        assert_eq!(Subject::of(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+
+    #[test]
     fn what_cannot_be_served_is_said_with_its_file() {
         let issued = Authority::new().unwrap().issue(["a"]).unwrap();
         let folder = tempfile::tempdir().unwrap();

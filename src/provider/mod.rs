@@ -53,10 +53,14 @@ pub struct Desired {
     pub restart_at: Option<Timestamp>,
     /// The id of a cache that exists in the provider and is to be taken over.
     pub adopt: Option<String>,
+    /// Whether that one stays as it was found, whatever the plan says.
+    pub as_found: bool,
     /// What it is to be filled from.
     pub restore: Option<RestoreFrom>,
     /// Its users beside the default one.
     pub users: Vec<users::UserRef>,
+    /// The snapshot of the cache whose place it takes, to be filled from.
+    pub seed: Option<String>,
     /// How long a cache is kept whose place another one took.
     pub grace: Duration,
     /// Whether nobody needs such a cache any more.
@@ -229,6 +233,29 @@ pub enum Step {
     ElastiCache(elasticache::Step),
 }
 
+impl Step {
+    /// Its name for logs, such as `Kubernetes/Apply`. What it carries may be large, or secret, and is not looked at.
+    pub fn name(&self) -> String {
+        use fmt::Write as _;
+
+        /// Takes no more than a name can be long.
+        struct Head(String);
+        impl fmt::Write for Head {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.push_str(text);
+                if self.0.len() < 40 { Ok(()) } else { Err(fmt::Error) }
+            }
+        }
+        let mut head = Head(String::new());
+        let _ = write!(head, "{self:?}");
+        let words = head
+            .0
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty());
+        words.take(2).collect::<Vec<_>>().join("/")
+    }
+}
+
 impl<A> Decision<A> {
     /// A decision to do something and then decide anew.
     pub fn act(step: A, report: Report) -> Self {
@@ -314,6 +341,16 @@ pub enum FaultKind {
     Refused,
 }
 
+impl FaultKind {
+    /// It in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transient => "provider_unavailable",
+            Self::Refused => "provider_refused",
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -352,6 +389,12 @@ impl Desired {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+    }
+
+    /// Whether it took over what stood under its name in the cluster, where its address and its lack of a password stay
+    /// those that its users know.
+    pub fn took_over_workload(&self) -> bool {
+        self.adopt.as_ref() == Some(&self.name)
     }
 
     /// The name of the Secret with the password that the engine asks for.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,6 +19,8 @@ use crate::api::CacheInstance;
 pub const FIELD_MANAGER: &str = "cache-broker";
 /// How long one call to the API server may take.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How often an object is applied anew that was changed at the same time.
+const CONFLICTS: usize = 5;
 
 /// A kind of object that instances have.
 pub trait Child:
@@ -55,33 +57,57 @@ pub fn metadata(desired: &Desired, name: &str) -> Value {
 pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, body: &Value) -> Result<(), Fault> {
     let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
     let what = attempt::<K>("applying", desired, name);
-    if let Some(existing) = timed(api.get_metadata_opt(name))
-        .await
-        .map_err(|refusal| refusal.fault(&what))?
-    {
-        owned_by::<K>(desired, name, existing.metadata.owner_references.as_deref())?;
+    // A call that comes late, from a process that leads no longer, must not undo what was written since: it is on
+    // condition that the object is as it was read.
+    for _ in 0..CONFLICTS {
+        let existing = timed(api.get_metadata_opt(name))
+            .await
+            .map_err(|refusal| refusal.fault(&what))?;
+        let mut body = body.clone();
+        if let Some(existing) = &existing {
+            owned_by::<K>(desired, name, existing.metadata.owner_references.as_deref())?;
+            if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.insert("resourceVersion".to_owned(), json!(existing.metadata.resource_version));
+            }
+        }
+        match timed(api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body))).await {
+            // Its status changes while it starts.
+            Err(Refusal::Api(status)) if status.is_conflict() => {}
+            outcome => return outcome.map(drop).map_err(|refusal| refusal.fault(&what)),
+        }
     }
-    timed(api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body)))
-        .await
-        .map_err(|refusal| refusal.fault(&what))?;
-    Ok(())
+    Err(Fault::transient(format!(
+        "{what}: it changes all the time; trying again"
+    )))
 }
 
-/// Deletes an object. One that is gone is no error.
+/// Deletes an object of the instance's. One that is gone is no error.
 ///
 /// # Errors
 /// When the API server cannot be reached or refuses.
 pub async fn delete<K: Child>(client: &Client, desired: &Desired, name: &str) -> Result<(), Fault> {
     let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let what = attempt::<K>("deleting", desired, name);
+    let Some(existing) = timed(api.get_metadata_opt(name))
+        .await
+        .map_err(|refusal| refusal.fault(&what))?
+    else {
+        return Ok(());
+    };
+    if owned_by::<K>(desired, name, existing.metadata.owner_references.as_deref()).is_err() {
+        return Ok(());
+    }
     // In the foreground: a Deployment is seen until its Pods are gone.
     let how = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Foreground),
+        // Not another one that was made since.
+        preconditions: Some(Preconditions {
+            uid: existing.metadata.uid,
+            resource_version: None,
+        }),
         ..DeleteParams::default()
     };
-    gone_is_fine(
-        timed(api.delete(name, &how)).await,
-        &attempt::<K>("deleting", desired, name),
-    )
+    gone_is_fine(timed(api.delete(name, &how)).await, &what)
 }
 
 /// Gives a Deployment one Pod, and changes nothing else of it. One that is gone is no error.
@@ -97,6 +123,28 @@ pub async fn scale(client: &Client, desired: &Desired, name: &str) -> Result<(),
     let patch = json!({ "spec": { "replicas": 1 } });
     let outcome = timed(api.patch(name, &how, &Patch::Merge(&patch))).await;
     gone_is_fine(outcome, &attempt::<Deployment>("scaling", desired, name))
+}
+
+/// Changes an object by a merge patch (RFC 7396).
+///
+/// # Errors
+/// When the API server cannot be reached or refuses.
+pub async fn merge<K: Child>(
+    client: &Client,
+    desired: &Desired,
+    name: &str,
+    doing: &str,
+    patch: &Value,
+) -> Result<(), Fault> {
+    let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
+    let how = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    timed(api.patch(name, &how, &Patch::Merge(patch)))
+        .await
+        .map(drop)
+        .map_err(|refusal| refusal.fault(&attempt::<K>(doing, desired, name)))
 }
 
 /// Takes our owner reference off an object, so that it outlives the instance. One that is gone is no error.

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
+use super::elasticache::SnapshotState;
 use super::{Cluster, Decision, Desired, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CacheInstance, ProviderKind, ProviderSpec};
@@ -74,6 +76,8 @@ pub struct Observed {
     pub replacement: Option<Seen>,
     /// Those whose place was taken, in the record's order.
     pub superseded: Vec<Seen>,
+    /// Snapshots that such caches are filled from, by name, while there is more than one cache.
+    pub seeds: BTreeMap<String, SnapshotState>,
 }
 
 impl Providers {
@@ -117,7 +121,7 @@ impl Providers {
             None => match desired.plan.provider() {
                 Some(ProviderSpec::ElastiCache(_)) => self.observe_cluster(desired, None).await?,
                 // A plan always has a provider; one that had none would be found out as disabled.
-                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_objects(desired).await?,
+                Some(ProviderSpec::Kubernetes(_)) | None => self.observe_first(desired).await?,
             },
         };
         let replacement = match &record.replacement {
@@ -136,7 +140,25 @@ impl Providers {
             serving,
             replacement,
             superseded,
+            seeds: self.observe_seeds(desired).await?,
         })
+    }
+
+    async fn observe_seeds(&self, desired: &Desired) -> Result<BTreeMap<String, SnapshotState>, Fault> {
+        let record = &desired.record;
+        let alone = record.replacement.is_none() && record.superseded.is_empty();
+        let Some(elasticache) = self.elasticache.as_ref().filter(|_| !alone) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut seeds = BTreeMap::new();
+        // Nothing was there before the first.
+        for cluster in record.clusters().filter(|cluster| cluster.generation > 0) {
+            let name = elasticache::seed_name(&cluster.target.id);
+            if let Some(found) = elasticache.poller.client().snapshot(&name).await? {
+                seeds.insert(name, found.state);
+            }
+        }
+        Ok(seeds)
     }
 
     async fn observe_at(&self, desired: &Desired, place: &Place) -> Result<Seen, Fault> {
@@ -155,6 +177,18 @@ impl Providers {
             kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
         }
         Ok(Seen::Kubernetes(Box::new(observed)))
+    }
+
+    /// The objects of an instance that has none on record.
+    async fn observe_first(&self, desired: &Desired) -> Result<Seen, Fault> {
+        let mut seen = self.observe_objects(desired).await?;
+        if let Seen::Kubernetes(observed) = &mut seen
+            && desired.took_over_workload()
+            && desired.existence == Existence::Present
+        {
+            observed.found = Some(kubernetes::adopt::find(&self.kube, desired).await?);
+        }
+        Ok(seen)
     }
 
     async fn observe_cluster(&self, desired: &Desired, at: Option<&Cluster>) -> Result<Seen, Fault> {

@@ -104,13 +104,17 @@ impl Record {
         self.serving.as_ref()?.cluster()
     }
 
-    /// The highest generation of a replication group or cache cluster that stands in it.
-    pub fn newest_generation(&self) -> Option<u32> {
+    /// Every replication group or cache cluster that stands in it.
+    pub fn clusters(&self) -> impl Iterator<Item = &Cluster> {
         self.serving
             .iter()
             .chain(&self.replacement)
             .chain(self.superseded.iter().map(|superseded| &superseded.place))
-            .filter_map(|place| Some(place.cluster()?.generation))
-            .max()
+            .filter_map(Place::cluster)
+    }
+
+    /// The highest generation of a replication group or cache cluster that stands in it.
+    pub fn newest_generation(&self) -> Option<u32> {
+        self.clusters().map(|cluster| cluster.generation).max()
     }
 }

@@ -4,9 +4,11 @@
 //! A replacement is on record before it is made. It is given up when it is not wanted any more: the plan was put back, or
 //! it would have to be replaced itself.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
-use super::elasticache::Phase;
+use super::elasticache::{Phase, SnapshotState};
 use super::window::{Leave, Window};
 use super::{
     Cluster, Decision, Desired, Existence, Next, Observed, Place, Record, Report, Seen, Step, Superseded, Switches,
@@ -14,6 +16,9 @@ use super::{
 };
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{EngineType, ProviderKind, ProviderSpec, annotations};
+
+/// How often a snapshot that a replacement is filled from is looked at while it is taken or deleted.
+const SEED_POLL: Duration = Duration::from_secs(3);
 
 /// What to do next for an instance. Pure: it does no I/O.
 pub fn decide(switches: &Switches, desired: &Desired, observed: &Observed, now: Timestamp) -> Decision<Step> {
@@ -152,6 +157,16 @@ fn replacing(
         let decision = decide_at(switches, &going, seen, now);
         let message = format!("giving up the replacement: {unwanted}");
         let mut record = desired.record.clone();
+        let seed = place
+            .cluster()
+            .map(|cluster| elasticache::seed_name(&cluster.target.id));
+        if decision.step == Next::Release
+            && let Some(seed) = drop_seed(observed, |name| Some(name) == seed.as_ref())
+        {
+            let report = Report::new(Progress::ReadyAndReconciling, Reason::Updating, message, record)
+                .publishing(&desired.published);
+            return seed.into_decision(report);
+        }
         if decision.step == Next::Release {
             record.replacement = None;
         }
@@ -172,6 +187,13 @@ fn replacing(
         fresh.restore = None;
     }
     fresh.record.restored_from = restored(desired).cloned();
+    if !restoring {
+        match seeding(desired, observed, place, seen) {
+            Seeding::Empty => {}
+            Seeding::From(name) => fresh.seed = Some(name),
+            Seeding::Waiting(decision) => return *decision,
+        }
+    }
     let decision = decide_at(switches, &fresh, seen, now);
     let made = decision.report.record.serving.clone();
     if decision.step == Next::Rest && decision.report.progress == Progress::Ready {
@@ -200,6 +222,95 @@ fn replacing(
         report,
         again: decision.again,
     }
+}
+
+/// What a replacement is filled from.
+enum Seeding {
+    /// Nothing: the old cache has no snapshots, or is not there; or the new one was made already.
+    Empty,
+    /// This snapshot of the old one.
+    From(String),
+    /// That snapshot, which is not complete yet.
+    Waiting(Box<Decision<Step>>),
+}
+
+/// What a replacement that is not made yet is filled from: a snapshot of the cache that serves.
+fn seeding(desired: &Desired, observed: &Observed, place: &Place, seen: &Seen) -> Seeding {
+    let (Some(ProviderSpec::ElastiCache(spec)), Some(cluster)) = (desired.plan.provider(), place.cluster()) else {
+        return Seeding::Empty;
+    };
+    let (Seen::ElastiCache(made), Seen::ElastiCache(serving)) = (seen, &observed.serving) else {
+        return Seeding::Empty;
+    };
+    let Some(live) = serving
+        .live
+        .as_ref()
+        .filter(|_| made.live.is_none() && desired.was_ready)
+    else {
+        return Seeding::Empty;
+    };
+    if matches!(live.phase, Phase::Failed(_) | Phase::Deleting) || elasticache::can_seed(desired, spec, live).is_err() {
+        return Seeding::Empty;
+    }
+    let name = elasticache::seed_name(&cluster.target.id);
+    let of = &serving.place.target;
+    let report = |doing: String| {
+        let message = format!("another cache is made to take its place, and the old one goes on serving: {doing}");
+        let record = desired.record.clone();
+        Report::new(Progress::ReadyAndReconciling, Reason::Updating, message, record).publishing(&desired.published)
+    };
+    let decision = match observed.seeds.get(&name) {
+        Some(SnapshotState::Available) => return Seeding::From(name),
+        Some(SnapshotState::Failed(state)) => {
+            let doing = format!("snapshot {name} is {state} and is taken anew");
+            let step = Step::ElastiCache(elasticache::Step::DropSeed { name });
+            Decision::act(step, report(doing))
+        }
+        Some(SnapshotState::Busy) => Decision::rest(report(format!("snapshot {name} of it is being taken"))),
+        Some(SnapshotState::Deleting) => Decision::rest(report(format!("snapshot {name} is being deleted"))),
+        None if live.phase == Phase::Available => {
+            let doing = format!("asking ElastiCache for snapshot {name} of {}", of.id);
+            let of = of.clone();
+            Decision::act(
+                Step::ElastiCache(elasticache::Step::TakeSeed { name, of }),
+                report(doing),
+            )
+        }
+        None => Decision::rest(report(format!(
+            "{} is busy; its snapshot is taken once it is available",
+            of.id
+        ))),
+    };
+    // ElastiCache tells of snapshots only when it is asked.
+    Seeding::Waiting(Box::new(match decision.step {
+        Next::Rest => decision.after(SEED_POLL),
+        _ => decision,
+    }))
+}
+
+/// What is to be done about a snapshot that nothing is filled from any more.
+enum Drop {
+    Delete(String),
+    /// It is busy, or being deleted.
+    Wait,
+}
+
+impl Drop {
+    fn into_decision(self, report: Report) -> Decision<Step> {
+        match self {
+            Self::Delete(name) => Decision::act(Step::ElastiCache(elasticache::Step::DropSeed { name }), report),
+            Self::Wait => Decision::rest(report).after(SEED_POLL),
+        }
+    }
+}
+
+/// The next of the snapshots to be deleted whose names are picked.
+fn drop_seed(observed: &Observed, pick: impl Fn(&String) -> bool) -> Option<Drop> {
+    let (name, state) = observed.seeds.iter().find(|(name, _)| pick(name))?;
+    Some(match state {
+        SnapshotState::Available | SnapshotState::Failed(_) => Drop::Delete(name.clone()),
+        SnapshotState::Busy | SnapshotState::Deleting => Drop::Wait,
+    })
 }
 
 fn restored(desired: &Desired) -> Option<&String> {
@@ -336,6 +447,10 @@ fn tidy(
     match removal.step {
         Next::Act(step) => Decision::act(step, report),
         Next::Release => {
+            // What the one that serves was filled from is of no more use than the old one is.
+            if let Some(seed) = drop_seed(observed, |_| true) {
+                return seed.into_decision(report);
+            }
             report.record.superseded.remove(nth);
             Decision::rest(report).now()
         }
@@ -369,6 +484,11 @@ fn absent(switches: &Switches, desired: &Desired, observed: &Observed) -> Decisi
             return Decision { report, ..decision };
         }
     }
+    if let Some(seed) = drop_seed(observed, |_| true) {
+        let message = "deleting the snapshot that a cache was filled from".to_owned();
+        let report = Report::new(Progress::Reconciling, Reason::Deleting, message, desired.record.clone());
+        return seed.into_decision(report);
+    }
     remove_at(switches, desired, &observed.serving)
 }
 
@@ -393,13 +513,12 @@ fn decide_at(switches: &Switches, desired: &Desired, seen: &Seen, now: Timestamp
             desired,
             "a cache in the cluster has no backups: take spec.restore back".to_owned(),
         ),
-        (Seen::Kubernetes(_), Some(ProviderSpec::Kubernetes(_)))
-            if desired.adopt.is_some() && desired.record.serving.is_none() =>
+        (Seen::Kubernetes(seen), Some(ProviderSpec::Kubernetes(_)))
+            if desired.adopt.is_some()
+                && desired.record.serving.is_none()
+                && !kubernetes::adopt::is_done(desired, seen) =>
         {
-            unsupported(
-                desired,
-                "a cache in the cluster cannot be adopted: make an instance without spec.adopt".to_owned(),
-            )
+            kubernetes::adopt::take_over(desired, seen).map(Step::Kubernetes)
         }
         (Seen::Kubernetes(seen), Some(ProviderSpec::Kubernetes(spec))) => match &switches.kubernetes {
             Some(placement) => kubernetes::decide(desired, spec, placement, seen, now).map(Step::Kubernetes),

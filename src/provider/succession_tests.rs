@@ -26,6 +26,7 @@ fn switches() -> Switches {
 struct World {
     caches: BTreeMap<String, (Live, Option<String>)>,
     secrets: BTreeMap<String, std::sync::Arc<k8s_openapi::api::core::v1::Secret>>,
+    snapshots: BTreeMap<String, SnapshotState>,
     /// Every call that changed a cache.
     calls: Vec<String>,
     users: BTreeMap<String, ec::UserPhase>,
@@ -131,6 +132,7 @@ impl World {
                 .iter()
                 .map(|superseded| self.see(desired, Some(&superseded.place)))
                 .collect(),
+            seeds: self.snapshots.clone(),
         }
     }
 
@@ -151,8 +153,24 @@ impl World {
                 self.secrets.retain(|name, _| !names.contains(name));
             }
             ec::Step::Users(step) => self.change_users(step),
+            ec::Step::TakeSeed { name, of } => {
+                assert_eq!(
+                    self.caches[&of.id].0.phase,
+                    Phase::Available,
+                    "a snapshot of what is busy"
+                );
+                assert!(self.snapshots.insert(name.clone(), SnapshotState::Available).is_none());
+                self.calls.push("seed".to_owned());
+            }
+            ec::Step::DropSeed { name } => {
+                self.snapshots.remove(name).unwrap();
+                self.calls.push("drop seed".to_owned());
+            }
             ec::Step::Create(create) => {
                 assert!(!self.caches.contains_key(&create.id), "made twice");
+                if let Some(seed) = create.snapshot.as_ref().filter(|name| name.ends_with("-seed")) {
+                    assert!(self.snapshots.contains_key(seed), "filled from nothing");
+                }
                 let mut live = made(plan, 0);
                 live.id.clone_from(&create.id);
                 live.arn = Some(format!("arn:{}", create.id));
@@ -162,8 +180,11 @@ impl World {
                 );
                 live.config.user_groups = create.user_group.iter().cloned().collect();
                 live.endpoint.as_mut().unwrap().host.clone_from(&create.id);
-                self.calls
-                    .push(format!("create {}", create.snapshot.as_deref().unwrap_or("empty")));
+                self.calls.push(match create.snapshot.as_deref() {
+                    Some(seed) if seed.ends_with("-seed") => "create seeded".to_owned(),
+                    Some(snapshot) => format!("create {snapshot}"),
+                    None => "create empty".to_owned(),
+                });
                 self.caches.insert(create.id.clone(), (live, create.snapshot.clone()));
             }
             ec::Step::Modify(target, modification) => {
@@ -208,8 +229,7 @@ impl World {
                     }
                 }
                 Next::Release => return decision,
-                Next::Rest | Next::Replace
-                    if decision.again == super::super::Again::After(std::time::Duration::ZERO) => {}
+                Next::Rest | Next::Replace if decision.again == super::super::Again::After(Duration::ZERO) => {}
                 Next::Rest | Next::Replace => return decision,
             }
         }
@@ -252,15 +272,57 @@ fn another_cache_serves_before_the_old_one_goes_and_the_old_one_has_its_time_of_
     let new = world.address().unwrap();
     assert_ne!(new, old);
     assert_eq!(world.caches.len(), 2, "the old one is kept for those who still use it");
-    assert_eq!(
-        decision.again,
-        super::super::Again::After(std::time::Duration::from_secs(3600))
-    );
+    assert_eq!(world.calls, ["create empty", "seed", "create seeded"]);
+    assert_eq!(decision.again, super::super::Again::After(Duration::from_secs(3600)));
 
     let decision = world.settle(&mut desired, "2026-11-22T13:00:00Z");
     assert_eq!(decision.report.progress, Progress::Ready);
     assert_eq!(world.caches.keys().cloned().collect::<Vec<_>>(), [new]);
     assert!(desired.record.superseded.is_empty());
+    assert_eq!(world.calls[3..], ["delete", "drop seed"]);
+}
+
+#[test]
+fn what_has_shards_does_not_fill_what_has_none_and_a_snapshot_in_the_making_is_waited_for() {
+    let sharded = plan("redis", "7.1", &json!({ "nodeType": "cache.t4g.micro", "shards": 2 }));
+    let plain = plan("redis", "7.1", &json!({ "nodeType": "cache.t4g.micro" }));
+    let (mut world, mut desired) = settled(sharded);
+    desired.plan = plain;
+    let waiting = world.settle(&mut desired, NOW).report.message;
+    assert!(
+        waiting.contains("without what this one stores, since a snapshot of several shards"),
+        "{waiting}"
+    );
+    desired.consent = Consent::Given;
+    world.settle(&mut desired, NOW);
+    assert_eq!(world.calls, ["create empty", "create empty"]);
+
+    let (mut world, mut desired) = settled(redis());
+    desired.plan = elsewhere();
+    let waiting = world.settle(&mut desired, NOW).report.message;
+    assert!(waiting.contains("filled from a snapshot of this one"), "{waiting}");
+    desired.consent = Consent::Given;
+    while world.snapshots.is_empty() {
+        let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+        desired.record = decision.report.record.clone();
+        if let Next::Act(step) = &decision.step {
+            world.act(&desired.plan.clone(), step);
+        }
+    }
+    for state in world.snapshots.values_mut() {
+        *state = SnapshotState::Busy;
+    }
+    let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+    assert_eq!(
+        (decision.step, decision.again),
+        (Next::Rest, super::super::Again::After(SEED_POLL))
+    );
+    assert_eq!(decision.report.progress, Progress::ReadyAndReconciling);
+    assert!(
+        decision.report.message.contains("is being taken"),
+        "{}",
+        decision.report.message
+    );
 }
 
 fn with_users() -> CachePlanSpec {
@@ -385,7 +447,8 @@ fn a_plan_that_is_put_back_gives_the_replacement_up() {
     let (mut world, mut desired) = settled(redis());
     let old = world.address();
     (desired.plan, desired.consent) = (elsewhere(), Consent::Given);
-    for _ in 0..2 {
+    // A snapshot of the old one is on record, taken, and used.
+    for _ in 0..3 {
         let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
         desired.record = decision.report.record.clone();
         if let Next::Act(step) = &decision.step {
@@ -397,6 +460,7 @@ fn a_plan_that_is_put_back_gives_the_replacement_up() {
     assert_eq!(world.settle(&mut desired, NOW).report.progress, Progress::Ready);
     assert_eq!((world.caches.len(), world.address()), (1, old));
     assert!(desired.record.replacement.is_none());
+    assert!(world.snapshots.is_empty());
 }
 
 #[test]
@@ -496,5 +560,6 @@ proptest! {
         desired.existence = Existence::Absent(crate::api::DeletionPolicy::Delete);
         prop_assert_eq!(world.settle(&mut desired, NOW).step, Next::Release);
         prop_assert!(world.caches.is_empty());
+        prop_assert!(world.snapshots.is_empty(), "{:?}", world.snapshots);
     }
 }

@@ -8,7 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{Role, Settings};
 use crate::ledger::{DatabaseUrl, KeyRing};
 
-const NO_DATABASE: &str = "DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+const NO_DATABASE: &str =
+    "DATABASE_URL is not set: postgres://USER:PASSWORD@HOST:PORT/DATABASE, or name a file with it by DATABASE_URL_FILE";
 
 /// Why the settings do not make a broker that could start. One message for each thing to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,10 +66,7 @@ impl Settings {
         } else {
             self.role
         };
-        let database_url = self.database_url.clone();
-        if database_url.is_none() {
-            errors.push(NO_DATABASE.to_owned());
-        }
+        let database_url = self.database().map_err(|error| errors.push(error)).ok();
         if self.name_prefix.is_none() {
             errors.push("NAME_PREFIX is not set: a short word that begins every id made, such as `akkeris`".to_owned());
         }
@@ -97,17 +95,7 @@ impl Settings {
                     .to_owned(),
             );
         }
-        let watch_namespaces = if self.watch_namespaces.iter().any(|name| name == "*") {
-            Namespaces::All
-        } else {
-            Namespaces::Named(
-                self.watch_namespaces
-                    .iter()
-                    .filter(|name| !name.is_empty())
-                    .cloned()
-                    .collect(),
-            )
-        };
+        let watch_namespaces = self.watched();
         for (variable, namespace) in [
             ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
             ("REDIS_NAMESPACE", &self.redis_namespace),
@@ -134,19 +122,37 @@ impl Settings {
         }
     }
 
+    /// The namespaces whose instances are reconciled.
+    pub fn watched(&self) -> Namespaces {
+        if self.watch_namespaces.iter().any(|name| name == "*") {
+            return Namespaces::All;
+        }
+        let names = self.watch_namespaces.iter().filter(|name| !name.is_empty());
+        Namespaces::Named(names.cloned().collect())
+    }
+
     /// Checks what is needed to reach the database.
     ///
     /// # Errors
     /// When `DATABASE_URL` or `LEDGER_KEYS_FILE` is missing or malformed.
     pub fn check_database(self) -> Result<(DatabaseUrl, KeyRing), SettingsError> {
         let mut errors = Vec::new();
-        if self.database_url.is_none() {
-            errors.push(NO_DATABASE.to_owned());
-        }
+        let database_url = self.database().map_err(|error| errors.push(error)).ok();
         let keys = read_keys(self.ledger_keys_file.as_deref())
             .map_err(|error| errors.push(error))
             .ok();
-        self.database_url.zip(keys).ok_or(SettingsError(errors))
+        database_url.zip(keys).ok_or(SettingsError(errors))
+    }
+
+    /// The database, by itself or from a file.
+    fn database(&self) -> Result<DatabaseUrl, String> {
+        let Some(path) = &self.database_url_file else {
+            return self.database_url.clone().ok_or_else(|| NO_DATABASE.to_owned());
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("reading DATABASE_URL_FILE {}: {error}", path.display()))?;
+        let url = text.trim().parse::<DatabaseUrl>();
+        url.map_err(|error| format!("DATABASE_URL_FILE {}: {error}", path.display()))
     }
 }
 
@@ -227,6 +233,20 @@ mod tests {
                 "{variable}: {errors:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_database_may_stand_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let flag = format!("--database-url-file={}", path.display());
+        let of_file = |errors: Vec<String>| errors.into_iter().find(|error| error.contains("DATABASE_URL"));
+        assert!(of_file(check(&[&flag])).unwrap().contains("No such file"));
+        std::fs::write(&path, "mysql://u:hunter2@h/d").unwrap();
+        let error = of_file(check(&[&flag])).unwrap();
+        assert!(error.contains("postgres://") && !error.contains("hunter2"), "{error}");
+        std::fs::write(&path, "postgres://u:hunter2@h/d\n").unwrap();
+        assert_eq!(of_file(check(&[&flag])), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! The names are those of the broker this one replaces where it had them.
 
 mod check;
+pub mod document;
+mod old;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::ledger::{DatabaseUrl, InstanceId};
+use crate::ledger::{DatabaseUrl, InstanceId, Kept, LetterState};
 
 pub use check::{Checked, Namespaces, SettingsError, read_credentials};
 
@@ -35,20 +37,145 @@ pub struct CommandLine {
 /// What to do other than serve.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Writes the CustomResourceDefinitions, to standard output or one file each into a folder.
+    /// Looks whether a start would succeed, as far as that can be told: settings, files, database, cluster, AWS. Says what to
+    /// mend.
+    Check,
+    /// Prints the plans as a table.
+    Plans,
+    /// Prints the instances as a table: those of WATCH_NAMESPACES, or of one namespace.
+    Instances {
+        /// The namespace.
+        #[arg(long, short)]
+        namespace: Option<String>,
+    },
+    /// Writes the CustomResourceDefinitions, to standard output or one file each into a folder, or applies them.
     Crds {
         /// The folder.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// Apply them to the cluster.
+        #[arg(long, conflicts_with = "out")]
+        apply: bool,
     },
+    /// Asks a broker for its catalog, as a platform would, and ends well if it is served.
+    Probe(Probe),
+    /// Prints completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page.
+    Man,
+    /// Prints docs/SETTINGS.md.
+    #[command(hide = true)]
+    SettingsDocument,
     /// Brings the database's tables up to date and ends.
     Migrate,
+    /// Takes over what akkeris/elasticache-broker made: writes its plans and services as YAML, and its instances, those
+    /// given back, pending webhooks and caches made ahead into the ledger. It changes nothing in the old database and
+    /// may run again at any time. Exit code 3: some rows need a decision.
+    Import(Box<ImportArguments>),
     /// Prints who asked what of an instance, when, and how it ended.
     Audit {
         /// The OSB id of the instance.
         #[arg(long)]
         instance: InstanceId,
     },
+    /// Shows webhooks that wait or were given up, and has those that were given up delivered anew.
+    #[command(subcommand)]
+    Webhooks(Webhooks),
+    /// Compares the ledger, the custom resources and ElastiCache, and lists what they do not agree on. Exits with 0 if they
+    /// agree, 1 if something could not be looked at, 3 if there are disagreements (left).
+    Doctor {
+        /// Mend what can be mended without a loss.
+        #[arg(long)]
+        fix: bool,
+    },
+}
+
+/// What to do with webhooks.
+#[derive(Debug, Subcommand)]
+pub enum Webhooks {
+    /// Prints webhooks, the latest first: event, state, when, of what, of which instance, receiver, attempts, last error.
+    List {
+        /// In which states; those that wait and those that were given up if absent.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "due,dead")]
+        state: Vec<WebhookState>,
+        /// Only those of an instance, by its OSB id.
+        #[arg(long)]
+        instance: Option<InstanceId>,
+    },
+    /// Has webhooks that were given up delivered anew.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Retry {
+        /// All of them.
+        #[arg(long, group = "which")]
+        all: bool,
+        /// Those of an instance, by its OSB id.
+        #[arg(long, group = "which")]
+        instance: Option<InstanceId>,
+        /// One, by its event's id.
+        #[arg(long, group = "which")]
+        event: Option<uuid::Uuid>,
+    },
+}
+
+/// How far a webhook is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WebhookState {
+    /// What it is to tell of has not ended.
+    Armed,
+    /// It is to be delivered.
+    Due,
+    /// The receiver took it.
+    Delivered,
+    /// It was given up.
+    Dead,
+}
+
+impl From<WebhookState> for LetterState {
+    fn from(state: WebhookState) -> Self {
+        match state {
+            WebhookState::Armed => Self::Armed,
+            WebhookState::Due => Self::Due,
+            WebhookState::Delivered => Self::Delivered,
+            WebhookState::Dead => Self::Dead,
+        }
+    }
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArguments {
+    /// The old broker's database; DATABASE_URL if absent, since both brokers can share one.
+    #[arg(long, env = "OLD_DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
+    pub from: Option<DatabaseUrl>,
+    /// Say what would be imported, and write nothing but the files of --out.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The folder to write plans and services to, as YAML.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Apply the plans that are not in the cluster.
+    #[arg(long)]
+    pub apply: bool,
+}
+
+/// A broker to be asked.
+#[derive(Clone, Debug, Args)]
+pub struct Probe {
+    /// Where it is: https://HOST[:PORT] or http://HOST[:PORT].
+    #[arg(long)]
+    pub url: String,
+    /// File of lines USER:PASSWORD, of which the first is used.
+    #[arg(long)]
+    pub credentials_file: PathBuf,
+    /// PEM file with the certificate that the broker must show; one that the machine trusts if absent.
+    #[arg(long)]
+    pub certificate_file: Option<PathBuf>,
+    /// For how many seconds it is asked again until it answers.
+    #[arg(long, default_value_t = 60)]
+    pub patience: u64,
 }
 
 /// Which parts of the broker a process runs.
@@ -100,6 +227,10 @@ pub struct Settings {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
     pub database_url: Option<DatabaseUrl>,
 
+    /// File with what DATABASE_URL would be, so that it need not stand in the environment.
+    #[arg(long, env = "DATABASE_URL_FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
+
     /// How many connections to Postgres a process opens at most.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..=512))]
     pub database_connections: u16,
@@ -122,11 +253,11 @@ pub struct Settings {
     #[arg(long, env = "PORT", default_value_t = 8443)]
     pub port: u16,
 
-    /// Address to serve /livez and /readyz on, plain HTTP.
+    /// Address to serve /livez, /readyz and /metrics on, plain HTTP.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0")]
     pub health_address: IpAddr,
 
-    /// Port to serve /livez and /readyz on.
+    /// Port to serve /livez, /readyz and /metrics on.
     #[arg(long, env = "HEALTH_PORT", default_value_t = 8081)]
     pub health_port: u16,
 
@@ -180,6 +311,16 @@ pub struct Settings {
     /// Days that it is remembered who asked for what. 0 is for ever.
     #[arg(long, env = "AUDIT_DAYS", default_value_t = 400)]
     pub audit_days: u32,
+
+    /// Days that instances which were given back are remembered, and ended operations of the others. Until then a platform
+    /// that lost the answer to its last request is told 410 rather than 404, and its id is not ordered anew by mistake. 0
+    /// is for ever.
+    #[arg(long, env = "RETENTION_DAYS", default_value_t = 400)]
+    pub retention_days: u32,
+
+    /// Days that webhooks are remembered which were delivered or given up. 0 is for ever.
+    #[arg(long, env = "WEBHOOK_DAYS", default_value_t = 30)]
+    pub webhook_days: u32,
 
     /// Serve the OSB API to anybody who can reach it.
     #[arg(long, action = ArgAction::SetTrue)]
@@ -279,6 +420,15 @@ pub struct Settings {
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
 
+    /// File with what is logged, instead of RUST_LOG. It is read again when it changes, and RUST_LOG holds while it is not
+    /// there, so levels can be changed at run time.
+    #[arg(long, env = "RUST_LOG_FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Nothing any more; whoever sets it is told so.
+    #[arg(long, env = "STACKIMPACT", hide = true, hide_env_values = true)]
+    pub stackimpact: Option<String>,
+
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -300,50 +450,23 @@ impl CommandLine {
     /// # Errors
     /// When it cannot be understood; the error prints itself as clap's do.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalized(arguments)).map_err(without_secrets)
+        Self::try_parse_from(old::normalized(arguments, |name| std::env::var(name).ok())).map_err(without_secrets)
     }
 }
 
 /// An error about the database's URL does not repeat it: it has the password in it.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let about = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-    if about.is_some_and(|about| about.contains("--database-url")) {
+    if about.is_some_and(|about| about.contains("--database-url") || about.contains("--from")) {
         let hidden = ContextValue::String("(not shown)".to_owned());
         error.insert(ContextKind::InvalidValue, hidden);
     }
     error
 }
 
-/// The old broker took glog's flags with one hyphen and `-background-tasks`, `-insecure`.
-fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut normal = Vec::new();
-    let mut arguments = arguments.into_iter();
-    normal.extend(arguments.next());
-    while let Some(argument) = arguments.next() {
-        let Some(text) = argument.to_str() else {
-            normal.push(argument);
-            continue;
-        };
-        let name = text.trim_start_matches('-');
-        let (name, value) = name
-            .split_once('=')
-            .map_or((name, None), |(name, value)| (name, Some(value)));
-        match name {
-            "background-tasks" | "insecure" if text.starts_with('-') => {
-                if value.is_none_or(|value| value == "true" || value == "1") {
-                    normal.push(format!("--{name}").into());
-                }
-            }
-            "logtostderr" | "alsologtostderr" if text.starts_with('-') => {}
-            "stderrthreshold" | "v" if text.starts_with('-') && name.len() > 1 || name == "v" && value.is_some() => {
-                if value.is_none() {
-                    arguments.next();
-                }
-            }
-            _ => normal.push(argument),
-        }
-    }
-    normal
+/// The value of an environment variable that the plans of the old broker name.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 impl Settings {
@@ -359,6 +482,15 @@ impl Settings {
     pub fn identity(&self) -> String {
         let made_up = || format!("cache-broker-{}", uuid::Uuid::new_v4().simple());
         self.pod_name.clone().unwrap_or_else(made_up)
+    }
+
+    /// For how long what ended is remembered.
+    pub fn kept(&self) -> Kept {
+        let days = |days: u32| (days > 0).then(|| Duration::from_secs(86_400) * days);
+        Kept {
+            instances: days(self.retention_days),
+            webhooks: days(self.webhook_days),
+        }
     }
 
     /// How often ElastiCache is asked while something is in flight there.
@@ -420,21 +552,6 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_old_brokers_command_lines() {
-        let line = read(&[
-            "-insecure",
-            "-logtostderr=1",
-            "-stderrthreshold",
-            "0",
-            "-background-tasks",
-        ])
-        .unwrap();
-        assert!(line.settings.insecure && line.settings.background_tasks);
-        let line = read(&["-insecure=false", "-logtostderr", "-v=4"]).unwrap();
-        assert!(!line.settings.insecure && !line.settings.background_tasks);
-    }
-
-    #[test]
     fn a_malformed_database_url_is_not_repeated() {
         let error = read(&["--database-url=mysql://u:hunter2@h/d"]).unwrap_err();
         let text = format!("{error} {error:?}");
@@ -443,6 +560,23 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn webhooks_to_be_delivered_anew_are_named() {
+        for arguments in [
+            &["--all"][..],
+            &["--instance=i"],
+            &["--event=00000000-0000-0000-0000-000000000001"],
+        ] {
+            assert!(
+                read(&[&["webhooks", "retry"], arguments].concat()).is_ok(),
+                "{arguments:?}"
+            );
+        }
+        assert!(read(&["webhooks", "retry"]).is_err());
+        assert!(read(&["webhooks", "retry", "--all", "--instance=i"]).is_err());
+        assert!(read(&["webhooks", "list", "--state=dead,armed"]).is_ok());
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! `/livez` and `/readyz`, on a port of their own and without TLS, as kubelets ask for them.
+//! `/livez`, `/readyz` and `/metrics`, on a port of their own and without TLS, as kubelets ask for them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use warp::Filter;
 use warp::http::StatusCode;
+
+use super::metrics;
 
 /// A part of the process that must work before the process is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +62,10 @@ pub struct Health(Arc<Mutex<BTreeMap<Part, State>>>);
 impl Health {
     /// Health of a process with these parts, none of which works yet.
     pub fn of(parts: impl IntoIterator<Item = Part>) -> Self {
-        let starting = parts
-            .into_iter()
-            .map(|part| (part, State::Fails("starting".to_owned())));
+        let starting = parts.into_iter().map(|part| {
+            metrics::sources::ready(part.as_str(), false);
+            (part, State::Fails("starting".to_owned()))
+        });
         Self(Arc::new(Mutex::new(starting.collect())))
     }
 
@@ -85,6 +89,7 @@ impl Health {
                 State::StandsBy => tracing::info!(part = part.as_str(), "ready to take over"),
                 State::Fails(reason) => tracing::warn!(part = part.as_str(), %reason, "not ready"),
             }
+            metrics::sources::ready(part.as_str(), !matches!(state, State::Fails(_)));
             *known = state;
         }
     }
@@ -92,6 +97,11 @@ impl Health {
     /// Whether every part works or stands by.
     pub fn is_ready(&self) -> bool {
         !self.0.lock().values().any(|state| matches!(state, State::Fails(_)))
+    }
+
+    /// Whether a part of the process works.
+    pub fn works(&self, part: Part) -> bool {
+        self.0.lock().get(&part) == Some(&State::Works)
     }
 
     /// One line a part.
@@ -104,8 +114,14 @@ impl Health {
     }
 }
 
-/// Serves `/livez` and `/readyz` until `stop` ends.
-pub async fn serve(listener: TcpListener, health: Health, stop: impl Future<Output = ()> + Send + 'static) {
+/// Serves `/livez`, `/readyz` and `/metrics` until `stop` ends. Before the metrics are given out, `look` brings those up to
+/// date that are looked up.
+pub async fn serve<L: Future<Output = ()> + Send>(
+    listener: TcpListener,
+    health: Health,
+    look: impl Fn() -> L + Clone + Send + Sync + 'static,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
     let livez = warp::path!("livez").map(|| warp::reply::with_status("ok\n".to_owned(), StatusCode::OK));
     let readyz = warp::path!("readyz").map(move || {
         let status = if health.is_ready() {
@@ -115,7 +131,15 @@ pub async fn serve(listener: TcpListener, health: Health, stop: impl Future<Outp
         };
         warp::reply::with_status(health.report(), status)
     });
-    warp::serve(warp::get().and(livez.or(readyz)))
+    let scrape = warp::path!("metrics").then(move || {
+        let looked = look();
+        async move {
+            looked.await;
+            metrics::sources::look();
+            warp::reply::with_header(metrics::text(), CONTENT_TYPE, metrics::CONTENT_TYPE)
+        }
+    });
+    warp::serve(warp::get().and(livez.or(readyz).or(scrape)))
         .incoming(listener)
         .graceful(stop)
         .run()

@@ -1,6 +1,9 @@
 //! One delivery: resolve, check, dial, send, read the status.
 
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,12 +24,20 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::target::{Policy, Target, TargetError, target};
+use crate::ambient;
 use crate::ledger::WebhookTarget;
 use crate::ledger::error::chain;
 
 /// The signature of a body: base64 of HMAC-SHA256 under the secret that was given with the URL. A request without a
 /// secret is delivered without a signature.
 pub const SIGNATURE: HeaderName = HeaderName::from_static("x-osb-signature");
+
+/// When the request was signed, in seconds since 1970. It is not that of the event: a repetition has a time of its own.
+pub const TIMESTAMP: HeaderName = HeaderName::from_static("x-osb-timestamp");
+
+/// The signature of [`TIMESTAMP`], a full stop and the body: base64 of HMAC-SHA256 under the same secret. Whoever verifies
+/// it and refuses old timestamps cannot be sent a request that somebody kept.
+pub const SIGNATURE_V2: HeaderName = HeaderName::from_static("x-osb-signature-v2");
 
 /// How long a delivery may take in all.
 pub(super) const TOTAL: Duration = Duration::from_secs(10);
@@ -98,11 +110,26 @@ pub enum DeliveryError {
     },
 }
 
+/// A connection to a receiver.
+pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
+
+/// A connection to a receiver, later.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
+
+/// Another way than the network to reach receivers.
+pub trait Dial: Send + Sync {
+    /// Opens a connection to a target.
+    fn dial(&self, target: &Target) -> Dialling;
+}
+
 /// Delivers webhooks.
 #[derive(Clone)]
 pub struct Deliverer {
     policy: Policy,
     tls: TlsConnector,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl std::fmt::Debug for Deliverer {
@@ -128,7 +155,17 @@ impl Deliverer {
         Ok(Self {
             policy,
             tls: TlsConnector::from(Arc::new(config)),
+            dial: None,
         })
+    }
+
+    /// The same, that reaches receivers in another way.
+    #[must_use]
+    pub fn dialling(self, dial: Arc<dyn Dial>) -> Self {
+        Self {
+            dial: Some(dial),
+            ..self
+        }
     }
 
     /// Makes one attempt. Redirects are not followed: a receiver must answer 2xx itself.
@@ -147,7 +184,7 @@ impl Deliverer {
 
     async fn attempt(&self, target: &Target, secret: Option<&SecretString>, body: &str) -> Result<(), DeliveryError> {
         let host = || target.host.clone();
-        let request = request(target, secret, body)?;
+        let request = request(target, secret, body, ambient::now())?;
         let connect = self.connect(target);
         let stream = tokio::time::timeout(CONNECT, connect)
             .await
@@ -169,7 +206,11 @@ impl Deliverer {
     }
 
     /// Dials an address that was checked: a second look-up could give another one.
-    async fn connect(&self, target: &Target) -> Result<TcpStream, DeliveryError> {
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Line>, DeliveryError> {
+        if let Some(dial) = &self.dial {
+            let line = dial.dial(target).await;
+            return line.map_err(|error| connecting(target, &error));
+        }
         let unresolved = |reason: String| DeliveryError::Resolve {
             host: target.host.clone(),
             reason,
@@ -189,7 +230,7 @@ impl Deliverer {
         let allowed = addresses.iter().filter(|address| self.policy.allows(address.ip()));
         for address in allowed.take(MAX_ADDRESSES) {
             match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => refusal = connecting(target, &error),
             }
         }
@@ -210,13 +251,22 @@ pub(super) fn signature(secret: &SecretString, body: &str) -> String {
     BASE64_STANDARD.encode(hmac::sign(&key, body.as_bytes()))
 }
 
-fn request(target: &Target, secret: Option<&SecretString>, body: &str) -> Result<Request<Full<Bytes>>, DeliveryError> {
+fn request(
+    target: &Target,
+    secret: Option<&SecretString>,
+    body: &str,
+    now: Timestamp,
+) -> Result<Request<Full<Bytes>>, DeliveryError> {
+    let timestamp = now.as_second().to_string();
     let mut request = Request::post(target.path.as_str())
         .header(HOST, &target.authority)
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header(USER_AGENT, HeaderValue::from_static("cache-broker"));
+        .header(USER_AGENT, HeaderValue::from_static("cache-broker"))
+        .header(TIMESTAMP, &timestamp);
     if let Some(secret) = secret {
-        request = request.header(SIGNATURE, signature(secret, body));
+        request = request
+            .header(SIGNATURE, signature(secret, body))
+            .header(SIGNATURE_V2, signature(secret, &format!("{timestamp}.{body}")));
     }
     request
         .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
@@ -280,16 +330,17 @@ mod tests {
     #[test]
     fn without_a_secret_there_is_no_signature() {
         let target = target("https://example.com/a?b=c", Policy::Public).unwrap();
-        let unsigned = request(&target, None, "{}").unwrap();
+        let at = Timestamp::from_second(1_700_000_000).unwrap();
+        let unsigned = request(&target, None, "{}", at).unwrap();
         assert_eq!(unsigned.headers().get(SIGNATURE), None);
+        assert_eq!(unsigned.headers().get(SIGNATURE_V2), None);
         assert_eq!(unsigned.uri(), "/a?b=c");
         assert_eq!(unsigned.headers()[HOST], "example.com");
-        assert!(
-            request(&target, Some(&"s".to_owned().into()), "{}")
-                .unwrap()
-                .headers()
-                .contains_key(SIGNATURE)
-        );
+        let secret = "s".to_owned().into();
+        let signed = request(&target, Some(&secret), "{}", at).unwrap();
+        assert_eq!(signed.headers()[TIMESTAMP], "1700000000");
+        assert_eq!(signed.headers()[SIGNATURE], signature(&secret, "{}"));
+        assert_eq!(signed.headers()[SIGNATURE_V2], signature(&secret, "1700000000.{}"));
     }
 
     #[tokio::test]

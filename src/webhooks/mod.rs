@@ -3,30 +3,18 @@
 //! An event is delivered at least once: it is written with the end of its operation, and stands until an attempt was
 //! completed. Its id and time are part of the signed body, so a receiver can tell a repetition, or a replay.
 
+pub mod command;
 mod deliver;
+mod dispatch;
 mod target;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-
-pub use deliver::{Deliverer, DeliveryError, SIGNATURE};
+pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE, SIGNATURE_V2, TIMESTAMP};
+pub use dispatch::{deliver, run};
 pub use target::{Policy, Target, TargetError, target};
 
-use crate::ledger::webhooks::{Attempted, DueWebhook};
-use crate::ledger::{Ledger, listen};
-
-/// How many are delivered at one time.
-const CONCURRENCY: usize = 64;
-/// How long a claim holds: longer than an attempt and its record can take.
-const LEASE: Duration = Duration::from_secs(45);
-/// How often the ledger is asked while anything is due.
-const SWEEP: Duration = Duration::from_secs(5);
-/// How often it is asked although nothing is.
-const IDLE_SWEEP: Duration = Duration::from_secs(60);
-/// How long deliveries under way may go on when the process is to end.
-const FAREWELL: Duration = Duration::from_secs(12);
+use crate::ledger::webhooks::Attempted;
 
 /// The pause after the first failed attempt; each next one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -66,86 +54,6 @@ fn settle(result: Result<(), String>, completed: i32, retry: bool, jitter: f64) 
             error,
         },
         None => Attempted::Dead { error },
-    }
-}
-
-/// Delivers webhooks until told to stop. Any number of processes may do so at once.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub async fn run(
-    ledger: Ledger,
-    settings: Settings,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), rustls::Error> {
-    let deliverer = Arc::new(Deliverer::new(settings.policy)?);
-    let listener = ledger.listen(listen::WEBHOOKS);
-    let mut attempts = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let wait = claim(&ledger, settings, &deliverer, &mut attempts).await;
-        tokio::select! {
-            () = &mut shutdown => break,
-            () = listener.notified() => {}
-            Some(_) = attempts.join_next() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-        while attempts.try_join_next().is_some() {}
-    }
-    let farewell = async { while attempts.join_next().await.is_some() {} };
-    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-        tracing::warn!("webhooks under way were cut off; they are delivered again");
-    }
-    Ok(())
-}
-
-/// Starts what is due and there is room for, and returns how long to wait before looking again.
-async fn claim(
-    ledger: &Ledger,
-    settings: Settings,
-    deliverer: &Arc<Deliverer>,
-    attempts: &mut JoinSet<()>,
-) -> Duration {
-    let room = CONCURRENCY.saturating_sub(attempts.len());
-    if room == 0 {
-        return SWEEP;
-    }
-    let claimed = match ledger.claim_webhooks(room, LEASE).await {
-        Ok(claimed) => claimed,
-        Err(error) => {
-            tracing::warn!(%error, "webhooks wait");
-            return SWEEP;
-        }
-    };
-    for due in claimed {
-        attempts.spawn(attempt(ledger.clone(), settings.retry, deliverer.clone(), due));
-    }
-    match ledger.next_webhook().await {
-        // What is due and was not claimed waits behind an earlier event of its instance.
-        Ok(Some(Duration::ZERO)) | Err(_) => SWEEP,
-        Ok(Some(due)) => due.min(SWEEP),
-        Ok(None) => IDLE_SWEEP,
-    }
-}
-
-async fn attempt(ledger: Ledger, retry: bool, deliverer: Arc<Deliverer>, due: DueWebhook) {
-    let result = deliverer.deliver(&due.target, &due.body).await;
-    let attempted = settle(
-        result.map_err(|error| error.to_string()),
-        due.attempts,
-        retry,
-        rand::random(),
-    );
-    let (event, instance) = (due.id, &due.instance_id);
-    match &attempted {
-        Attempted::Delivered => tracing::info!(%event, %instance, "webhook delivered"),
-        Attempted::Dead { error } => tracing::warn!(%event, %instance, %error, "webhook given up"),
-        Attempted::Again { after, error } => {
-            tracing::info!(%event, %instance, %error, seconds = after.as_secs(), "webhook failed, tried again later");
-        }
-    }
-    if let Err(error) = ledger.settle_webhook(&due, &attempted).await {
-        tracing::warn!(%event, %instance, %error, "a webhook's attempt was not recorded; it is delivered again");
     }
 }
 

@@ -63,6 +63,12 @@ impl Receiver {
             .unwrap()
     }
 
+    /// What came since the last look.
+    #[allow(dead_code, reason = "not every crate of tests asks")]
+    pub fn drain(&mut self) -> Vec<Received> {
+        std::iter::from_fn(|| self.received.try_recv().ok()).collect()
+    }
+
     /// Asserts that nothing comes for a while.
     #[allow(dead_code, reason = "not every crate of tests asserts it")]
     pub async fn silent(&mut self, time: Duration) {

@@ -1,5 +1,8 @@
 //! The broker is killed, or loses what it needs, at the worst moments.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -10,7 +13,7 @@ use crate::caches::use_credentials;
 use crate::cluster::{Place, provider_id};
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, REDIS, REDIS_ON_AWS};
 use crate::receiver::Receiver;
-use crate::world::{World, eventually};
+use crate::world::{Broker, World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_ledger_and_the_cluster_it_goes_on_after_its_restart() {
@@ -156,5 +159,92 @@ async fn without_postgres_nothing_is_accepted_and_without_the_api_server_all_is(
     let status = world.broker.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", world.broker.log());
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    world.sandbox.stop().await;
+}
+
+/// The way to the API server through a proxy that can be made to stand still.
+struct Way {
+    frozen: Arc<AtomicBool>,
+    kubeconfig: PathBuf,
+}
+
+impl Way {
+    async fn to_api_server(world: &World) -> Self {
+        let text = std::fs::read_to_string(world.sandbox.kubeconfig()).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let cluster = &mut config["clusters"][0]["cluster"];
+        let server = cluster["server"]
+            .as_str()
+            .unwrap()
+            .trim_start_matches("https://")
+            .to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        cluster["tls-server-name"] = json!(server.split(':').next());
+        cluster["server"] = json!(format!("https://{}", listener.local_addr().unwrap()));
+        let kubeconfig = world.sandbox.supervisor().dir().join("kubeconfig-through-a-proxy");
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let frozen = Arc::new(AtomicBool::new(false));
+        let standing = frozen.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, standing) = (server.clone(), standing.clone());
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
+                    let stands = async {
+                        while !standing.load(Ordering::Relaxed) {
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                        () = stands => {}
+                    }
+                    // Both ends stay open, and nothing passes.
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        Self { frozen, kubeconfig }
+    }
+
+    fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A process holds what it writes for as long as it lives, and no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() {
+    let mut world = World::start(&[]).await;
+    let way = Way::to_api_server(&world).await;
+    let kubeconfig = way.kubeconfig.to_str().unwrap().to_owned();
+    let variables = [("ROLE", "api"), ("KUBECONFIG", kubeconfig.as_str())];
+    let mut slow = Broker::new(&world.sandbox, "slow", 8453, &variables);
+    slow.start(&world.sandbox).await;
+    // Nobody else takes the row first.
+    world.kill_broker().await;
+    way.freeze();
+    let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let operation = slow.osb().provision(&order).await.operation();
+    let taken = "select count(*) from instances where id = $1 and outbox_attempts = 1 and outbox_claim is not null";
+    eventually("the row to be taken", async || {
+        (world.count(taken, &order).await == 1).then_some(())
+    })
+    .await;
+    world.start_broker().await;
+    // It is held while the API server does not answer.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(world.count(taken, &order).await, 1);
+    assert!(world.instance(&world.place(&order).await).await.is_none());
+    let killed = Instant::now();
+    slow.kill().await;
+    let place = world.place(&order).await;
+    eventually("the resource", async || world.instance(&place).await).await;
+    println!(
+        "written {} ms after the process that had taken it died",
+        killed.elapsed().as_millis()
+    );
+    assert!(killed.elapsed() < Duration::from_secs(12), "{:?}", killed.elapsed());
+    assert_eq!(world.osb().ended(&order, &operation).await.0, "succeeded");
     world.sandbox.stop().await;
 }

@@ -654,9 +654,12 @@ async fn another_subnet_takes_another_cache_and_the_old_one_has_its_grace() {
     let place = world.order_by_yaml(&name, json!({})).await;
     let instance = world.until_ready(&place).await;
     let (id, address) = (provider_id(&instance), host(&instance));
+    ask(&address, "SET kept yes").await.unwrap();
     let client = Client::start(address.clone(), "PING");
     move_to(world, &place, &name, json!({ "subnetGroup": "moved-subnets" })).await;
-    world.until_reason(&place, "AwaitingMaintenance").await;
+    let waiting = world.until_reason(&place, "AwaitingMaintenance").await;
+    let message = ready(&waiting).unwrap().message;
+    assert!(message.contains("filled from a snapshot of this one"), "{message}");
     approve(world, &place).await;
     let api = world.instances(&place.namespace).await;
     let moved = eventually("the new cache", async || {
@@ -667,11 +670,19 @@ async fn another_subnet_takes_another_cache_and_the_old_one_has_its_grace() {
     })
     .await;
     assert_ne!(host(&moved), address);
+    assert_eq!(
+        ask(&host(&moved), "GET kept").await.unwrap(),
+        "yes",
+        "it begins with what the old one held"
+    );
     let (asked, refused) = client.end().await;
     println!("a move to another subnet: {refused} of {asked} questions at the old address refused");
     assert_eq!(refused, 0, "the old cache serves on");
     gone(world, &place, &provider_id(&moved)).await;
     assert!(!world.exists_in_elasticache(&id), "the old one goes with the instance");
+    let snapshots = world.sandbox.elasticache().unwrap().remaining().snapshots;
+    let seed = format!("{}-seed", provider_id(&moved));
+    assert!(!snapshots.contains(&seed), "and what the new one was filled from");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,7 @@ impl Order {
         })
     }
 
-    fn ids(&self) -> String {
+    pub fn ids(&self) -> String {
         format!("service_id={}&plan_id={}", self.service, self.plan)
     }
 }
@@ -116,6 +116,16 @@ impl Osb {
             body: serde_json::from_str(&text).unwrap_or_default(),
             text,
         })
+    }
+
+    /// Any request; nothing if the answer is lost.
+    pub async fn try_send(&self, method: Method, path: &str, body: &Value) -> Option<Reply> {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        self.call(method, path, body).await
     }
 
     /// Nothing if nobody answers.

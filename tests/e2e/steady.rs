@@ -18,6 +18,7 @@ const REST: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub struct Cache {
     pub address: String,
+    pub redis: bool,
     pub password: Option<String>,
 }
 
@@ -47,7 +48,17 @@ impl Cache {
         };
         Self {
             address: format!("{}:{}", of("host").unwrap(), of("port").unwrap()),
+            redis: of("type").unwrap() != "memcached",
             password: of("password"),
+        }
+    }
+
+    /// One that asks for no password.
+    pub fn open(address: &str, redis: bool) -> Self {
+        Self {
+            address: address.to_owned(),
+            redis,
+            password: None,
         }
     }
 
@@ -63,9 +74,9 @@ impl Cache {
 
     pub async fn set(&self, key: &str, value: &str) -> std::io::Result<()> {
         let mut stream = self.connect().await?;
-        let (question, answer) = match self.password {
-            Some(_) => (format!("SET {key} {value}\r\n"), &b"+OK\r\n"[..]),
-            None => (
+        let (question, answer) = match self.redis {
+            true => (format!("SET {key} {value}\r\n"), &b"+OK\r\n"[..]),
+            false => (
                 format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()),
                 &b"STORED\r\n"[..],
             ),
@@ -77,7 +88,7 @@ impl Cache {
     /// Whether a key is there.
     pub async fn has(&self, key: &str) -> std::io::Result<bool> {
         let mut stream = self.connect().await?;
-        if self.password.is_some() {
+        if self.redis {
             stream.write_all(format!("EXISTS {key}\r\n").as_bytes()).await?;
             Ok(until(&mut stream, b"\r\n").await? == b":1\r\n")
         } else {

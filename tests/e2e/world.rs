@@ -160,6 +160,12 @@ impl Broker {
         }
     }
 
+    /// The same, started with arguments.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.program.args.extend(arguments.iter().map(OsString::from));
+        self
+    }
+
     /// Starts it, and waits until it is ready.
     pub async fn start(&mut self, sandbox: &Sandbox) {
         self.launch(sandbox);

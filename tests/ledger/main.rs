@@ -6,12 +6,17 @@
 #[path = "../common/database.rs"]
 mod database;
 
+mod letters;
+mod restored;
+mod retention;
+
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
-    Asked, Asker, Desired, Epoch, Held, InstanceId, Judgement, Ledger, LedgerError, NewDeprovision, NewInstance,
-    Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
+    Asked, Asker, Desired, Epoch, Gone, Held, InstanceId, Judgement, Later, Ledger, LedgerError, NewDeprovision,
+    NewInstance, Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -134,12 +139,33 @@ fn order(deadline: Duration) -> NewInstance {
     }
 }
 
+fn resource_name(id: &InstanceId) -> String {
+    let digest = digest(&SHA256, id.as_str().as_bytes());
+    let digits = digest.as_ref()[..10].iter().map(|byte| format!("{byte:02x}"));
+    format!("osb-{}", digits.collect::<String>())
+}
+
+/// The resource of an instance, gone.
+fn gone(id: &InstanceId, uid: &str) -> Gone {
+    Gone {
+        namespace: "n".to_owned(),
+        name: resource_name(id),
+        uid: Some(uid.to_owned()),
+    }
+}
+
 fn observation(id: &InstanceId, version: u64, verdict: Verdict) -> Observation {
     Observation {
         instance: id.clone(),
+        namespace: "n".to_owned(),
+        name: resource_name(id),
         uid: "uid".to_owned(),
         resource_version: version.to_string(),
-        ledger_revision: 1,
+        later: Later {
+            revision: 1,
+            ..Later::default()
+        },
+        adopts: false,
         deleting: false,
         ready: verdict == Verdict::Ready,
         reason: "Any".to_owned(),
@@ -205,7 +231,7 @@ async fn a_status_of_an_older_revision_ends_nothing() {
     let world = World::new().await;
     let (id, operation) = world.ordered("a", HOUR).await;
     let mut old = observation(&id, 5, Verdict::Ready);
-    old.ledger_revision = 0;
+    old.later.revision = 0;
     world.ledger.project(world.epoch, &old).await.unwrap();
     assert_eq!(world.state(operation).await.0, "in_progress");
 }
@@ -246,7 +272,7 @@ async fn an_instance_that_was_given_back_becomes_a_tombstone_without_secrets() {
     // The deletion may be seen before the outbox noted that it asked for it.
     world
         .ledger
-        .project_absent(world.epoch, &id, Some("uid"))
+        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
         .await
         .unwrap();
     assert_eq!(world.state(operation).await.0, "succeeded");
@@ -283,7 +309,10 @@ async fn a_deprovision_accepted_while_its_absence_is_written_ends_too() {
         .await
         .unwrap();
     let (ledger, epoch, absent) = (world.ledger.clone(), world.epoch, id.clone());
-    let projecting = tokio::spawn(async move { ledger.project_absent(epoch, &absent, Some("uid")).await });
+    let projecting = tokio::spawn(async move {
+        let gone = gone(&absent, "uid");
+        ledger.project_absent(epoch, &absent, Some(&gone)).await
+    });
     let waiting =
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
     tokio::time::timeout(LEASE, async {
@@ -318,13 +347,13 @@ async fn a_resource_that_somebody_deleted_is_missing_and_its_operation_fails() {
     // The end of an earlier resource of the name says nothing of this one.
     world
         .ledger
-        .project_absent(world.epoch, &id, Some("earlier"))
+        .project_absent(world.epoch, &id, Some(&gone(&id, "earlier")))
         .await
         .unwrap();
     assert_eq!(world.state(operation).await.0, "in_progress");
     world
         .ledger
-        .project_absent(world.epoch, &id, Some("uid"))
+        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
         .await
         .unwrap();
     let (state, description) = world.state(operation).await;

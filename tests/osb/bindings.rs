@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use cache_broker::api::CachePlan;
-use cache_broker::ledger::{InstanceId, Observation, SeenUser, Verdict};
+use cache_broker::ledger::{InstanceId, Later, Observation, SeenUser, Verdict};
 use futures::future::join_all;
 use http::Method;
 use http_body_util::Full;
@@ -47,11 +47,22 @@ async fn see(broker: &Broker, version: u32, revision: i64, users: &[(&str, bool)
         name: (*name).to_owned(),
         ready: *ready,
     };
+    let row = broker
+        .sql
+        .query_one("select namespace, name from instances where id = 'i'", &[])
+        .await
+        .unwrap();
     let observation = Observation {
         instance: instance(),
+        namespace: row.get(0),
+        name: row.get(1),
+        adopts: false,
         uid: "uid-i".to_owned(),
         resource_version: version.to_string(),
-        ledger_revision: revision,
+        later: Later {
+            revision,
+            ..Later::default()
+        },
         deleting: false,
         verdict,
         ready: true,

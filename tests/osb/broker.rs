@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cache_broker::api::{CachePlan, Connection, EngineType, ProviderKind};
-use cache_broker::ledger::{Epoch, Observation, Verdict};
+use cache_broker::ledger::{Epoch, Later, Observation, Verdict};
 use cache_broker::ledger::{InstanceId, Ledger};
 use cache_broker::osb::limits::Counter;
 use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Quotas, Services, server};
@@ -240,19 +240,35 @@ impl Broker {
 
     /// The same, of a resource that was written from a later revision of the row.
     pub async fn seen_from(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64) {
+        self.seen_at(id, verdict, version, ledger_revision, connection()).await;
+    }
+
+    /// The same, of a cache that is reached so.
+    pub async fn seen_at(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64, at: Connection) {
         let instance: InstanceId = id.parse().unwrap();
         let ready = verdict == Verdict::Ready;
+        let row = self
+            .sql
+            .query_one("select namespace, name from instances where id = $1", &[&id])
+            .await
+            .unwrap();
         let observation = Observation {
             instance,
+            namespace: row.get(0),
+            name: row.get(1),
             uid: format!("uid-{id}"),
             resource_version: version.to_string(),
-            ledger_revision,
+            later: Later {
+                revision: ledger_revision,
+                ..Later::default()
+            },
+            adopts: false,
             deleting: false,
             verdict,
             ready,
             reason: "Seen".to_owned(),
             message: format!("seen at {version}"),
-            connection: ready.then(connection),
+            connection: ready.then_some(at),
             users: Vec::new(),
             current: true,
         };

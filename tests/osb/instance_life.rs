@@ -1,7 +1,10 @@
+use std::time::Duration;
+
+use cache_broker::control::deadlines;
 use cache_broker::ledger::{Verdict, listen};
 use serde_json::json;
 
-use crate::broker::{Broker, PATIENCE, SERVICE};
+use crate::broker::{Broker, PATIENCE, SERVICE, empty_database, ledger};
 
 #[tokio::test]
 async fn an_instance_is_ordered_bound_and_given_back() {
@@ -186,4 +189,37 @@ async fn an_acceptance_wakes_the_outbox_here_and_elsewhere() {
     broker.deprovision("i").await;
     woken().await;
     here().await;
+}
+
+/// OSB 2.17, "Polling Interval and Duration": the operation ends before the platform's patience does, whoever leads.
+#[tokio::test]
+async fn an_operation_past_its_deadline_is_ended_once_by_whoever_serves() {
+    let url = empty_database().await;
+    let broker = Broker::start_on(&url).await;
+    let operation = broker.provision("i", "").await.operation();
+    broker.seen("i", Verdict::No, 1).await;
+    let late = "update operations set deadline_at = now()";
+    broker.sql.batch_execute(late).await.unwrap();
+    let processes = (0..3).map(|_| tokio::spawn(deadlines::run(ledger(&url), std::future::pending())));
+    let processes: Vec<_> = processes.collect();
+    let ended = async {
+        while broker.poll("i", &operation).await.body["state"] != json!("failed") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    let polled = broker.poll("i", "").await.body;
+    assert_eq!(
+        polled["description"],
+        json!("provision took longer than the plan allows; last seen: seen at 1")
+    );
+    // What is made of it after all is deleted with it.
+    broker.seen("i", Verdict::Ready, 2).await;
+    assert_eq!(broker.poll("i", &operation).await.body["state"], json!("failed"));
+    assert_eq!(broker.deprovision("i").await.status, 202);
+    broker.gone("i").await;
+    assert_eq!(broker.poll("i", "").await.status, 410);
+    for process in processes {
+        process.abort();
+    }
 }

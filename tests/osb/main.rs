@@ -8,11 +8,16 @@ mod actions;
 mod audit;
 mod bindings;
 mod broker;
+// Of what it has, these tests need some.
+#[allow(dead_code)]
+#[path = "../common/caches.rs"]
+mod caches;
 mod concurrency;
 mod conformance;
 #[path = "../common/database.rs"]
 mod database;
 mod document;
+mod examples;
 mod fuzz;
 mod hostile;
 mod http_rules;

@@ -291,6 +291,11 @@ async fn the_keepers_record_is_written_by_the_leader_alone_and_shows_no_secret()
     let hex: String = PASSWORD.bytes().map(|byte| format!("{byte:02x}")).collect();
     assert!(!text.contains(PASSWORD) && !text.contains(&hex), "{text}");
 
+    // The next leader has not seen it yet: a ledger that was restored could hand out what is somebody's by now.
+    assert_eq!(broker.provision("early", "").await.status, 202);
+    let seen = Noted::Ready(connection(kept.id));
+    assert!(broker.ledger.note_member(next, kept.id, "u", &seen).await.unwrap());
+
     // One that was claimed is in the list until its resource says so, and then for some minutes.
     assert_eq!(broker.provision("i", "").await.status, 201);
     let states = async || {

@@ -3,10 +3,10 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cache_broker::ledger::Ledger;
-use cache_broker::ledger::Verdict;
+use cache_broker::ledger::{Ledger, Outcome, Remains, Room, Verdict};
 use cache_broker::webhooks::{Policy, Settings, run};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use crate::broker::{Broker, PATIENCE};
@@ -82,6 +82,13 @@ async fn the_end_of_an_operation_is_told_at_once_and_signed() {
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"s3cret");
     let signature = BASE64_STANDARD.decode(&received.headers["x-osb-signature"]).unwrap();
     hmac::verify(&key, received.text.as_bytes(), &signature).unwrap();
+    // The second one is of the time, too, so that a request that somebody kept is known by its age.
+    let timestamp = received.headers["x-osb-timestamp"].to_str().unwrap();
+    let age = jiff::Timestamp::now().as_second() - timestamp.parse::<i64>().unwrap();
+    assert!((0..30).contains(&age), "{age}");
+    let signature = BASE64_STANDARD.decode(&received.headers["x-osb-signature-v2"]).unwrap();
+    let signed = format!("{timestamp}.{}", received.text);
+    hmac::verify(&key, signed.as_bytes(), &signature).unwrap();
     let body = received.body();
     assert_eq!(
         (&body["state"], &body["kind"], &body["instance_id"], &body["operation"]),
@@ -181,9 +188,14 @@ async fn a_crash_during_an_attempt_leads_to_another() {
     broker.provision("i", &hook(&receiver.url)).await;
     broker.seen("i", Verdict::Ready, 1).await;
     let lease = Duration::from_millis(800);
-    let claimed = broker.ledger.claim_webhooks(10, lease).await.unwrap();
+    let room = Room {
+        free: 10,
+        per_receiver: 10,
+        busy: Vec::new(),
+    };
+    let claimed = broker.ledger.claim_webhooks(&room, lease).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    assert!(broker.ledger.claim_webhooks(10, lease).await.unwrap().is_empty());
+    assert!(broker.ledger.claim_webhooks(&room, lease).await.unwrap().is_empty());
     let _dispatcher = dispatch(&broker.ledger, false);
     receiver.silent(Duration::from_millis(400)).await;
     receiver.next().await;
@@ -254,4 +266,74 @@ async fn a_silent_receiver_is_given_up() {
     broker.seen("j", Verdict::Ready, 1).await;
     fine.next().await;
     wait_for(&broker, &[("dead", 1), ("delivered", 1)]).await;
+}
+
+/// An answer without an end is read as far as its bound.
+#[tokio::test]
+async fn an_answer_is_read_as_far_as_its_bound() {
+    let broker = Broker::start().await;
+    let endless = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", endless.local_addr().unwrap());
+    let talker = tokio::spawn(async move {
+        let mut sent = 0_usize;
+        let (mut stream, _) = endless.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while let Ok(written) = stream.write(&[b'x'; 65_536]).await {
+            sent += written;
+        }
+        sent
+    });
+    broker.provision("i", &hook(&url)).await;
+    broker.seen("i", Verdict::Ready, 1).await;
+    let _dispatcher = dispatch(&broker.ledger, false);
+    wait_for(&broker, &[("delivered", 1)]).await;
+    let sent = tokio::time::timeout(PATIENCE, talker).await.unwrap().unwrap();
+    // What the kernels hold on the way, too.
+    assert!(sent < 32 * 1024 * 1024, "{sent}");
+}
+
+/// Every kind of operation is told of, that it went well and that it did not.
+#[tokio::test]
+async fn every_kind_of_operation_is_told_of() {
+    let broker = Broker::start().await;
+    broker.provision("i", "").await;
+    broker.seen("i", Verdict::Ready, 1).await;
+    let failed = Outcome::Failed {
+        description: "no capacity".to_owned(),
+        remains: Remains {
+            usable: true,
+            repeatable: true,
+        },
+    };
+    for kind in ["update", "restart", "backup", "restore", "deprovision"] {
+        for (outcome, state) in [(&failed, "failed"), (&Outcome::Succeeded, "succeeded")] {
+            // As an acceptance writes it; those of each verb are tested beside it.
+            let id = uuid::Uuid::new_v4();
+            broker
+                .sql
+                .batch_execute(&format!(
+                    "insert into operations (id, instance_id, kind, desired_revision, created_at, deadline_at)
+                         values ('{id}', 'i', '{kind}', 1, clock_timestamp(), now() + interval '1 hour');
+                     insert into webhooks (id, instance_id, operation_id, target)
+                         values (gen_random_uuid(), 'i', '{id}', '')"
+                ))
+                .await
+                .unwrap();
+            broker.ledger.project_backup(broker.epoch, id, outcome).await.unwrap();
+            let body: String = broker
+                .sql
+                .query_one("select body from webhooks where operation_id = $1", &[&id])
+                .await
+                .unwrap()
+                .get(0);
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                (&body["kind"], &body["state"], &body["operation"]),
+                (&json!(kind), &json!(state), &json!(id))
+            );
+        }
+    }
 }

@@ -15,6 +15,9 @@ use k8s_openapi::api::core::v1::Container;
 /// Where programs are looked for beside `PATH`; Debian keeps some servers where a user's `PATH` does not lead.
 const MORE_FOLDERS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"];
 
+/// The broker's image and program.
+const BROKER: &str = "cache-broker";
+
 /// What an image stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Image {
@@ -24,7 +27,14 @@ pub(super) struct Image {
     pub(super) work_dir: Option<&'static str>,
 }
 
-const IMAGES: [(&str, Image); 3] = [
+const IMAGES: [(&str, Image); 4] = [
+    (
+        BROKER,
+        Image {
+            server: BROKER,
+            work_dir: None,
+        },
+    ),
     (
         "memcached",
         Image {
@@ -79,11 +89,12 @@ pub(super) fn find(reference: &str) -> Result<Image, String> {
 pub(super) fn command_line(image: Image, container: &Container) -> Vec<String> {
     let args = container.args.clone().unwrap_or_default();
     let mut command = container.command.clone().unwrap_or_default();
-    if command.is_empty()
-        && args
+    // The broker's image has an entry point of its own, whatever is asked of it.
+    let entered = image.server == BROKER
+        || args
             .first()
-            .is_none_or(|first| first.starts_with('-') || first.ends_with(".conf"))
-    {
+            .is_none_or(|first| first.starts_with('-') || first.ends_with(".conf"));
+    if command.is_empty() && entered {
         command.push(image.server.to_owned());
     }
     command.extend(args);
@@ -134,6 +145,22 @@ exec "@REAL@" -h "$POD_IP" "$@"
     },
 ];
 
+/// Starts the broker as its image does: it listens on the pod's address, and finds its service account, which clients of
+/// Kubernetes look for at a fixed path, by a kubeconfig that leads to the same token and certificate.
+const BROKER_SCRIPT: &str = r#"#!/bin/sh
+if [ -n "${SERVICE_ACCOUNT_FOLDER-}" ]; then
+  cat > "$HOME/kubeconfig" << END
+{"apiVersion": "v1", "kind": "Config", "current-context": "pod",
+ "contexts": [{"name": "pod", "context": {"cluster": "pod", "user": "pod"}}],
+ "clusters": [{"name": "pod", "cluster": {"server": "@SERVER@", "certificate-authority": "$SERVICE_ACCOUNT_FOLDER/ca.crt"}}],
+ "users": [{"name": "pod", "user": {"tokenFile": "$SERVICE_ACCOUNT_FOLDER/token"}}]}
+END
+  export KUBECONFIG="$HOME/kubeconfig" USE_LOCAL_KUBE_CONTEXT=true
+fi
+export LISTEN_ADDRESS="$POD_IP" HEALTH_ADDRESS="$POD_IP"
+exec "@REAL@" "$@"
+"#;
+
 /// The folder of scripts.
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
@@ -152,6 +179,19 @@ impl Programs {
             programs.write(program)?;
         }
         Ok(programs)
+    }
+
+    /// Has the broker's image stand for a program. It is copied: pods run as a user who need not see where it is.
+    pub(super) fn install_broker(&self, program: &Path, api_server: &str) -> io::Result<()> {
+        let copy = self.folder.join("cache-broker.real");
+        fs::copy(program, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        let script = BROKER_SCRIPT
+            .replace("@SERVER@", api_server)
+            .replace("@REAL@", &copy.to_string_lossy());
+        let path = self.folder.join(BROKER);
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
     }
 
     fn write(&self, program: &Program) -> io::Result<bool> {
@@ -180,6 +220,9 @@ impl Programs {
     ///
     /// The error says what is missing and how to get it.
     pub(super) fn ensure(&self, command: &str) -> Result<(), String> {
+        if command == BROKER && !self.folder.join(BROKER).is_file() {
+            return Err("failed to pull image: this sandbox was not told of a broker's program".to_owned());
+        }
         let Some(program) = SERVERS_AND_CLIENTS
             .iter()
             .find(|program| program.names.contains(&command))

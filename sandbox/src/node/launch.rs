@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection, VolumeProjection,
+    ConfigMap, Container, Pod, Secret, Service, ServiceAccount, ServiceAccountTokenProjection, VolumeProjection,
 };
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -22,6 +22,9 @@ use super::shared::Shared;
 use super::volumes::{Content, Folders, ROOT_CERTIFICATE, Tokens, content};
 use crate::api_calls::{CallError, call};
 use crate::supervisor::{Process, Program, User};
+
+/// Where every container with a service account has its token and the API server's certificate.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Why a container could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,10 +134,16 @@ impl Launcher {
         let dir = wanted_dir
             .and_then(|dir| rewriting.folder(dir))
             .unwrap_or_else(|| home.clone());
-        let rewritten = words
-            .iter()
-            .map(|word| rewriting.text(&super::container::expand(word, &environment)));
-        let mut command = rewritten.collect::<Vec<_>>().into_iter();
+        let mut rewritten = Vec::new();
+        for word in &words {
+            let word = super::container::expand(word, &environment);
+            let word = self
+                .with_service_addresses(word)
+                .await
+                .map_err(|error| Failure::Other("ContainerCreating", format!("looking for a Service: {error}")))?;
+            rewritten.push(rewriting.text(&word));
+        }
+        let mut command = rewritten.into_iter();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let name = format!("{uid}-{}-{run}", container.name);
         let mut program = Program::new(name, command.next().unwrap_or_default())
@@ -147,6 +156,9 @@ impl Launcher {
             program = program.env(name, rewriting.text(value));
         }
         program = program.env("POD_IP", self.address.to_string());
+        if let Some(folder) = rewriting.folder(SERVICE_ACCOUNT) {
+            program = program.env("SERVICE_ACCOUNT_FOLDER", folder);
+        }
         program.dir = Some(dir);
         program.log = Some(log.clone());
         let process = self.shared.supervisor.spawn(&program).map_err(failed)?;
@@ -161,6 +173,19 @@ impl Launcher {
             log,
         };
         Ok((process, launched))
+    }
+
+    /// A word with the names of Services replaced by their addresses.
+    async fn with_service_addresses(&self, mut word: String) -> Result<String, CallError> {
+        for (written, name, namespace) in service_names(&word) {
+            let services = Api::<Service>::namespaced(self.shared.client.clone(), &namespace);
+            let found = call(format!("reading service {name}"), services.get_opt(&name)).await?;
+            let address = found.and_then(|service| service.spec?.cluster_ip);
+            if let Some(address) = address.filter(|address| address != "None") {
+                word = word.replace(&written, &address);
+            }
+        }
+        Ok(word)
     }
 
     async fn sources(&self, pod: &Pod) -> Result<Sources, CallError> {
@@ -217,6 +242,18 @@ impl Launcher {
     }
 }
 
+/// The names of Services in a text: as written, and the Service's name and namespace.
+fn service_names(text: &str) -> Vec<(String, String, String)> {
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let hosts = text.split(|c| !is_host(c));
+    let named = hosts.filter_map(|host| {
+        let mut labels = host.split('.');
+        let (name, namespace, svc) = (labels.next()?, labels.next()?, labels.next()?);
+        (svc == "svc").then(|| (host.to_owned(), name.to_owned(), namespace.to_owned()))
+    });
+    named.collect()
+}
+
 fn wanted_tokens(pod: &Pod) -> Vec<&ServiceAccountTokenProjection> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let parts = volumes
@@ -234,4 +271,24 @@ fn pre_stop(container: &Container, address: Ipv4Addr, rewriting: &Rewriting) -> 
     }
     let of = (hook.exec.as_ref(), hook.tcp_socket.as_ref(), hook.http_get.as_ref());
     Some(PreStop::Ask(action(of, container, address, rewriting)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_known_by_their_names() {
+        let found = |text| {
+            service_names(text)
+                .into_iter()
+                .map(|(_, name, namespace)| format!("{namespace}/{name}"))
+        };
+        assert_eq!(found("--url=https://a.b.svc:443/x").collect::<Vec<_>>(), ["b/a"]);
+        assert_eq!(
+            found("a-1.b.svc.cluster.local,c.d.svc").collect::<Vec<_>>(),
+            ["b/a-1", "d/c"]
+        );
+        assert_eq!(found("/etc/a.b.conf example.com a.svc").count(), 0);
+    }
 }

@@ -7,8 +7,8 @@
 //!
 //! What it cannot be is a container runtime:
 //!
-//! - An image stands for a program of this machine (`memcached`; `redis` and `valkey` for `redis-server`); any other
-//!   cannot be pulled. The tag chooses nothing.
+//! - An image stands for a program of this machine (`memcached`; `redis` and `valkey` for `redis-server`; `cache-broker`
+//!   for the one in the options); any other cannot be pulled. The tag chooses nothing.
 //! - There is no file system of the pod's own. Paths below a `mountPath` are rewritten to the volume's folder in command
 //!   lines, variables, probes and files named `*.conf`; a path that a program makes up itself is not.
 //! - There is no network of the pod's own. `0.0.0.0`, `127.0.0.1` and `localhost` are rewritten to the pod's address in
@@ -17,7 +17,7 @@
 //! - Processes run as an unprivileged user whatever `securityContext` says, inherit the sandbox's environment, and share
 //!   the machine's CPU. A memory limit is enforced by looking twice a second and killing (`OOMKilled`).
 //! - Files of Secrets and ConfigMaps follow their source within 20 seconds; keys that are taken away stay as files.
-//! - There is no DNS of Services, no `kubectl exec`, no `postStart`, and no gRPC probe.
+//! - Names of Services (`NAME.NAMESPACE.svc`) are rewritten to their ClusterIP in command lines; there is no other DNS, no `kubectl exec`, no `postStart`, and no gRPC probe.
 
 mod claims;
 mod container;
@@ -37,6 +37,7 @@ mod worker;
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::address::Addresses;
 use crate::api_calls;
+use crate::control_plane::API_SERVER_PORT;
 use crate::supervisor::Supervisor;
 pub use pod::Backoff;
 pub use shared::PodProcess;
@@ -111,6 +113,8 @@ pub struct Options {
     pub capacity: Capacity,
     /// How long a crashed container waits.
     pub backoff: Backoff,
+    /// The program that the image `cache-broker` stands for, if any.
+    pub broker: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -120,6 +124,7 @@ impl Default for Options {
             pods: Pods::Processes,
             capacity: Capacity::default(),
             backoff: Backoff::default(),
+            broker: None,
         }
     }
 }
@@ -159,7 +164,7 @@ pub enum Error {
         /// The node.
         node: String,
         /// The sandbox's folder.
-        dir: std::path::PathBuf,
+        dir: PathBuf,
         /// The system's error.
         source: io::Error,
     },
@@ -202,11 +207,16 @@ impl Node {
         let node = options.name.clone();
         let host = addresses.control_plane();
         let programs = image::Programs::install(supervisor.dir().join("nodes").join(&node).join("bin"));
-        let programs = programs.map_err(|source| Error::Programs {
+        let unwritable = |source| Error::Programs {
             node: node.clone(),
             dir: supervisor.dir().to_owned(),
             source,
-        })?;
+        };
+        let programs = programs.map_err(unwritable)?;
+        if let Some(broker) = &options.broker {
+            let api_server = format!("https://{host}:{API_SERVER_PORT}");
+            programs.install_broker(broker, &api_server).map_err(unwritable)?;
+        }
         let listening = kubelet_api::listen(host).await;
         let (listener, port) = listening.map_err(|source| Error::Listen {
             node: node.clone(),

@@ -48,6 +48,8 @@ pub struct Member {
     pub uid: Option<String>,
     /// Why it failed, by the ledger.
     pub message: Option<String>,
+    /// Whether it was seen in this term: until then it is not handed out.
+    pub verified: bool,
     /// Its resource.
     pub seen: Option<Seen>,
 }
@@ -205,7 +207,8 @@ fn stay(member: &Member, deadline: Option<Duration>, decision: &mut Decision) {
         _ => {}
     }
     let news = match (member.state, &verdict) {
-        (MemberState::Ready, Verdict::Ready) | (MemberState::Failed, Verdict::Failed(_) | Verdict::No) => false,
+        (MemberState::Ready, Verdict::Ready) => !member.verified,
+        (MemberState::Failed, Verdict::Failed(_) | Verdict::No) => false,
         // The uid is noted with the first sight.
         (MemberState::Making, Verdict::No) => member.uid.is_none() && member.seen.is_some(),
         _ => member.seen.is_some(),

@@ -26,6 +26,7 @@ fn recorded(number: u128, state: MemberState) -> Member {
         age: Duration::from_secs(5),
         uid: None,
         message: None,
+        verified: true,
         seen: None,
     }
 }
@@ -344,4 +345,24 @@ proptest! {
             }
         }
     }
+}
+
+/// A ledger that was restored may say of members that they are free that were handed out since.
+#[test]
+fn a_member_is_handed_out_only_when_it_was_seen_in_this_term() {
+    let unverified = Member {
+        verified: false,
+        ..ready(1)
+    };
+    assert_eq!(
+        steps(keep(1), std::slice::from_ref(&unverified)),
+        [Step::Note(id(1), Verdict::Ready)]
+    );
+    assert!(steps(keep(1), &[ready(1)]).is_empty());
+    // Its resource is somebody's by now, and no member's any more.
+    let handed_out = Member {
+        seen: None,
+        ..unverified
+    };
+    assert_eq!(steps(keep(1), &[handed_out]), [Step::Retire(id(1)), Step::Make]);
 }

@@ -17,8 +17,9 @@ use uuid::Uuid;
 use super::super::plans::is_offered;
 use super::super::{Error, deadline};
 use super::{Decision, Keep, Member, Seen, Step, Want, decide, resource};
+use crate::ambient;
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
-use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PlanState, PoolStatus, effective};
+use crate::api::{CacheInstance, CachePlan, Connection, Namespaces, PoolStatus, effective};
 use crate::ledger::{Epoch, Ledger, LedgerError, NewMember, Noted, PoolMember, Verdict};
 use crate::provider::Providers;
 
@@ -55,6 +56,19 @@ impl Views {
     /// Makes the keeper look at the pools.
     pub fn wake(&self) {
         self.0.wake.notify_one();
+    }
+
+    /// How full each pool is: how many are ready and how many are wanted, by plan.
+    pub fn fill(&self) -> HashMap<String, (i64, i64)> {
+        let views = self.0.views.lock();
+        let full = |view: &View| {
+            let status = view.status.as_ref()?;
+            Some((i64::from(status.ready), i64::from(status.wanted)))
+        };
+        let views = views.iter().flatten();
+        views
+            .filter_map(|(plan, view)| Some((plan.clone(), full(view)?)))
+            .collect()
     }
 
     /// What is said of a plan's pool; `None` until it was looked at.
@@ -113,6 +127,7 @@ impl Keeper {
         let (mut wait, mut empty) = (SWEEP, false);
         loop {
             let sweep = tokio::select! {
+                biased;
                 _ = sweeps.tick() => true,
                 () = self.views.0.wake.notified() => false,
                 () = tokio::time::sleep(wait) => false,
@@ -207,6 +222,14 @@ impl Keeper {
     async fn keep(&self, name: &str, pool: &Pool, failures: &mut u32) -> Result<(View, Option<Duration>), Error> {
         let (want, problem) = match &pool.plan {
             Some(plan) => self.want(plan),
+            // Those that another broker made are on record before their plan is applied.
+            None if pool
+                .members
+                .iter()
+                .any(|member| member.adopt.is_some() && member.uid.is_none()) =>
+            {
+                (Want::Hold, None)
+            }
             None => (nothing(), None),
         };
         let members: Vec<_> = pool.members.iter().map(|known| self.member(known, pool)).collect();
@@ -255,7 +278,7 @@ impl Keeper {
         let Some(revision) = revision.filter(|_| enabled && is_offered(plan)) else {
             return (Want::Hold, None);
         };
-        if plan.spec.state == PlanState::Deprecated {
+        if !plan.spec.state.takes_orders() {
             return (nothing(), None);
         }
         if let Err(error) = effective(&plan.spec, &Map::new()) {
@@ -280,6 +303,7 @@ impl Keeper {
             age: known.age,
             uid: known.uid.clone(),
             message: known.message.clone(),
+            verified: known.verified,
             seen: resource.map(|resource| Seen {
                 uid: resource.uid().unwrap_or_default(),
                 deleting: resource.metadata.deletion_timestamp.is_some(),
@@ -344,7 +368,7 @@ impl Keeper {
     }
 
     async fn make(&self, name: &str, plan: &CachePlan) -> Result<(), Error> {
-        let id = Uuid::new_v4();
+        let id = ambient::id();
         let plan_id = plan.spec.id.parse();
         let new = NewMember {
             id,
@@ -362,13 +386,14 @@ impl Keeper {
         tracing::info!(plan = name, member = %new.name, "making an instance ahead");
         self.create(
             &new.namespace,
-            &resource::unclaimed(&new.name, &new.namespace, name, new.plan_revision),
+            &resource::unclaimed(&new.name, &new.namespace, (name, new.plan_revision), None),
         )
         .await
     }
 
     async fn write(&self, member: &PoolMember) -> Result<(), Error> {
-        let resource = resource::unclaimed(&member.name, &member.namespace, &member.plan_name, member.plan_revision);
+        let plan = (member.plan_name.as_str(), member.plan_revision);
+        let resource = resource::unclaimed(&member.name, &member.namespace, plan, member.adopt.as_deref());
         self.create(&member.namespace, &resource).await
     }
 

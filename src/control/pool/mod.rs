@@ -11,7 +11,7 @@ mod resource;
 
 pub use decide::{Decision, Keep, Member, Seen, Step, Want, decide};
 pub use keeper::{Keeper, View, Views};
-pub use resource::{is_member, take_over};
+pub use resource::{is_member, name as member_name, take_over};
 
 /// The condition of a plan that says whether its pool is full.
 pub const POOL_READY: &str = "PoolReady";

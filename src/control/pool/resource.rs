@@ -5,7 +5,7 @@ use kube::api::ObjectMeta;
 use serde_json::{Map, Value, json};
 
 use super::super::Error;
-use crate::api::{CacheInstance, CacheInstanceSpec, DeletionPolicy, PlanRef, annotations, labels};
+use crate::api::{Adopt, CacheInstance, CacheInstanceSpec, DeletionPolicy, PlanRef, annotations, labels};
 
 /// Whether an instance waits in a pool.
 pub fn is_member(instance: &CacheInstance) -> bool {
@@ -13,25 +13,34 @@ pub fn is_member(instance: &CacheInstance) -> bool {
 }
 
 /// The name of a member's resource.
-pub(super) fn name(id: uuid::Uuid) -> String {
+pub fn name(id: uuid::Uuid) -> String {
     let digits = id.simple().to_string();
     format!("pool-{}", digits.get(..20).unwrap_or(&digits))
 }
 
 /// The resource of a member that nobody owns. It holds nobody's data, so deleting it deletes all of it.
-pub(super) fn unclaimed(name: &str, namespace: &str, plan: &str, revision: i64) -> CacheInstance {
+pub(super) fn unclaimed(
+    name: &str,
+    namespace: &str,
+    (plan, revision): (&str, i64),
+    adopt: Option<&str>,
+) -> CacheInstance {
+    let plan_ref = PlanRef {
+        name: plan.to_owned(),
+        revision: Some(revision),
+    };
     let spec = CacheInstanceSpec {
-        plan_ref: PlanRef {
-            name: plan.to_owned(),
-            revision: Some(revision),
-        },
+        plan_ref: plan_ref.clone(),
         parameters: Map::new(),
         owner: None,
         deletion_policy: Some(DeletionPolicy::Delete),
         connection_secret: None,
         restart_at: None,
         restore: None,
-        adopt: None,
+        adopt: adopt.map(|id| Adopt {
+            provider_id: id.to_owned(),
+            as_of: Some(plan_ref),
+        }),
         users: Vec::new(),
     };
     let mut resource = CacheInstance::new(name, spec);
@@ -76,7 +85,7 @@ mod tests {
 
     fn member() -> CacheInstance {
         let name = name(uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef));
-        unclaimed(&name, "n", "small", 3)
+        unclaimed(&name, "n", ("small", 3), None)
     }
 
     #[test]

@@ -65,6 +65,9 @@ fn service_entry(service: &Service, plans: Vec<Value>, updatable: bool, version:
             metadata.insert(key.to_owned(), json!(value));
         }
     }
+    if let Some(shareable) = service.shareable {
+        metadata.insert("shareable".to_owned(), json!(shareable));
+    }
     metadata.extend(service.metadata.clone());
     let mut entry = json!({
         "id": service.id,

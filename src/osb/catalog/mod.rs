@@ -14,7 +14,7 @@ pub use document::{Document, Representation};
 
 use super::services::{Service, Services};
 use super::version::Version;
-use crate::api::{CachePlan, CachePlanSpec, ProviderKind, conditions};
+use crate::api::{CachePlan, CachePlanSpec, PlanState, ProviderKind, conditions};
 use crate::ledger::{PlanId, ServiceId};
 
 /// The catalog as it is now; `None` until the plans were first read. An empty catalog in that time would make platforms
@@ -167,7 +167,8 @@ fn offer(
     // Whichever generation it speaks of: a plan must not leave the catalog while an edit of it is looked at.
     let ready = conditions::find(&status.conditions, conditions::READY)?.status == "True";
     let provider = plan.spec.provider()?.kind();
-    if !ready || !enabled(provider) || plan.metadata.deletion_timestamp.is_some() {
+    let withdrawn = plan.spec.state == PlanState::Withdrawn;
+    if !ready || !enabled(provider) || withdrawn || plan.metadata.deletion_timestamp.is_some() {
         return None;
     }
     Some(OfferedPlan {

@@ -161,7 +161,7 @@ fn reached(held: &Held<Option<Connection>>) -> Result<&Connection, OsbError> {
 
 fn busy(kind: OperationKind) -> OsbError {
     OsbError::concurrency(format!(
-        "the instance has a {} going on: try again once that ended",
+        "the instance's {} is going on: try again once that ended",
         kind.as_str()
     ))
 }

@@ -73,7 +73,7 @@ fn decide(
     let instance = &held.instance;
     if let Some(running) = held.running() {
         return Err(OsbError::concurrency(format!(
-            "the instance has a {} going on: bind once it ended",
+            "the instance's {} is going on: bind once it ended",
             running.kind.as_str()
         )));
     }

@@ -39,7 +39,7 @@ pub fn instance(held: Option<&Held<Map<String, Value>>>, version: Version) -> Re
             ) => {}
         Some(running) => {
             return Err(OsbError::concurrency(format!(
-                "the instance has a {} going on: fetch it once that ended",
+                "the instance's {} is going on: fetch it once that ended",
                 running.kind.as_str()
             )));
         }

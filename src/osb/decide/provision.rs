@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::quotas::Quotas;
 use super::{Answer, Reply};
-use crate::api::{Namespaces, PlanState, effective};
+use crate::api::{Namespaces, effective};
 use crate::ledger::{Held, Judgement, NewInstance, OperationKind, Usage};
 use crate::osb::catalog::{OfferedPlan, Unknown, maintenance_version};
 use crate::osb::error::{Code, OsbError};
@@ -98,7 +98,7 @@ fn repeated(request: &ProvisionRequest, plan: Result<&OfferedPlan, Unknown>, hel
 
 fn order(request: &ProvisionRequest, plan: &OfferedPlan, namespaces: &Namespaces) -> Result<NewInstance, OsbError> {
     maintenance(request, [plan.revision])?;
-    if plan.spec.state == PlanState::Deprecated {
+    if !plan.spec.state.takes_orders() {
         return Err(OsbError::unprocessable(
             None,
             "this plan is deprecated and takes no new instances: order another plan",

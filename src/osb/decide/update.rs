@@ -58,7 +58,7 @@ fn decide(
             Ok(Judgement::Answer(Answer::accepted(running.id)))
         } else {
             Err(OsbError::concurrency(format!(
-                "the instance has a {} going on: update it once that ended",
+                "the instance's {} is going on: update it once that ended",
                 running.kind.as_str()
             )))
         };

@@ -5,6 +5,7 @@ use super::super::{Again, Cluster, Decision, Desired, Next, Place, Record, Repor
 use super::access::Users;
 use super::plan::{Change, Way, next_change};
 use super::restart::{Restarting, restarting};
+use super::seed::can_seed;
 use super::tags::{self, Tagged, Tagging};
 use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle, provider_id};
 use crate::api::conditions::{Progress, Reason};
@@ -176,14 +177,32 @@ fn look(
 
 /// Whether a live cache can become what is asked for only by another one taking its place, and why.
 pub fn must_replace(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<String> {
-    if let Some(restore) = &desired.restore
-        && desired.record.restored_from.as_ref() != Some(&restore.backup)
-    {
+    if let Some(restore) = desired.restore.as_ref().filter(|_| is_to_be_filled(desired)) {
         return Some(format!("it is to be filled from backup {}", restore.backup));
     }
     next_change(desired, spec, live)
         .filter(|change| change.way == Way::Replace)
         .map(|change| change.what)
+}
+
+/// Whether a backup was named that it was not filled from yet.
+fn is_to_be_filled(desired: &Desired) -> bool {
+    let filled_from = desired.record.restored_from.as_ref();
+    let restore = desired.restore.as_ref();
+    restore.is_some_and(|restore| filled_from != Some(&restore.backup))
+}
+
+/// What was taken over and stays as it was found.
+fn as_found(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
+    let answers = view.answers();
+    let message = match next_change(view.desired, spec, view.live) {
+        Some(change) => format!(
+            "{answers}; it is as it was taken over, and that is otherwise than its plan says: {}; it becomes so with the next update, or once spec.adopt.asOf is taken away",
+            change.what
+        ),
+        None => answers,
+    };
+    Decision::rest(view.say(Progress::Ready, Reason::Available, message))
 }
 
 /// A cache that is to be and is not there.
@@ -270,9 +289,10 @@ fn missing(
             return Decision::rest(making(waiting)).after(LOOK_AGAIN);
         }
     }
-    let message = match &restored_from {
-        Some(backup) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
-        None => "asking ElastiCache for the cache".to_owned(),
+    let message = match (&restored_from, &desired.seed) {
+        (Some(backup), _) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
+        (None, Some(seed)) => format!("asking ElastiCache for the cache, filled from snapshot {seed} of the old one"),
+        (None, None) => "asking ElastiCache for the cache".to_owned(),
     };
     Decision::act(Step::Create(Box::new(create)), making(message))
 }
@@ -303,6 +323,15 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    fn answers(&self) -> String {
+        let address = self.live.endpoint.as_ref().map(|endpoint| endpoint.address.as_str());
+        format!(
+            "{} answers at {}",
+            self.desired.plan.engine.type_,
+            address.unwrap_or_default()
+        )
+    }
+
     fn say(&self, progress: Progress, reason: Reason, message: String) -> Report {
         let mut report = Report::new(progress, reason, message, recorded(self.desired, self.place));
         if let (Some(engine), Some(version)) = (self.live.config.engine, &self.live.config.version) {
@@ -349,6 +378,7 @@ fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
     }
     let decision = match busy {
         Some((progress, reason, message)) => Decision::rest(view.say(progress, reason, message)),
+        None if desired.as_found && !is_to_be_filled(desired) => as_found(view, spec),
         None => match must_replace(desired, spec, live) {
             Some(why) => replaced(view, spec, &why, now),
             None => match next_change(desired, spec, live) {
@@ -358,17 +388,8 @@ fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
                     Reason::Updating,
                     format!("a change of {id} waits for its maintenance window in ElastiCache"),
                 )),
-                None => retagged(view).unwrap_or_else(|| {
-                    Decision::rest(view.say(
-                        Progress::Ready,
-                        Reason::Available,
-                        format!(
-                            "{} answers at {}",
-                            desired.plan.engine.type_,
-                            live.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str())
-                        ),
-                    ))
-                }),
+                None => retagged(view)
+                    .unwrap_or_else(|| Decision::rest(view.say(Progress::Ready, Reason::Available, view.answers()))),
             },
         },
     };
@@ -513,11 +534,7 @@ fn changed(view: &View, spec: &ElastiCacheSpec, change: Change, now: Timestamp) 
 
 fn replaced(view: &View, spec: &ElastiCacheSpec, why: &str, now: Timestamp) -> Decision<Step> {
     // Whoever names a backup wants what stands in it.
-    let restoring = view
-        .desired
-        .restore
-        .as_ref()
-        .is_some_and(|restore| view.desired.record.restored_from.as_ref() != Some(&restore.backup));
+    let restoring = is_to_be_filled(view.desired);
     let leave = if restoring {
         Leave::Granted
     } else {
@@ -536,8 +553,11 @@ fn replaced(view: &View, spec: &ElastiCacheSpec, why: &str, now: Timestamp) -> D
             }
         }
         leave => {
-            let what =
-                format!("{why}, which takes another cache, with another address and without what this one stores");
+            let filled = match can_seed(view.desired, spec, view.live) {
+                Ok(()) => "filled from a snapshot of this one, so that what is written after that is lost".to_owned(),
+                Err(lacks) => format!("without what this one stores, since {lacks}"),
+            };
+            let what = format!("{why}, which takes another cache, with another address and {filled}");
             waiting(view, &what, leave, now)
         }
     }
@@ -591,7 +611,11 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target
         maintenance_window: spec.maintenance_window.clone(),
         snapshot_window: spec.snapshot_window.clone(),
         snapshot_retention_days: spec.snapshot_retention_days.map(i32::from),
-        snapshot: desired.restore.as_ref().map(|restore| restore.snapshot.clone()),
+        snapshot: desired
+            .restore
+            .as_ref()
+            .map(|restore| restore.snapshot.clone())
+            .or_else(|| desired.seed.clone()),
         tags: tags::wanted(desired, spec),
     }
 }

@@ -383,6 +383,33 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
 }
 
 #[test]
+fn what_was_taken_over_as_it_was_found_is_changed_by_an_update_and_nothing_else() {
+    let mut wanted = desired(fixtures::memcached());
+    (wanted.was_ready, wanted.consent) = (true, crate::provider::Consent::Given);
+    let mut found = made(&wanted.plan, 0);
+    found.config.version = Some("1.4.5".to_owned());
+    found.config.node_type = Some("cache.r5.large".to_owned());
+    found.config.subnet_group = Some("elsewhere".to_owned());
+    let mut seen = serving(&wanted, found);
+    seen.ownership = Ownership::Ours;
+    wanted.plan.elasticache.as_mut().unwrap().subnet_group = Some("here".to_owned());
+    wanted.as_found = true;
+    let decision = run(&wanted, &seen);
+    assert_eq!(decision.step, Next::Rest);
+    assert_eq!(
+        (decision.report.progress, decision.report.reason),
+        (Progress::Ready, Reason::Available)
+    );
+    assert!(
+        decision.report.message.contains("otherwise than its plan says"),
+        "{:?}",
+        decision.report
+    );
+    wanted.as_found = false;
+    assert_eq!(run(&wanted, &seen).step, Next::Replace);
+}
+
+#[test]
 fn a_delete_waits_until_elasticache_allows_it_and_ends_when_nothing_is_left() {
     let mut desired = desired(redis());
     desired.existence = Existence::Absent(DeletionPolicy::Delete);

@@ -15,10 +15,11 @@ mod plan;
 mod poller;
 mod remove;
 mod restart;
+mod seed;
 mod tags;
 
 pub use access::{Access, AccessStep, NewUser, UserGroup, UserPhase, asked_users, group_id, may_have_users, user_id};
-pub use client::{Client, Limits, Snapshot, SnapshotState};
+pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
 pub use decide::{must_replace, present};
 pub use events::{Occurrence, is_trouble};
 pub use id::provider_id;
@@ -27,6 +28,7 @@ pub use observe::observe;
 pub use plan::{Modification, Settings};
 pub use poller::{Ears, Poller, Target};
 pub use remove::remove;
+pub use seed::{can_seed, seed_name};
 pub use tags::{Tagged, Tags};
 
 use std::collections::BTreeMap;
@@ -112,6 +114,18 @@ pub enum Step {
         arn: String,
         /// The tags to write.
         tags: Tags,
+    },
+    /// `CreateSnapshot`: of a cache whose place another one takes, to fill that from.
+    TakeSeed {
+        /// The snapshot's name.
+        name: String,
+        /// What it is taken of.
+        of: Target,
+    },
+    /// `DeleteSnapshot`: of such a snapshot.
+    DropSeed {
+        /// The snapshot's name.
+        name: String,
     },
     /// Takes tags away.
     Untag {
@@ -218,6 +232,8 @@ pub async fn act(
         Step::Reboot(target, node) => poller.reboot(target, node).await,
         Step::Tag { arn, tags } => poller.tagged(arn, poller.client().tag(arn, tags).await),
         Step::Untag { arn, keys } => poller.tagged(arn, poller.client().untag(arn, keys).await),
+        Step::TakeSeed { name, of } => poller.take_snapshot(name, of).await,
+        Step::DropSeed { name } => poller.client().delete_snapshot(name).await,
         Step::Release { arn } => {
             let released = [(OWNER_TAG.to_owned(), RELEASED.to_owned())].into();
             poller.client().tag(arn, &released).await

@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::{Mutex, RwLock};
 use secrecy::SecretString;
@@ -20,7 +19,9 @@ use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
 use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, UserGroup, UserPhase};
+use crate::ambient;
 use crate::api::{CacheInstance, Topology};
+use crate::telemetry::metrics::record::{self, SavedBy};
 
 /// One cache of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +131,7 @@ impl Poller {
     /// When ElastiCache does not answer.
     pub async fn look(&self, target: &Target) -> Result<Option<Live>, Fault> {
         if let Some(seen) = self.0.view.read().seen.get(target) {
+            record::aws_calls_saved(SavedBy::Memory, 1);
             return Ok(seen.live.clone());
         }
         let asked = Instant::now();
@@ -241,6 +243,16 @@ impl Poller {
         self.0.view.write().access.remove(group);
     }
 
+    /// Asks for a snapshot of a cache, which is busy meanwhile and looked at anew.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn take_snapshot(&self, name: &str, of: &Target) -> Result<(), Fault> {
+        let outcome = self.0.client.take_snapshot(name, of).await;
+        self.0.view.write().seen.remove(of);
+        outcome
+    }
+
     /// The API itself, for what is not looked at again and again: snapshots and tags.
     pub fn client(&self) -> &Client {
         &self.0.client
@@ -309,6 +321,7 @@ impl Poller {
         loop {
             let idle = self.in_flight().is_empty();
             let outcome = tokio::select! {
+                biased;
                 _ = resync.tick() => {
                     unheard = LOOKS;
                     self.list(&ears.nudge).await
@@ -350,7 +363,7 @@ impl Poller {
 
     /// Reads what happened since it was read last.
     async fn listen(&self, occurred: &mpsc::Sender<Occurrence>) -> Result<(), Fault> {
-        let now = Timestamp::now();
+        let now = ambient::now();
         let since = self.0.heard.lock().since(now);
         let pages = events::pages(self.0.view.read().pages);
         let (told, all) = self.0.client.events(since, pages).await?;
@@ -391,11 +404,8 @@ impl Poller {
 
     fn in_flight(&self) -> Vec<Target> {
         let view = self.0.view.read();
-        view.instances
-            .iter()
-            .filter(|(_, interest)| interest.in_flight)
-            .map(|(target, _)| target.clone())
-            .collect()
+        let in_flight = view.instances.iter().filter(|(_, interest)| interest.in_flight);
+        in_order(in_flight.map(|(target, _)| target.clone()))
     }
 
     async fn poll(&self, nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) -> Result<(), Fault> {
@@ -416,6 +426,7 @@ impl Poller {
             }
             Ok(())
         } else {
+            record::aws_calls_saved(SavedBy::List, calls.saturating_sub(pages));
             self.list(nudge).await
         }
     }
@@ -445,7 +456,7 @@ impl Poller {
             }
         }
         // Only a Describe by id proves that something is gone.
-        for target in missing {
+        for target in in_order(missing.into_iter()) {
             self.describe(&target, nudge).await?;
         }
         Ok(())
@@ -490,4 +501,11 @@ impl Poller {
         view.causes.remove(target);
         view.instances.get(target).map(|interest| interest.instance.clone())
     }
+}
+
+/// Targets in an order that is the same each time.
+fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
+    let mut targets: Vec<_> = targets.collect();
+    targets.sort_by(|one, other| one.id.cmp(&other.id));
+    targets
 }

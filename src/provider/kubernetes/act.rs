@@ -8,6 +8,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 
 use super::super::{Desired, Fault, objects, secrets};
+use super::adopt::Claim;
 use super::{Kind, Manifest, Step, users};
 use crate::wire::Trust;
 
@@ -28,6 +29,17 @@ pub async fn act(
         Step::Apply(manifests) => {
             for manifest in manifests {
                 apply(client, desired, manifest).await?;
+            }
+            Ok(())
+        }
+        Step::TakeOver(claims) => {
+            for Claim { kind, name, patch } in claims {
+                let doing = "taking over";
+                match kind {
+                    Kind::Deployment => objects::merge::<Deployment>(client, desired, name, doing, patch).await?,
+                    Kind::Service => objects::merge::<Service>(client, desired, name, doing, patch).await?,
+                    other => return Err(Fault::refused(format!("a {} is not taken over", other.as_str()))),
+                }
             }
             Ok(())
         }

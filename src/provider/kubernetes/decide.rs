@@ -59,7 +59,7 @@ fn absent(desired: &Desired, policy: DeletionPolicy, observed: &Observed) -> Dec
     if owned.is_empty() {
         return Decision::release(deleting("nothing is left that belongs to it".to_owned()));
     }
-    if policy == DeletionPolicy::Retain && desired.was_ready {
+    if policy == DeletionPolicy::Retain && (desired.was_ready || desired.adopt.is_some()) {
         return Decision::act(
             Step::Disown(owned),
             deleting("letting go of what is to be kept".to_owned()),

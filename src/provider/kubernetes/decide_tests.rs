@@ -11,6 +11,8 @@ use crate::provider::secrets::SecretStep;
 use crate::provider::{Again, Consent, Next, Record};
 use crate::settings::ServiceHost;
 
+#[path = "adopting_tests.rs"]
+mod adopting;
 #[path = "simulated.rs"]
 mod simulated;
 #[path = "standing_tests.rs"]
@@ -49,8 +51,10 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         consent: Consent::Withheld,
         restart_at: None,
         adopt: None,
+        as_found: false,
         restore: None,
         users: Vec::new(),
+        seed: None,
         grace: Duration::ZERO,
         release_superseded: false,
         recreate: false,

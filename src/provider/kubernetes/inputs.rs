@@ -44,6 +44,9 @@ pub struct Inputs<'a> {
     /// Whether it starts with users beside the default one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     users: bool,
+    /// Whether redis asks for no password.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    open: bool,
     /// The `restartAt` that it is made after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarted_at: Option<Timestamp>,
@@ -88,7 +91,17 @@ impl<'a> Inputs<'a> {
             priority_class: spec.priority_class.as_deref(),
             persistent: spec.persistence.is_some(),
             users: users && redis_like,
+            open: false,
             restarted_at,
+        }
+    }
+
+    /// The same, for a redis that asks for no password.
+    #[must_use]
+    pub fn open(self, open: bool) -> Self {
+        Self {
+            open: open && self.engine.is_redis_like(),
+            ..self
         }
     }
 

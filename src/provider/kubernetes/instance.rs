@@ -61,7 +61,8 @@ impl<'a> Instance<'a> {
             .collect();
         let restart = desired.restart_at.filter(|time| *time <= now);
         // Nobody has data in what never answered, and who asks for a restart means it.
-        let leave = if !desired.was_ready || restart > desired.record.restarted_at {
+        let nobodys = !desired.was_ready && desired.adopt.is_none();
+        let leave = if nobodys || restart > desired.record.restarted_at {
             Leave::Granted
         } else {
             Leave::of(desired.consent, sizing::window(spec).ok().flatten(), now)
@@ -85,13 +86,15 @@ impl<'a> Instance<'a> {
     pub fn decide(&self) -> Decision<Step> {
         let item_memory = match self.judge() {
             Ok(item_memory) => item_memory,
+            Err(_) if self.stays_as_found() => 0,
             Err(impossible) => {
                 let message = impossible.to_string();
                 return Decision::rest(self.say(Progress::Stalled, Reason::ProviderRefused, message, &[]));
             }
         };
         let password = password(self.desired, self.observed);
-        if self.desired.plan.engine.type_.is_redis_like() && password.is_none() {
+        let open = self.desired.took_over_workload();
+        if self.desired.plan.engine.type_.is_redis_like() && password.is_none() && !open {
             let report = self.working("making the password", &[]);
             return Decision::act(Step::Secret(SecretStep::CreateAuth), report);
         }
@@ -107,6 +110,13 @@ impl<'a> Instance<'a> {
             Some(wait) => decision.after(wait),
             None => decision,
         }
+    }
+
+    /// Whether what was taken over goes on as it was found, and nothing is made from the plan.
+    fn stays_as_found(&self) -> bool {
+        let mut standing = self.workloads.values().flatten();
+        let found = standing.any(|workload| workload.template().is_none() && !workload.is_deleting());
+        found && self.desired.as_found && self.restart <= self.desired.record.restarted_at
     }
 
     /// Memory for items of a node in MiB, if the plan can be made.
@@ -203,14 +213,16 @@ impl<'a> Instance<'a> {
         let endpoints: Vec<_> = names.map(|name| self.endpoint(name)).collect::<Option<_>>()?;
         let first = endpoints.first()?;
         let engine = self.desired.plan.engine.type_;
+        let open = self.desired.took_over_workload();
+        let user = self.desired.plan.engine.default_user().filter(|_| !open);
         let connection = Connection {
             engine,
             provider: ProviderKind::Kubernetes,
             host: first.host.clone(),
             port: first.port,
             tls: false,
-            username: self.desired.plan.engine.default_user().map(str::to_owned),
-            password,
+            username: user.map(str::to_owned),
+            password: password.filter(|_| !open),
             nodes: endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
         };
         secrets::connection_step(self.desired, &self.observed.secrets, &connection)
@@ -427,7 +439,7 @@ impl<'a> Instance<'a> {
                 self.desired.namespace, self.placement.cluster_domain
             ),
         };
-        let port = self.desired.plan.engine.type_.default_port();
+        let port = manifests::port(self.desired, self.observed, node);
         Some(Endpoint::new(host, port, false))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::Desired;
 use super::super::objects::metadata;
 use super::inputs::hex;
-use super::{Kind, Manifest, Observed, Placement};
+use super::{Kind, Manifest, Observed, Placement, adopt};
 use crate::api::{KubernetesSpec, Persistence, annotations};
 
 /// The names of an instance's nodes, each that of a Service. The first is named like the instance, however many there
@@ -72,16 +72,33 @@ pub fn shared(desired: &Desired, spec: &KubernetesSpec, placement: &Placement) -
     shared
 }
 
-/// The Service of a node, leading to the Pods with these labels.
-pub fn service(desired: &Desired, node: &str, selector: &BTreeMap<String, String>) -> Manifest {
+/// The Service of a node at a port, leading to a port of the Pods with these labels.
+pub fn service(
+    desired: &Desired,
+    node: &str,
+    (port, target): (u16, u16),
+    selector: &BTreeMap<String, String>,
+) -> Manifest {
     let engine = desired.plan.engine.type_;
-    let port = engine.default_port();
     let spec = json!({
         "type": "ClusterIP",
         "selector": selector,
-        "ports": [{ "name": engine.as_str(), "protocol": "TCP", "port": port, "targetPort": port }],
+        "ports": [{ "name": engine.as_str(), "protocol": "TCP", "port": port, "targetPort": target }],
     });
     manifest(Kind::Service, metadata(desired, node), spec)
+}
+
+/// The port that a node answers at: the engine's, or the one that its users know where it was taken over.
+pub fn port(desired: &Desired, observed: &Observed, node: &str) -> u16 {
+    let standing = || {
+        let service = observed.services.get(node);
+        let known = desired.published.endpoint.as_ref();
+        service
+            .and_then(|service| adopt::port(service))
+            .or(known.map(|known| known.port))
+    };
+    let standing = if desired.took_over_workload() { standing() } else { None };
+    standing.unwrap_or_else(|| desired.plan.engine.type_.default_port())
 }
 
 /// The claim to a volume for the data of a node.

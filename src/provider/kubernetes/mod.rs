@@ -8,6 +8,7 @@
 //! without it tries first whether a Pod starts; then the old one goes before the new one comes.
 
 mod act;
+pub mod adopt;
 mod compare;
 mod decide;
 mod inputs;
@@ -33,6 +34,15 @@ use serde_json::Value;
 use super::secrets::SecretStep;
 use crate::settings::ServiceHost;
 use crate::wire::AclChange;
+
+/// Whether a plan's numbers make a cache.
+///
+/// # Errors
+/// Why they do not, and what to do.
+pub fn can_be_made(engine: crate::api::EngineType, spec: &crate::api::KubernetesSpec) -> Result<(), String> {
+    let sized = sizing::item_memory(engine, spec).map(drop);
+    sized.map_err(|impossible| impossible.to_string())
+}
 
 /// Settings that decide what is made and published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +88,8 @@ pub struct Manifest {
 pub enum Step {
     /// Writes one of the instance's Secrets.
     Secret(SecretStep),
+    /// Makes what stands under the instance's name the instance's, and changes nothing else of it.
+    TakeOver(Vec<adopt::Claim>),
     /// Applies objects that are missing or differ.
     Apply(Vec<Manifest>),
     /// Gives a Deployment of another template its one Pod again, and changes nothing else of it.

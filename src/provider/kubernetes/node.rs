@@ -11,7 +11,7 @@ use super::super::Desired;
 use super::inputs::Inputs;
 use super::observed::Observed;
 use super::template::{self, Purpose, TEMPLATE, Template};
-use super::users::Users;
+use super::users::{Users, has_users};
 use super::workload::{Workload, in_use};
 use super::{Kind, Manifest, Step, legacy, manifests};
 use crate::api::{KubernetesSpec, Memory};
@@ -80,7 +80,7 @@ pub struct Setting<'a> {
 
 /// The Deployment that is to serve.
 enum Target<'a> {
-    /// One of version 0.1 that runs what is wanted.
+    /// One of version 0.1 that runs what is wanted, or one that was taken over and stays as it was found.
     Legacy(Workload<'a>),
     /// One that is made from these.
     Made(Inputs<'a>),
@@ -153,9 +153,9 @@ fn target<'a>(
     let done = desired.record.restarted_at;
     let engine = &desired.plan.engine;
     let legacy = workloads.iter().find(|workload| {
-        let plain = workload.template().is_none() && !desired.plan.has_users();
+        let plain = workload.template().is_none() && !has_users(desired);
         let ours = plain && workload.name == node && !workload.is_deleting();
-        ours && setting.restart <= done && legacy::runs(workload.live(), engine, spec)
+        ours && setting.restart <= done && (desired.as_found || legacy::runs(workload.live(), engine, spec))
     });
     if let Some(legacy) = legacy {
         return Target::Legacy(*legacy);
@@ -166,8 +166,8 @@ fn target<'a>(
         .filter(|workload| Some(&workload.selector()) == selected)
         .filter_map(Workload::restarted_at);
     let restarted_at = before.chain(done).chain(setting.restart).max();
-    let users = desired.plan.has_users();
-    Target::Made(Inputs::of(node, engine, spec, users, restarted_at))
+    let users = has_users(desired);
+    Target::Made(Inputs::of(node, engine, spec, users, restarted_at).open(desired.took_over_workload()))
 }
 
 impl<'a> Look<'a> {
@@ -205,7 +205,7 @@ impl<'a> Look<'a> {
         if let Target::Made(inputs) = &self.target {
             manifests.push(self.template.deployment(inputs, Purpose::Serving));
         }
-        manifests.push(self.service(&self.selector));
+        manifests.push(self.service(&self.selector, self.port()));
         Stage::Do(Step::Apply(manifests), format!("making Deployment {}", self.name))
     }
 
@@ -230,7 +230,10 @@ impl<'a> Look<'a> {
 
     /// It serves what it is to serve.
     fn settle(&self, serving: &Workload<'_>) -> Stage {
-        if let Some(stage) = self.put_right(serving).or_else(|| self.lead_to(&self.selector)) {
+        if let Some(stage) = self
+            .put_right(serving)
+            .or_else(|| self.lead_to(&self.selector, self.port()))
+        {
             return stage;
         }
         if !serving.is_available() {
@@ -267,7 +270,7 @@ impl<'a> Look<'a> {
             _ => self.name.clone(),
         };
         if let Some(stage) = self
-            .lead_to(&serving.selector())
+            .lead_to(&serving.selector(), self.port_of(serving))
             .or_else(|| scaled(serving))
             .or_else(|| self.clear(&[serving.name, &next]))
         {
@@ -305,7 +308,7 @@ impl<'a> Look<'a> {
         }
         match shared {
             None => Stage::Do(
-                Step::Apply(vec![self.service(&self.selector)]),
+                Step::Apply(vec![self.service(&self.selector, self.port())]),
                 format!("turning Service {} to Deployment {next}", self.template.node),
             ),
             Some(claim) => Stage::Do(
@@ -350,16 +353,33 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Makes the Service lead to Pods with these labels, if it does not.
-    fn lead_to(&self, selector: &BTreeMap<String, String>) -> Option<Stage> {
-        let service = self.service(selector);
-        let stands = self.selected == Some(selector) && self.setting.observed.has(&service);
+    /// The port of a Deployment's Pods.
+    fn port_of(&self, workload: &Workload<'_>) -> u16 {
+        let default = self.setting.desired.plan.engine.type_.default_port();
+        workload.port().unwrap_or(default)
+    }
+
+    /// The port of the target's Pods.
+    fn port(&self) -> u16 {
+        match &self.target {
+            Target::Legacy(workload) => self.port_of(workload),
+            Target::Made(_) => self.setting.desired.plan.engine.type_.default_port(),
+        }
+    }
+
+    /// Makes the Service lead to a port of Pods with these labels, if it does not.
+    fn lead_to(&self, selector: &BTreeMap<String, String>, target: u16) -> Option<Stage> {
+        let service = self.service(selector, target);
+        let found = self.setting.desired.as_found && matches!(self.target, Target::Legacy(_));
+        let stands = self.selected == Some(selector) && (found || self.setting.observed.has(&service));
         let doing = format!("applying Service {}", self.template.node);
         (!stands).then(|| Stage::Do(Step::Apply(vec![service]), doing))
     }
 
-    fn service(&self, selector: &BTreeMap<String, String>) -> Manifest {
-        manifests::service(self.setting.desired, self.template.node, selector)
+    fn service(&self, selector: &BTreeMap<String, String>, target: u16) -> Manifest {
+        let (desired, node) = (self.setting.desired, self.template.node);
+        let port = manifests::port(desired, self.setting.observed, node);
+        manifests::service(desired, node, (port, target), selector)
     }
 
     /// Removes its Deployments but those that are kept.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::users::Credentials;
+use super::adopt::Found;
 use super::compare::stands_in;
 use super::users::Heard;
 use super::{Kind, Manifest};
@@ -37,6 +38,8 @@ pub struct Observed {
     pub credentials: Credentials,
     /// What its Pods say of the users that they have.
     pub heard: Heard,
+    /// What stands under its name, whoever made it; looked for while that is to be taken over.
+    pub found: Option<Found>,
 }
 
 impl Observed {

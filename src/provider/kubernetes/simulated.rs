@@ -8,9 +8,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::provider::kubernetes::adopt::Claim;
 use crate::provider::kubernetes::users::USERS_FILE;
 use crate::provider::kubernetes::{Kind, Manifest, Observed, Step};
 use crate::provider::secrets::{self, SecretStep};
@@ -73,8 +75,34 @@ impl Cluster {
                 let set = change.set.iter().map(|user| (user.name.clone(), SeenUser::from(user)));
                 heard.extend(set);
             }
+            Step::TakeOver(claims) => claims.iter().for_each(|claim| self.take_over(claim)),
             Step::Delete(objects) => objects.iter().for_each(|(kind, name)| self.delete(*kind, name)),
             Step::Disown(_) => panic!("nothing is let go of here"),
+        }
+    }
+
+    /// From then on the watches tell of it.
+    fn take_over(&mut self, Claim { kind, name, patch }: &Claim) {
+        fn patched<K: Serialize + DeserializeOwned>(found: &K, patch: &Value) -> Arc<K> {
+            let mut body = serde_json::to_value(found).unwrap();
+            let labels = patch["metadata"]["labels"].as_object().unwrap().clone();
+            body["metadata"]["labels"].as_object_mut().unwrap().extend(labels);
+            body["metadata"]["ownerReferences"] = patch["metadata"]["ownerReferences"].clone();
+            Arc::new(serde_json::from_value(body).unwrap())
+        }
+        let found = self.observed.found.as_mut().unwrap();
+        match kind {
+            Kind::Deployment => {
+                let ours = patched(found.deployment.as_deref().unwrap(), patch);
+                found.deployment = Some(Arc::clone(&ours));
+                self.observed.deployments.insert(name.clone(), ours);
+            }
+            Kind::Service => {
+                let ours = patched(found.service.as_deref().unwrap(), patch);
+                found.service = Some(Arc::clone(&ours));
+                self.observed.services.insert(name.clone(), ours);
+            }
+            other => panic!("{other:?} is not taken over"),
         }
     }
 

@@ -10,7 +10,7 @@ use super::super::secrets::{PASSWORD, REDIS_AUTH_CONF};
 use super::inputs::Inputs;
 use super::manifests::{instance_selector, manifest};
 use super::sizing::DEFAULT_CONNECTIONS;
-use super::users::USERS_FILE;
+use super::users::{USERS_FILE, has_users};
 use super::{Kind, Manifest};
 use crate::api::labels::{INSTANCE, MANAGED_BY, MANAGER, NAME, NODE, WORKLOAD};
 use crate::api::{EngineType, KubernetesSpec, annotations};
@@ -122,7 +122,12 @@ impl Template<'_> {
     }
 
     fn has_users(&self) -> bool {
-        self.engine().is_redis_like() && self.desired.plan.has_users()
+        has_users(self.desired)
+    }
+
+    /// Whether its clients show a password. Those of a redis that was taken over know of none.
+    fn asks_for_password(&self) -> bool {
+        self.engine().is_redis_like() && !self.desired.took_over_workload()
     }
 
     fn engine(&self) -> EngineType {
@@ -136,7 +141,7 @@ impl Template<'_> {
             MEMCACHED_USER
         };
         let mut volumes = Vec::new();
-        if self.engine().is_redis_like() {
+        if self.asks_for_password() {
             let items = [REDIS_AUTH_CONF, PASSWORD].map(|key| json!({ "key": key, "path": key }));
             volumes.push(json!({ "name": "auth", "secret": {
                 "secretName": self.desired.auth_secret(), "defaultMode": 0o440, "items": items,
@@ -204,9 +209,9 @@ impl Template<'_> {
             EngineType::Redis | EngineType::Memcached => format!("{}:{}", engine.type_, engine.version),
         });
         let (command, args) = self.command();
-        let (ready, live) = probes(engine.type_);
+        let (ready, live) = probes(engine.type_, self.asks_for_password());
         let mut mounts = Vec::new();
-        if engine.type_.is_redis_like() {
+        if self.asks_for_password() {
             mounts.push(json!({ "name": "auth", "mountPath": REDIS_AUTH_FOLDER, "readOnly": true }));
         }
         if self.has_users() {
@@ -279,7 +284,11 @@ impl Template<'_> {
         } else {
             ("no", "/tmp")
         };
-        let mut args = vec![format!("{REDIS_AUTH_FOLDER}/{REDIS_AUTH_CONF}")];
+        let mut args = if self.asks_for_password() {
+            vec![format!("{REDIS_AUTH_FOLDER}/{REDIS_AUTH_CONF}")]
+        } else {
+            ["--protected-mode", "no"].map(str::to_owned).to_vec()
+        };
         args.extend(options(vec![
             ("--port", port),
             ("--maxmemory", format!("{}mb", self.item_memory)),
@@ -317,13 +326,18 @@ fn redis_program(engine: EngineType, kind: &str) -> String {
 
 /// The scripts that tell whether an engine answers its clients, and whether it lives. One that refuses a connection
 /// because there are as many as it may have answers. A redis that loads its log, or is busy with a script, lives.
-fn probes(engine: EngineType) -> (String, String) {
+fn probes(engine: EngineType, password: bool) -> (String, String) {
     let port = engine.default_port();
     if engine.is_redis_like() {
         let cli = redis_program(engine, "cli");
+        let password = if password {
+            format!(r#"REDISCLI_AUTH="$(cat {REDIS_AUTH_FOLDER}/{PASSWORD})" "#)
+        } else {
+            String::new()
+        };
         let script = |answers: &str| {
             format!(
-                r#"answer=$(REDISCLI_AUTH="$(cat {REDIS_AUTH_FOLDER}/{PASSWORD})" {cli} -p {port} PING 2>&1)
+                r#"answer=$({password}{cli} -p {port} PING 2>&1)
 case $answer in {answers}) exit 0 ;; esac
 echo "$answer"
 exit 1"#

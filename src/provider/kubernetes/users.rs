@@ -24,9 +24,14 @@ pub const USERS_FILE: &str = "users.acl";
 /// What the Pods of an instance answered when they were asked for their users, by name.
 pub type Heard = BTreeMap<String, Result<BTreeMap<String, SeenUser>, String>>;
 
-/// Whether an instance has users to look after: its plan says so, or it had some.
+/// Whether an instance's Pods start with users. Those of a redis that was taken over ask for no password at all.
+pub fn has_users(desired: &Desired) -> bool {
+    desired.plan.engine.type_.is_redis_like() && desired.plan.has_users() && !desired.took_over_workload()
+}
+
+/// Whether an instance has users to look after: it has some, or it had.
 pub fn are_kept(desired: &Desired) -> bool {
-    desired.plan.engine.type_.is_redis_like() && (desired.plan.has_users() || !desired.record.users.is_empty())
+    has_users(desired) || !desired.record.users.is_empty()
 }
 
 /// Asks what decisions about users need: their passwords, and the Pods that answer.

@@ -78,6 +78,13 @@ impl<'a> Workload<'a> {
             .unwrap_or_default()
     }
 
+    /// The port that its Pods say they answer at.
+    pub fn port(&self) -> Option<u16> {
+        let pod = self.live.spec.as_ref()?.template.spec.as_ref()?;
+        let ports = pod.containers.first()?.ports.as_ref()?;
+        u16::try_from(ports.first()?.container_port).ok()
+    }
+
     /// Whether it is to have one Pod.
     pub fn has_one_replica(&self) -> bool {
         self.live.spec.as_ref().is_some_and(|spec| spec.replicas == Some(1))

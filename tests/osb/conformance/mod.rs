@@ -112,7 +112,7 @@ fn some_call(rng: &mut StdRng, heard: &[String]) -> Call {
     match rng.random_range(0..20) {
         0..4 => Call::Provision {
             plan: some_plan(rng),
-            space: u8::from(rng.random_bool(0.1)),
+            space: u8::from(rng.random_bool(0.2)),
             parameters: one_of(rng, &[Absent, Absent, Absent, Absent, Limit(1), Wrong]),
             maintenance: some_maintenance(rng),
             incomplete: mostly(rng),
@@ -136,7 +136,7 @@ fn some_call(rng: &mut StdRng, heard: &[String]) -> Call {
         15..17 => Call::Bind {
             binding: rng.random_range(0..2),
             plan: some_plan(rng),
-            app: u8::from(rng.random_bool(0.1)),
+            app: u8::from(rng.random_bool(0.25)),
         },
         17 => Call::FetchBinding(rng.random_range(0..2)),
         _ => Call::Unbind {
@@ -428,12 +428,12 @@ impl Case<'_> {
         let sending = join_all(calls.iter().map(|sent| self.send(sent)));
         let (heard, (resource, happened)) = tokio::join!(sending, self.happen(focus, &events, self.observed));
         self.cluster[focus] = resource;
+        if calls.iter().any(|sent| sent.way != Way::There) {
+            self.settle().await;
+        }
         if events.contains(&Event::Late) {
             // A row that was locked just then is looked at again.
             self.broker.ledger.expire_operations().await.unwrap();
-        }
-        if calls.iter().any(|sent| sent.way != Way::There) {
-            self.settle().await;
         }
         for instance in 0..INSTANCES {
             let mine: Vec<(&Sent, &Heard)> = calls

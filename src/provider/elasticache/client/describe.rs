@@ -127,9 +127,17 @@ impl Client {
         Ok((found, pages))
     }
 
+    /// Every replication group and cache cluster of the region.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer.
+    pub async fn inventory(&self) -> Result<Vec<Live>, Fault> {
+        self.list().await.map(|(all, _)| all)
+    }
+
     /// The tags of a cache. The API refuses to tell while the cache is busy, also with a 404 for one that exists, and may
     /// refuse altogether.
-    pub(in super::super) async fn tags(&self, arn: &str) -> Option<Tags> {
+    pub async fn tags(&self, arn: &str) -> Option<Tags> {
         self.turn().await;
         match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
             Ok(output) => {

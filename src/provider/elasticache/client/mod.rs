@@ -3,13 +3,17 @@
 //! Error codes on the wire are irregular (some carry `Fault`, some do not), so errors are told apart by the SDK's typed
 //! variants and never by their text.
 
+mod access;
 mod change;
+mod counting;
 mod describe;
 mod snapshots;
+mod survey;
 mod users;
 mod view;
 
 pub use snapshots::{Snapshot, SnapshotState};
+pub use survey::{Found, FoundKind, FoundOwner};
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -19,6 +23,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Fault;
+use crate::telemetry::metrics::record;
 
 /// Bounds on calls to AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +61,10 @@ impl Client {
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self::from_sdk(aws_sdk_elasticache::Client::new(&config.load().await), limits)
+        let config = aws_sdk_elasticache::config::Builder::from(&config.load().await)
+            .interceptor(counting::Counting)
+            .build();
+        Self::from_sdk(aws_sdk_elasticache::Client::from_conf(config), limits)
     }
 
     /// A client over one of the SDK's.
@@ -83,6 +91,7 @@ impl Client {
             (bucket.tokens < 0.0).then(|| Duration::from_secs_f64(-bucket.tokens / self.rate))
         };
         if let Some(wait) = wait {
+            record::aws_rate_waited(wait);
             tokio::time::sleep(wait).await;
         }
     }

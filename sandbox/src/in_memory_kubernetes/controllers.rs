@@ -1,0 +1,260 @@
+//! What the cluster's own controllers and kubelets do: Deployments get Pods, Pods answer or do not, what is owned by
+//! nobody goes.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::api_server::{ApiServer, FOREGROUND};
+use super::object::{Key, Stored, finalizers, is_deleting, members, meta, meta_mut, meta_text, owners, time};
+
+/// Something that a controller is about to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// The garbage collector deletes what has no owner any more.
+    Collect(Key),
+    /// It lets go of what is deleted in the foreground, or deletes its dependents.
+    Foreground(Key),
+    /// A Deployment gets its Pods, or loses surplus ones.
+    Scale(Key),
+    /// A kubelet starts a Pod.
+    Start(Key),
+    /// A kubelet has ended a Pod.
+    End(Key),
+    /// A Deployment's status says how its Pods are.
+    Report(Key),
+}
+
+/// Images whose name has this in it cannot be pulled.
+const BROKEN: &str = "broken";
+
+impl ApiServer {
+    /// What there is to do.
+    pub fn work(&self) -> Vec<Work> {
+        let mut work = Vec::new();
+        for (key, stored) in &self.objects {
+            let object = &stored.value;
+            let has_owners = owners(object).next().is_some();
+            if has_owners && !is_deleting(object) && !owners(object).any(|owner| self.stands(owner)) {
+                work.push(Work::Collect(key.clone()));
+            }
+            if finalizers(object).contains(&FOREGROUND) {
+                let dependents = self.dependents(meta_text(object, "uid"));
+                let standing = dependents.iter().any(|key| !self.is_going(key));
+                if standing || dependents.is_empty() {
+                    work.push(Work::Foreground(key.clone()));
+                }
+            }
+            match key.plural {
+                "deployments" if !is_deleting(object) => {
+                    if self.pods_of(object).len() != wanted(object) {
+                        work.push(Work::Scale(key.clone()));
+                    } else if object.get("status") != Some(&self.status_of(object)) {
+                        work.push(Work::Report(key.clone()));
+                    }
+                }
+                "pods" if is_deleting(object) => work.push(Work::End(key.clone())),
+                "pods" if object.get("status").is_none() => work.push(Work::Start(key.clone())),
+                _ => {}
+            }
+        }
+        work
+    }
+
+    /// Does one thing.
+    pub fn perform(&mut self, work: &Work, now: Timestamp) {
+        let (Work::Collect(key)
+        | Work::Foreground(key)
+        | Work::Scale(key)
+        | Work::Start(key)
+        | Work::End(key)
+        | Work::Report(key)) = work;
+        let Some(mut stored) = self.objects.get(key).cloned() else {
+            return;
+        };
+        match work {
+            Work::Collect(_) => self.put_up_for_deletion(key, now),
+            Work::Foreground(_) => {
+                let dependents = self.dependents(meta_text(&stored.value, "uid"));
+                if dependents.is_empty() {
+                    let held: Vec<_> = finalizers(&stored.value)
+                        .into_iter()
+                        .filter(|finalizer| *finalizer != FOREGROUND)
+                        .map(str::to_owned)
+                        .collect();
+                    if held.is_empty() {
+                        self.remove(key, now);
+                    } else {
+                        meta_mut(&mut stored.value).insert("finalizers".to_owned(), json!(held));
+                        self.put(key.clone(), stored);
+                    }
+                }
+                for dependent in dependents {
+                    self.put_up_for_deletion(&dependent, now);
+                }
+            }
+            Work::Scale(_) => self.scale(key, &stored.value, now),
+            Work::Start(_) => {
+                start(&mut stored.value, now);
+                self.put(key.clone(), stored);
+            }
+            Work::End(_) => drop(self.remove(key, now)),
+            Work::Report(_) => {
+                let status = self.status_of(&stored.value);
+                members(&mut stored.value).insert("status".to_owned(), status);
+                self.put(key.clone(), stored);
+            }
+        }
+    }
+
+    fn stands(&self, owner: &Value) -> bool {
+        let uid = owner.get("uid").and_then(Value::as_str);
+        self.objects
+            .values()
+            .any(|stored| Some(meta_text(&stored.value, "uid")) == uid)
+    }
+
+    fn is_going(&self, key: &Key) -> bool {
+        self.objects.get(key).is_none_or(|stored| is_deleting(&stored.value))
+    }
+
+    fn put_up_for_deletion(&mut self, key: &Key, now: Timestamp) {
+        let Some(mut stored) = self.objects.get(key).cloned() else {
+            return;
+        };
+        if is_deleting(&stored.value) {
+            return;
+        }
+        let generation = self.kind(key).is_some_and(|kind| kind.generation);
+        if key.plural != "pods" && finalizers(&stored.value).is_empty() {
+            self.remove(key, now);
+            return;
+        }
+        let old = meta(&stored.value, "generation").and_then(Value::as_i64).unwrap_or(0);
+        let metadata = meta_mut(&mut stored.value);
+        metadata.insert("deletionTimestamp".to_owned(), time(now));
+        if generation {
+            metadata.insert("generation".to_owned(), json!(old + 1));
+        }
+        self.put(key.clone(), stored);
+    }
+
+    fn pods_of(&self, deployment: &Value) -> Vec<(&Key, &Stored)> {
+        let uid = meta_text(deployment, "uid");
+        let own =
+            |stored: &Stored| owners(&stored.value).any(|owner| owner.get("uid").and_then(Value::as_str) == Some(uid));
+        self.objects
+            .iter()
+            .filter(|(key, stored)| key.plural == "pods" && own(stored) && !is_deleting(&stored.value))
+            .collect()
+    }
+
+    fn scale(&mut self, key: &Key, deployment: &Value, now: Timestamp) {
+        let pods: Vec<_> = self
+            .pods_of(deployment)
+            .into_iter()
+            .map(|(key, _)| key.clone())
+            .collect();
+        if let Some(surplus) = pods.get(wanted(deployment)) {
+            let surplus = surplus.clone();
+            self.put_up_for_deletion(&surplus, now);
+            return;
+        }
+        let nth = (0..)
+            .find(|nth| !self.objects.contains_key(&pod(key, *nth)))
+            .unwrap_or(0);
+        let key = pod(key, nth);
+        let template = deployment.pointer("/spec/template");
+        let labels = template
+            .and_then(|template| template.pointer("/metadata/labels"))
+            .cloned();
+        let made = self.revision();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": key.name, "namespace": key.namespace, "labels": labels,
+                "uid": uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{}#{made}", key.name).as_bytes()).to_string(),
+                "creationTimestamp": time(now),
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "Deployment", "name": meta_text(deployment, "name"),
+                    "uid": meta_text(deployment, "uid"), "controller": true, "blockOwnerDeletion": true,
+                }],
+            },
+            "spec": template.and_then(|template| template.get("spec")).cloned().unwrap_or_default(),
+        });
+        let stored = Stored {
+            value: object,
+            applied: std::collections::BTreeMap::new(),
+        };
+        self.put(key, stored);
+    }
+
+    /// What a Deployment's controller says of it.
+    fn status_of(&self, deployment: &Value) -> Value {
+        let pods = self.pods_of(deployment);
+        let ready = pods.iter().filter(|(_, stored)| answers(&stored.value)).count();
+        let before = deployment.get("status");
+        let came =
+            before.and_then(|status| status.pointer("/conditions/0/reason")) == Some(&json!("NewReplicaSetAvailable"));
+        let reason = if came || (ready > 0 && ready == wanted(deployment)) {
+            "NewReplicaSetAvailable"
+        } else {
+            "ReplicaSetUpdated"
+        };
+        let mut status = json!({
+            "observedGeneration": meta(deployment, "generation"),
+            "replicas": pods.len(), "updatedReplicas": pods.len(),
+            "conditions": [{ "type": "Progressing", "status": "True", "reason": reason }],
+        });
+        if ready > 0 {
+            members(&mut status).insert("availableReplicas".to_owned(), json!(ready));
+            members(&mut status).insert("readyReplicas".to_owned(), json!(ready));
+        }
+        status
+    }
+}
+
+fn pod(deployment: &Key, nth: usize) -> Key {
+    Key {
+        plural: "pods",
+        namespace: deployment.namespace.clone(),
+        name: format!("{}-{nth}", deployment.name),
+    }
+}
+
+fn wanted(deployment: &Value) -> usize {
+    let replicas = deployment
+        .pointer("/spec/replicas")
+        .and_then(Value::as_u64)
+        .unwrap_or(1);
+    usize::try_from(replicas).unwrap_or(usize::MAX)
+}
+
+fn answers(pod: &Value) -> bool {
+    pod.pointer("/status/containerStatuses/0/ready") == Some(&json!(true))
+}
+
+fn start(pod: &mut Value, now: Timestamp) {
+    let image = pod
+        .pointer("/spec/containers/0/image")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let name = pod
+        .pointer("/spec/containers/0/name")
+        .cloned()
+        .unwrap_or_else(|| json!("c"));
+    let ready = !image.contains(BROKEN);
+    let state = if ready {
+        json!({ "running": { "startedAt": time(now) } })
+    } else {
+        json!({ "waiting": { "reason": "ErrImagePull", "message": "not found" } })
+    };
+    let status = json!({
+        "phase": if ready { "Running" } else { "Pending" },
+        "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+        "containerStatuses": [{
+            "name": name, "image": image, "imageID": "", "ready": ready, "restartCount": 0, "state": state,
+        }],
+    });
+    members(pod).insert("status".to_owned(), status);
+}

@@ -1,0 +1,164 @@
+//! Webhooks: who holds them, whose turn it is, and what people see of them.
+
+use std::time::Duration;
+
+use cache_broker::ledger::webhooks::Attempted;
+use cache_broker::ledger::{InstanceId, Judgement, LetterState, Letters, Request, Room, Scope, Verdict, WebhookTarget};
+
+use super::{HOUR, World, asked, observation, order};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn room(free: usize, per_receiver: usize, busy: &[&Option<Vec<u8>>]) -> Room {
+    Room {
+        free,
+        per_receiver,
+        busy: busy.iter().filter_map(|receiver| (*receiver).clone()).collect(),
+    }
+}
+
+/// Instances whose provision has ended and is to be told to a host.
+async fn told(world: &World, host: &str, ids: impl Iterator<Item = String>) {
+    for id in ids {
+        let id: InstanceId = id.parse().unwrap();
+        let mut new = order(HOUR);
+        new.webhook = Some(WebhookTarget {
+            url: format!("https://{host}/hook?token=hunter2").into(),
+            secret: None,
+        });
+        world
+            .ledger
+            .provision(&id, &asked(Request::Provision), &Scope::default(), |_, _| {
+                Judgement::<(), _>::Accept(new.clone())
+            })
+            .await
+            .unwrap();
+        world
+            .ledger
+            .project(world.epoch, &observation(&id, 1, Verdict::Ready))
+            .await
+            .unwrap();
+    }
+}
+
+fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |number| format!("{prefix}{number}"))
+}
+
+/// A receiver that takes its time gets so many at one time, and the others are not held up by the rest.
+#[tokio::test]
+async fn a_receiver_has_room_of_its_own() {
+    let world = World::new().await;
+    told(&world, "slow.example", names("s", 20)).await;
+    told(&world, "quick.example", names("q", 3)).await;
+    let first = world.ledger.claim_webhooks(&room(64, 4, &[]), LEASE).await.unwrap();
+    let of = |prefix: &'static str| {
+        let due = first.iter();
+        due.filter(move |due| due.instance_id.as_str().starts_with(prefix))
+    };
+    assert_eq!((of("s").count(), of("q").count()), (4, 3));
+    let busy: Vec<_> = of("s").map(|due| &due.receiver).collect();
+    assert!(
+        world
+            .ledger
+            .claim_webhooks(&room(64, 4, &busy), LEASE)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    // One more for each that ended.
+    let more = world
+        .ledger
+        .claim_webhooks(&room(64, 4, &busy[1..]), LEASE)
+        .await
+        .unwrap();
+    assert_eq!(more.len(), 1);
+    // Nothing of the URL stands in clear.
+    let digests: i64 = world
+        .sql
+        .query_one("select count(*) from webhooks where octet_length(receiver) = 16", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(digests, 23);
+}
+
+/// Whoever holds a claim renews it, and one that was lost meanwhile changes nothing any more.
+#[tokio::test]
+async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
+    let world = World::new().await;
+    told(&world, "a.example", names("i", 1)).await;
+    let all = room(10, 10, &[]);
+    let short = Duration::from_millis(400);
+    let claimed = world.ledger.claim_webhooks(&all, short).await.unwrap();
+    let claims: Vec<_> = claimed.iter().map(|due| due.claim).collect();
+    world.ledger.renew_webhooks(&claims, HOUR).await.unwrap();
+    let due: i64 = world
+        .sql
+        .query_one(
+            "select count(*) from webhooks where due_at > now() + interval '50 minutes'",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(due, 1, "it is held");
+    // The process dies: nobody renews.
+    world.ledger.renew_webhooks(&claims, Duration::ZERO).await.unwrap();
+    let again = world.ledger.claim_webhooks(&all, LEASE).await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].id, claimed[0].id);
+    let dead = Attempted::Dead {
+        error: "late".to_owned(),
+    };
+    world.ledger.settle_webhook(&claimed[0], &dead).await.unwrap();
+    world.ledger.renew_webhooks(&claims, Duration::ZERO).await.unwrap();
+    assert!(world.ledger.claim_webhooks(&all, LEASE).await.unwrap().is_empty());
+    assert_eq!(world.ledger.letter_counts().await.unwrap().dead, 0);
+    // That it was delivered counts whoever says so.
+    world
+        .ledger
+        .settle_webhook(&claimed[0], &Attempted::Delivered)
+        .await
+        .unwrap();
+    assert_eq!(world.ledger.letter_counts().await.unwrap().due, 0);
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_listed_and_gets_another_day() {
+    let world = World::new().await;
+    told(&world, "gone.example:8443", names("i", 3)).await;
+    let claimed = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
+    assert_eq!(claimed.len(), 3);
+    for due in &claimed[..2] {
+        let dead = Attempted::Dead {
+            error: "gone.example answered 410 Gone".to_owned(),
+        };
+        world.ledger.settle_webhook(due, &dead).await.unwrap();
+    }
+    let counts = world.ledger.letter_counts().await.unwrap();
+    assert_eq!((counts.due, counts.dead), (1, 2));
+
+    let listed = world.ledger.letters(&[LetterState::Dead], None).await.unwrap();
+    assert_eq!(listed.len(), 2);
+    let line = listed[0].to_string();
+    for word in ["dead", "provision", "to gone.example:8443", "attempts=1", "410 Gone"] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+    assert!(!line.contains("hunter2") && !line.contains("hook"), "{line}");
+    let one: InstanceId = listed[0].instance.parse().unwrap();
+    assert_eq!(
+        world.ledger.letters(&LetterState::ALL, Some(&one)).await.unwrap().len(),
+        1
+    );
+
+    assert_eq!(world.ledger.retry_letters(&Letters::Of(one)).await.unwrap(), 1);
+    assert_eq!(
+        world.ledger.retry_letters(&Letters::One(listed[1].id)).await.unwrap(),
+        1
+    );
+    assert_eq!(world.ledger.retry_letters(&Letters::All).await.unwrap(), 0);
+    let again = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
+    assert_eq!(again.len(), 2);
+    assert!(again.iter().all(|due| due.attempts == 0), "a day of its own");
+}

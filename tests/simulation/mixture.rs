@@ -1,0 +1,143 @@
+//! What several platforms order at one time, by chance.
+
+use serde_json::{Value, json};
+
+use crate::chance::Chance;
+use crate::platform::{End, Platform};
+use crate::scenarios::Doing;
+
+/// Plans that one may move between, and one of each is ordered.
+const FAMILIES: &[&[&str]] = &[
+    &["memcached-small", "memcached-large", "memcached-two"],
+    &["redis-small", "redis-large"],
+    &["redis-kept", "redis-kept-large"],
+    &["valkey-small"],
+    &["aws-redis-small", "aws-redis-large", "aws-redis-replicas"],
+    &["aws-redis-small", "aws-redis-encrypted"],
+    &["aws-memcached-small", "aws-memcached-two"],
+    &["memcached-small", "aws-memcached-small"],
+];
+
+/// Something that is asked of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Update(&'static str),
+    Restart,
+    Backup,
+    Bind(u32),
+    Unbind(u32),
+    Deprovision,
+}
+
+/// What one platform asks for, one after the other.
+#[derive(Clone, Debug)]
+struct Order {
+    id: String,
+    plan: &'static str,
+    wishes: Vec<Wish>,
+}
+
+/// What all ask for.
+#[derive(Clone, Debug)]
+pub struct Mixture(Vec<Order>);
+
+impl Mixture {
+    pub fn of(chance: &mut Chance) -> Self {
+        let orders = (0..2 + chance.below(3)).map(|nth| {
+            let family = FAMILIES[chance.below(FAMILIES.len())];
+            let plan = family[chance.below(family.len())];
+            let mut wishes = Vec::new();
+            for _ in 0..chance.below(3) {
+                wishes.push(match chance.below(5) {
+                    0 | 1 => Wish::Update(family[chance.below(family.len())]),
+                    2 => Wish::Restart,
+                    3 if plan.starts_with("aws-redis") => Wish::Backup,
+                    _ => Wish::Bind(u32::try_from(wishes.len()).unwrap()),
+                });
+            }
+            if let Some(Wish::Bind(binding)) = wishes.last().copied()
+                && chance.permille(500)
+            {
+                wishes.push(Wish::Unbind(binding));
+            }
+            if chance.permille(500) {
+                wishes.push(Wish::Deprovision);
+            }
+            Order {
+                id: format!("order-{nth}"),
+                plan,
+                wishes,
+            }
+        });
+        Self(orders.collect())
+    }
+
+    /// The plans it needs.
+    pub fn plans(&self) -> Vec<&'static str> {
+        let named = |order: &Order| {
+            let moves = order.wishes.iter().filter_map(|wish| match wish {
+                Wish::Update(plan) => Some(*plan),
+                _ => None,
+            });
+            moves.chain([order.plan]).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(named).collect()
+    }
+
+    /// Does it. How each ended is told with what it was.
+    pub fn operate(self, platform: Platform) -> Doing {
+        Box::pin(async move {
+            let orders = self
+                .0
+                .into_iter()
+                .map(|order| tokio::spawn(one(platform.clone(), order)));
+            let mut ends = Vec::new();
+            for done in futures::future::join_all(orders).await {
+                ends.extend(done.unwrap());
+            }
+            ends
+        })
+    }
+}
+
+async fn one(p: Platform, order: Order) -> Vec<End> {
+    let Order { id, plan, wishes } = order;
+    let mut plan = plan;
+    let mut ends = vec![p.provision(&id, plan, &json!({})).await];
+    for wish in wishes {
+        let end = match wish {
+            Wish::Update(to) if to == plan => continue,
+            Wish::Update(to) => {
+                let end = p.update(&id, to, &replaceable(plan, to)).await;
+                if end == End::Succeeded {
+                    plan = to;
+                }
+                end
+            }
+            Wish::Restart => p.restart(&id).await,
+            Wish::Backup => p.backup(&id).await,
+            Wish::Bind(nth) => status(p.bind(&id, &format!("b{nth}"), plan).await),
+            Wish::Unbind(nth) => status(p.unbind(&id, &format!("b{nth}"), plan).await),
+            Wish::Deprovision => p.deprovision(&id, plan).await,
+        };
+        // Whoever asks again after a lost answer hears that it is gone already.
+        ends.push(if end == End::Gone { End::Succeeded } else { end });
+    }
+    ends
+}
+
+fn replaceable(from: &str, to: &str) -> Value {
+    let across = from.starts_with("aws-") != to.starts_with("aws-");
+    if across || from.contains("encrypted") || to.contains("encrypted") {
+        json!({ "allow_replace": true })
+    } else {
+        json!({})
+    }
+}
+
+fn status(status: http::StatusCode) -> End {
+    match status.as_u16() {
+        200 | 201 | 410 => End::Succeeded,
+        other => End::Refused(other),
+    }
+}

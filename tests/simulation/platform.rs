@@ -1,0 +1,359 @@
+//! Those who use the broker: a platform over OSB, which asks again until it gets an answer, and people with kubectl.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use sandbox::in_memory_kubernetes::Answer;
+use serde_json::{Value, json};
+
+use crate::gate::{Call, System, Verdict};
+use crate::world::{KubeRequest, OUTSIDE, World};
+
+/// How soon a platform asks again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long it asks before it gives up, which no run should come to.
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+const GROUP: &str = "/apis/cache.akkeris.io/v1alpha1";
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    Succeeded,
+    Failed(String),
+    /// What it was about is gone.
+    Gone,
+    /// It was refused: the status.
+    Refused(u16),
+}
+
+#[derive(Clone)]
+pub struct Platform {
+    pub world: Arc<World>,
+}
+
+/// The service of an engine.
+pub fn service(plan: &str) -> &'static str {
+    if plan.contains("memcached") {
+        "8cccbf79-3e08-4607-ad9f-193bd5f7ff83"
+    } else {
+        "0a8d668d-2971-4533-8e38-a816a7c01bec"
+    }
+}
+
+impl Platform {
+    /// One request, and its answer if one came.
+    async fn ask(&self, method: &Method, path: &str, body: &Value) -> Option<(StatusCode, Value)> {
+        let short = path.split('?').next().unwrap_or_default();
+        let call = Call {
+            system: System::Facade,
+            what: format!("{method} {short}"),
+            writes: *method != Method::GET,
+            quiet: *method == Method::GET,
+        };
+        let verdict = self.world.pass(OUTSIDE, call).await;
+        if let Verdict::Fail(_) = verdict {
+            return None;
+        }
+        let found = {
+            let state = self.world.state();
+            let found = state.facades.first_key_value();
+            found.map(|(process, facade)| (*process, facade.clone()))
+        };
+        let (process, facade) = found?;
+        let body = if body.is_null() {
+            Bytes::new()
+        } else {
+            Bytes::from(body.to_string())
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-broker-api-version", "2.17")
+            .header("authorization", format!("Basic {}", BASE64_STANDARD.encode("u:p")))
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .unwrap();
+        // The process may die over it; then no answer comes, and the platform stops waiting.
+        let response = tokio::time::timeout(Duration::from_secs(60), facade.call(request))
+            .await
+            .ok()?;
+        let status = response.status();
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        match verdict {
+            Verdict::Go | Verdict::Fail(_) => {}
+            Verdict::Lose | Verdict::Late => return None,
+            Verdict::Die | Verdict::Outlive => {
+                self.world.state().dying.insert(process);
+                return None;
+            }
+        }
+        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
+    /// Asks until an answer says something.
+    async fn insist(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let insist = async {
+            loop {
+                if let Some((status, answer)) = self.ask(&method, path, body).await {
+                    let busy = status == StatusCode::UNPROCESSABLE_ENTITY && answer["error"] == "ConcurrencyError";
+                    if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS && !busy {
+                        return (status, answer);
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let Ok(answer) = tokio::time::timeout(PATIENCE, insist).await else {
+            self.world
+                .accuse(format!("{method} {path}: no answer that says something"));
+            return std::future::pending().await;
+        };
+        answer
+    }
+
+    /// Asks for something that may take time, and waits until it ended.
+    async fn operate(&self, method: Method, id: &str, path: &str, body: &Value) -> End {
+        let (status, answer) = self.insist(method, path, body).await;
+        match status {
+            StatusCode::OK | StatusCode::CREATED => End::Succeeded,
+            StatusCode::GONE => End::Gone,
+            StatusCode::ACCEPTED => {
+                let operation = answer["operation"].as_str().unwrap_or_default().to_owned();
+                self.wait(id, &operation).await
+            }
+            status => End::Refused(status.as_u16()),
+        }
+    }
+
+    /// Polls an operation until it ended.
+    pub async fn wait(&self, id: &str, operation: &str) -> End {
+        let path = format!("/v2/service_instances/{id}/last_operation?operation={operation}");
+        let began = tokio::time::Instant::now();
+        loop {
+            let (status, answer) = self.insist(Method::GET, &path, &Value::Null).await;
+            let end = match (status, answer["state"].as_str()) {
+                (StatusCode::GONE, _) => Some(End::Gone),
+                (_, Some("succeeded")) => Some(End::Succeeded),
+                (_, Some("failed")) => Some(End::Failed(
+                    answer["description"].as_str().unwrap_or_default().to_owned(),
+                )),
+                _ => None,
+            };
+            if let Some(end) = end {
+                return end;
+            }
+            if began.elapsed() > PATIENCE {
+                let stands = self.standing();
+                self.world.accuse(format!(
+                    "operation {operation} of {id} does not end: {answer}; {stands}"
+                ));
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Orders an instance.
+    pub async fn provision(&self, id: &str, plan: &str, parameters: &Value) -> End {
+        let path =
+            format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=http://{id}.example/hook&secret=s");
+        let body = json!({
+            "service_id": service(plan), "plan_id": plan, "organization_guid": "o", "space_guid": "s",
+            "parameters": parameters,
+        });
+        self.operate(Method::PUT, id, &path, &body).await
+    }
+
+    /// Changes the plan of an instance, or its parameters.
+    pub async fn update(&self, id: &str, plan: &str, parameters: &Value) -> End {
+        let path = format!("/v2/service_instances/{id}?accepts_incomplete=true");
+        let body = json!({ "service_id": service(plan), "plan_id": plan, "parameters": parameters });
+        self.operate(Method::PATCH, id, &path, &body).await
+    }
+
+    pub async fn deprovision(&self, id: &str, plan: &str) -> End {
+        let path = format!(
+            "/v2/service_instances/{id}?accepts_incomplete=true&service_id={}&plan_id={plan}",
+            service(plan)
+        );
+        self.operate(Method::DELETE, id, &path, &Value::Null).await
+    }
+
+    pub async fn restart(&self, id: &str) -> End {
+        let path = format!("/v2/service_instances/{id}/actions/restart");
+        self.operate(Method::POST, id, &path, &Value::Null).await
+    }
+
+    /// Makes a backup. Whoever asks twice has two, so it is not asked for again when an answer was lost.
+    pub async fn backup(&self, id: &str) -> End {
+        let before = self.backups(id).await.len();
+        let path = format!("/v2/service_instances/{id}/actions/backups");
+        loop {
+            match self.ask(&Method::POST, &path, &Value::Null).await {
+                Some((StatusCode::ACCEPTED, answer)) => {
+                    return self.wait(id, answer["operation"].as_str().unwrap_or_default()).await;
+                }
+                Some((status, _)) if status.is_client_error() && status != StatusCode::UNPROCESSABLE_ENTITY => {
+                    return End::Refused(status.as_u16());
+                }
+                _ => {}
+            }
+            tokio::time::sleep(AGAIN).await;
+            if self.backups(id).await.len() > before {
+                return self.wait(id, id).await;
+            }
+        }
+    }
+
+    pub async fn backups(&self, id: &str) -> Vec<String> {
+        let path = format!("/v2/service_instances/{id}/actions/backups");
+        let (_, answer) = self.insist(Method::GET, &path, &Value::Null).await;
+        let listed = answer.as_array().or_else(|| answer["backups"].as_array());
+        let ids = listed
+            .into_iter()
+            .flatten()
+            .filter_map(|backup| backup["id"].as_str().map(str::to_owned));
+        ids.collect()
+    }
+
+    pub async fn restore(&self, id: &str, backup: &str) -> End {
+        let path = format!("/v2/service_instances/{id}/actions/backups/{backup}");
+        self.operate(Method::PUT, id, &path, &Value::Null).await
+    }
+
+    pub async fn bind(&self, id: &str, binding: &str, plan: &str) -> StatusCode {
+        let path = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        let body = json!({ "service_id": service(plan), "plan_id": plan, "bind_resource": { "app_guid": "app" } });
+        self.insist(Method::PUT, &path, &body).await.0
+    }
+
+    pub async fn unbind(&self, id: &str, binding: &str, plan: &str) -> StatusCode {
+        let path = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        let path = format!("{path}?service_id={}&plan_id={plan}", service(plan));
+        self.insist(Method::DELETE, &path, &Value::Null).await.0
+    }
+
+    /// What the instances say of themselves.
+    fn standing(&self) -> String {
+        let instances = self.world.objects("cacheinstances").into_iter();
+        let said: Vec<_> = instances.map(|(_, instance)| instance["status"].clone()).collect();
+        json!(said).to_string()
+    }
+
+    /// Waits until something holds, looking at the world itself.
+    pub async fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
+        let began = tokio::time::Instant::now();
+        while !holds(&self.world) {
+            if began.elapsed() > PATIENCE {
+                let stands = self.standing();
+                self.world
+                    .accuse(format!("{what}: not in {} h; {stands}", PATIENCE.as_secs() / 3600));
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn kubectl(&self, method: Method, path: String, query: &str, body: &Value) -> (StatusCode, Value) {
+        let content_type = match method {
+            Method::PATCH if query.contains("fieldManager") => "application/apply-patch+yaml",
+            Method::PATCH => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let request = KubeRequest {
+            method,
+            path,
+            query: query.to_owned(),
+            accept: String::new(),
+            content_type: content_type.to_owned(),
+            body: if body.is_null() {
+                Bytes::new()
+            } else {
+                Bytes::from(body.to_string())
+            },
+        };
+        match self.world.kubernetes(&request) {
+            Answer::Once(status, body) => (status, body),
+            Answer::Watch(_) => (StatusCode::OK, Value::Null),
+        }
+    }
+
+    /// `kubectl apply` of a plan.
+    pub fn apply_plan(&self, name: &str, spec: &Value) {
+        let body = json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CachePlan", "metadata": { "name": name }, "spec": spec,
+        });
+        let (status, answer) = self.kubectl(
+            Method::PATCH,
+            format!("{GROUP}/cacheplans/{name}"),
+            "fieldManager=kubectl&force=true",
+            &body,
+        );
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl apply` of an instance.
+    pub fn apply(&self, namespace: &str, name: &str, spec: &Value) {
+        let body = json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance", "metadata": { "name": name },
+            "spec": spec,
+        });
+        let path = format!("{GROUP}/namespaces/{namespace}/cacheinstances/{name}");
+        let (status, answer) = self.kubectl(Method::PATCH, path, "fieldManager=kubectl&force=true", &body);
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl apply` of a backup.
+    pub fn apply_backup(&self, namespace: &str, name: &str, instance: &str) {
+        let body = json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheBackup", "metadata": { "name": name },
+            "spec": { "instanceRef": { "name": instance } },
+        });
+        let path = format!("{GROUP}/namespaces/{namespace}/cachebackups/{name}");
+        let (status, answer) = self.kubectl(Method::PATCH, path, "fieldManager=kubectl&force=true", &body);
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl delete`.
+    pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
+        let path = format!("{GROUP}/namespaces/{namespace}/{plural}/{name}");
+        self.kubectl(Method::DELETE, path, "", &Value::Null);
+    }
+
+    /// Waits until an instance is as it is to be.
+    pub async fn settled(&self, namespace: &str, name: &str) {
+        self.until(&format!("{namespace}/{name} is ready"), |world| {
+            world
+                .object("cacheinstances", namespace, name)
+                .is_some_and(|instance| is_settled(&instance))
+        })
+        .await;
+    }
+
+    /// Waits until an object is gone.
+    pub async fn gone(&self, plural: &str, namespace: &str, name: &str) {
+        self.until(&format!("{plural} {namespace}/{name} is gone"), |world| {
+            world.object(plural, namespace, name).is_none()
+        })
+        .await;
+    }
+}
+
+/// A condition of an object, if it speaks of its present generation.
+pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a str> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    let found = conditions.iter().find(|condition| condition["type"] == type_)?;
+    (found["observedGeneration"] == object["metadata"]["generation"])
+        .then(|| found["status"].as_str())
+        .flatten()
+}
+
+/// Whether an object is ready and nothing is under way.
+pub fn is_settled(object: &Value) -> bool {
+    condition(object, "Ready") == Some("True") && condition(object, "Reconciling") != Some("True")
+}

@@ -1,0 +1,172 @@
+//! Postgres is real: one server, a database a thread, emptied before each run. What is not real is its clock: `now()` and
+//! `clock_timestamp()` are found in a schema before that of Postgres, and say what the simulation says.
+
+use std::sync::{Arc, Weak};
+
+use cache_broker::ledger::gate::{Gate, Passing};
+use cache_broker::ledger::{KeyRing, Ledger, LedgerError};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::database;
+use crate::gate::{Call, System, Verdict};
+use crate::world::World;
+
+const CLOCK: &str = "
+    create schema simulation;
+    create table simulation.clock (at timestamptz not null);
+    insert into simulation.clock values ('2026-01-01');
+    create function simulation.now() returns timestamptz stable language sql
+        as 'select at from simulation.clock';
+    create function simulation.clock_timestamp() returns timestamptz stable language sql
+        as 'select at from simulation.clock';
+    create schema cache_broker;
+";
+
+/// A database of a thread.
+pub struct Database {
+    pub sql: tokio_postgres::Client,
+    pub ledger: Ledger,
+}
+
+impl Database {
+    pub async fn new() -> Self {
+        let url = database::empty_database().await;
+        let (sql, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        sql.batch_execute(CLOCK).await.unwrap();
+        let path = "options=-c%20search_path%3Dcache_broker%2Csimulation%2Cpg_catalog";
+        let keys = KeyRing::parse(&database::KEYS.to_owned().into()).unwrap();
+        let ledger = Ledger::new(format!("{url}&{path}").parse().unwrap(), keys, 8).unwrap();
+        ledger.migrate().await.unwrap();
+        sql.batch_execute("set search_path = cache_broker, simulation, pg_catalog")
+            .await
+            .unwrap();
+        Self { sql, ledger }
+    }
+
+    /// Empties it.
+    pub async fn reset(&self) {
+        self.sql
+            .batch_execute(
+                "do $$ begin execute (
+                     select 'truncate ' || string_agg(format('%I', tablename), ', ') || ' restart identity'
+                       from pg_tables where schemaname = 'cache_broker'
+                        and tablename not in ('leader', 'refinery_schema_history'));
+                 end $$;
+                 update leader set epoch = 0",
+            )
+            .await
+            .unwrap();
+    }
+
+    pub async fn set_clock(&self, now: Timestamp) {
+        self.sql
+            .execute("update simulation.clock set at = $1", &[&now])
+            .await
+            .unwrap();
+    }
+}
+
+/// Reads: they change nothing, whatever they find.
+const READS: &[&str] = &[
+    "listing the instances that were applied",
+    "reading the pools",
+    "asking whose a member of a pool is",
+    "looking for the next webhook",
+    "reading backups",
+];
+
+/// Sweeps: most of the time they find nothing to do.
+const SWEEPS: &[&str] = &[
+    "claiming rows of the outbox",
+    "claiming webhooks",
+    "ending operations past their deadline",
+    "looking for the next webhook",
+    "forgetting claimed members of pools",
+    "reading the pools",
+];
+
+struct Hold {
+    world: Weak<World>,
+    process: usize,
+    /// What is to become of the call under way.
+    verdict: parking_lot::Mutex<Verdict>,
+}
+
+/// A ledger of one process.
+pub fn ledger(world: &Arc<World>, process: usize) -> Ledger {
+    let gate = Hold {
+        world: Arc::downgrade(world),
+        process,
+        verdict: parking_lot::Mutex::new(Verdict::Go),
+    };
+    world.ledger.clone().through(Arc::new(gate))
+}
+
+impl Hold {
+    fn world(&self) -> Result<Arc<World>, LedgerError> {
+        self.world.upgrade().ok_or_else(away)
+    }
+}
+
+fn away() -> LedgerError {
+    LedgerError::Unavailable("struck by the simulation".to_owned())
+}
+
+impl Gate for Hold {
+    fn before<'a>(&'a self, attempt: &'a str) -> Passing<'a> {
+        Box::pin(async move {
+            let world = self.world()?;
+            let call = Call {
+                system: System::Postgres,
+                what: attempt.to_owned(),
+                writes: !READS.contains(&attempt),
+                quiet: SWEEPS.contains(&attempt),
+            };
+            let verdict = world.pass(self.process, call).await;
+            let postgres_away = world.state().postgres_away;
+            if postgres_away.is_some_and(|until| Instant::now() < until) {
+                return Err(away());
+            }
+            match verdict {
+                Verdict::Fail(crate::gate::Failure::Silence) => std::future::pending().await,
+                Verdict::Fail(_) => Err(away()),
+                Verdict::Outlive => world.die(self.process).await,
+                // It cannot be had later: the call is the caller's.
+                verdict => {
+                    // One call is under way at a time.
+                    *self.verdict.lock() = verdict;
+                    world.idle.begin();
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn after<'a>(&'a self, attempt: &'a str) -> Passing<'a> {
+        Box::pin(async move {
+            let world = self.world()?;
+            world.idle.end();
+            if !READS.contains(&attempt) && !SWEEPS.contains(&attempt) {
+                world.state().wrote();
+            }
+            let verdict = std::mem::replace(&mut *self.verdict.lock(), Verdict::Go);
+            match verdict {
+                Verdict::Lose | Verdict::Late => Err(away()),
+                Verdict::Die => world.die(self.process).await,
+                Verdict::Go | Verdict::Fail(_) | Verdict::Outlive => Ok(()),
+            }
+        })
+    }
+
+    fn listen(&self, channel: &'static str) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        notify.notify_one();
+        if let Some(world) = self.world.upgrade() {
+            world.state().wakeups.insert((self.process, channel), notify.clone());
+        }
+        notify
+    }
+}

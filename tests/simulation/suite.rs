@@ -1,0 +1,345 @@
+//! The runs that are done, and what is told of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::chance::Chance;
+use crate::faults::{Faults, Storm};
+use crate::gate::{FAILURES, Verdict};
+use crate::idle::{self, Idle};
+use crate::mixture::Mixture;
+use crate::postgres::Database;
+use crate::run::{Plan, Report, run};
+use crate::scenarios::{ALL, Scenario};
+
+/// How many threads do runs.
+const THREADS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.trim().parse().ok()
+}
+
+/// A thread's runtime and database.
+struct Rig {
+    // Given up before the runtime, which else would wait for it.
+    _clock: std::sync::mpsc::Sender<()>,
+    runtime: tokio::runtime::Runtime,
+    idle: Arc<Idle>,
+    database: Arc<Database>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (clock, runtime, idle) = idle::runtime();
+        idle.begin();
+        let database = Arc::new(runtime.block_on(Database::new()));
+        idle.end();
+        Self {
+            _clock: clock,
+            runtime,
+            idle,
+            database,
+        }
+    }
+
+    fn run(&self, plan: Plan) -> Report {
+        self.runtime.block_on(run(&self.idle, &self.database, plan))
+    }
+}
+
+/// What was done, and found.
+#[derive(Default)]
+struct Told {
+    runs: u64,
+    calls: u64,
+    turns: u64,
+    checks: u64,
+    faults: BTreeMap<String, u64>,
+    failures: Vec<String>,
+}
+
+impl Told {
+    fn add(&mut self, name: &str, report: &Report, wrong: Vec<String>) {
+        self.runs += 1;
+        self.calls += report.counts.calls;
+        self.turns += report.turns;
+        self.checks += report.checks + 12;
+        for (fault, times) in &report.counts.faults {
+            *self.faults.entry(fault.clone()).or_default() += times;
+        }
+        if std::env::var_os("SIMULATION_VERBOSE").is_some() {
+            eprintln!("{name}: {} turns, {} writes, {wrong:?}", report.turns, report.writes);
+        }
+        if !wrong.is_empty() {
+            let last = report.trace.len().saturating_sub(120);
+            self.failures.push(format!(
+                "{name}:\n  {}\n  what happened last:\n    {}",
+                wrong.join("\n  "),
+                report.trace[last..].join("\n    ")
+            ));
+        }
+    }
+
+    fn tell(&self, what: &str, began: Instant) {
+        let faults: Vec<_> = self
+            .faults
+            .iter()
+            .map(|(name, times)| format!("{name} {times}"))
+            .collect();
+        println!(
+            "{what}: {} runs, {} calls, {} turns, {} faults ({}), {} checks, {} failed, {:.0} s",
+            self.runs,
+            self.calls,
+            self.turns,
+            self.faults.values().sum::<u64>(),
+            faults.join(", "),
+            self.checks,
+            self.failures.len(),
+            began.elapsed().as_secs_f64()
+        );
+    }
+}
+
+/// Does jobs on all threads until they are done or time is up. Returns what was done.
+fn on_all_threads<J: Sync>(jobs: &[J], limit: Option<Duration>, each: impl Fn(&Rig, &J, &Mutex<Told>) + Sync) -> Told {
+    let (told, next, began) = (Mutex::new(Told::default()), AtomicUsize::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS.min(jobs.len()) {
+            scope.spawn(|| {
+                let rig = Rig::new();
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if limit.is_some_and(|limit| began.elapsed() > limit) || told.lock().unwrap().failures.len() > 8 {
+                        break;
+                    }
+                    each(&rig, job, &told);
+                }
+            });
+        }
+    });
+    told.into_inner().unwrap()
+}
+
+fn plain(scenario: &Scenario, faults: Faults, processes: usize) -> Plan {
+    Plan {
+        seed: 1,
+        processes,
+        faults,
+        shuffled: false,
+        plans: scenario.plans.to_vec(),
+        before: scenario.before,
+        operation: Box::new(scenario.operation),
+    }
+}
+
+/// What is wrong with a run, beside an undisturbed one.
+fn compare(report: &Report, undisturbed: &Report) -> Vec<String> {
+    let mut wrong = report.wrong.clone();
+    if report.ends != undisturbed.ends {
+        wrong.push(format!(
+            "it ended as {:?} instead of {:?}",
+            report.ends, undisturbed.ends
+        ));
+    }
+    wrong.extend(undisturbed.ending.difference(&report.ending));
+    wrong
+}
+
+fn chosen() -> Vec<&'static Scenario> {
+    let only = std::env::var("SIMULATION_ONLY").unwrap_or_default();
+    ALL.iter().filter(|scenario| scenario.name.contains(&only)).collect()
+}
+
+fn judge(what: &str, told: &Told, began: Instant) {
+    told.tell(what, began);
+    assert!(told.failures.is_empty(), "{}", told.failures.join("\n\n"));
+}
+
+/// A run without faults does what is asked for, and two of them are the same to the last call.
+#[test]
+fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
+    let began = Instant::now();
+    let told = on_all_threads(&chosen(), Some(limit()), |rig, scenario, told| {
+        let report = rig.run(plain(scenario, Faults::None, 1));
+        let again = rig.run(plain(scenario, Faults::None, 1));
+        let mut wrong = report.wrong.clone();
+        if report.trace != again.trace {
+            let at = report
+                .trace
+                .iter()
+                .zip(&again.trace)
+                .position(|(one, other)| one != other);
+            let of = |report: &Report| at.and_then(|at| report.trace.get(at)).cloned().unwrap_or_default();
+            wrong.push(format!("not the same again: {} and then {}", of(&report), of(&again)));
+        }
+        told.lock().unwrap().add(scenario.name, &report, wrong);
+    });
+    judge("undisturbed", &told, began);
+}
+
+/// How many of the places where a fault may strike are tried in the tests; `make simulate` tries all.
+fn every(usual: u64) -> u64 {
+    number("SIMULATION_EVERY").unwrap_or(usual).max(1)
+}
+
+/// How long a test goes on.
+fn limit() -> Duration {
+    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(90))
+}
+
+/// Runs an operation once for each fault that is made of the number of calls it takes.
+fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)> + Sync) {
+    let began = Instant::now();
+    let scenarios: Vec<_> = chosen().into_iter().enumerate().collect();
+    let cut = AtomicUsize::new(0);
+    let told = on_all_threads(&scenarios, Some(limit()), |rig, (nth, scenario), told| {
+        let undisturbed = rig.run(plain(scenario, Faults::None, 1));
+        for (name, fault) in faults(u64::try_from(*nth).unwrap(), &undisturbed) {
+            if began.elapsed() > limit() || told.lock().unwrap().failures.len() > 8 {
+                cut.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let report = rig.run(plain(scenario, fault, 1));
+            let wrong = compare(&report, &undisturbed);
+            told.lock()
+                .unwrap()
+                .add(&format!("{}, {name}", scenario.name), &report, wrong);
+        }
+    });
+    judge(what, &told, began);
+    println!("{what}: {} runs left out for want of time", cut.into_inner());
+}
+
+/// A process dies after a call that changes something, or the answer to it is lost.
+#[test]
+fn a_crash_or_a_lost_answer_at_calls_that_change_something() {
+    one_by_one("crashes and lost answers, one by one", |nth, undisturbed| {
+        let every = every(9);
+        let at = (1..=undisturbed.writes).filter(|at| at % every == nth % every);
+        at.flat_map(|nth| {
+            [Verdict::Die, Verdict::Lose].map(|verdict| {
+                let fault = Faults::One {
+                    writes: true,
+                    nth,
+                    verdict,
+                };
+                (format!("{verdict:?} at change {nth} of {}", undisturbed.writes), fault)
+            })
+        })
+        .collect()
+    });
+}
+
+/// A call fails without an effect, in each way by turns.
+#[test]
+fn a_failure_of_calls_of_any_kind() {
+    one_by_one("failures, one by one", |nth, undisturbed| {
+        let every = every(29);
+        let at = (1..=undisturbed.calls).filter(|at| at % every == nth % every);
+        at.map(|at| {
+            let failure = FAILURES[usize::try_from((at / every + nth) % 5).unwrap()];
+            let fault = Faults::One {
+                writes: false,
+                nth: at,
+                verdict: Verdict::Fail(failure),
+            };
+            (format!("{failure:?} at call {at} of {}", undisturbed.calls), fault)
+        })
+        .collect()
+    });
+}
+
+/// The last call of a leader that died comes when the next one has gone on.
+#[test]
+fn a_late_call_of_a_former_leader() {
+    one_by_one("late calls of former leaders, one by one", |nth, undisturbed| {
+        let every = every(17);
+        let at = (1..=undisturbed.writes).filter(|at| at % every == nth % every);
+        at.flat_map(|nth| {
+            [1, 4, 12].map(|by| {
+                let what = format!("change {nth} of {} comes {by} changes late", undisturbed.writes);
+                (what, Faults::Outlived { nth, by })
+            })
+        })
+        .collect()
+    });
+}
+
+/// One run of several platforms' orders under whatever comes, beside one of the same orders that nothing befalls.
+fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
+    let mut chance = Chance::new(seed);
+    let (mixture, storm) = (Mixture::of(&mut chance), Storm::of(&mut chance));
+    let processes = 1 + chance.below(2);
+    let plan = |faults: Faults, shuffled: bool, processes: usize| {
+        let mixture = mixture.clone();
+        Plan {
+            seed,
+            processes,
+            faults,
+            shuffled,
+            plans: mixture.plans(),
+            before: |_| Box::pin(async { Vec::new() }),
+            operation: Box::new(move |platform| mixture.operate(platform)),
+        }
+    };
+    let undisturbed = rig.run(plan(Faults::None, false, 1));
+    let report = rig.run(plan(Faults::Storm(storm), true, processes));
+    let wrong = compare(&report, &undisturbed);
+    (report, wrong)
+}
+
+/// Orders of all kinds at one time, and faults of all kinds.
+#[test]
+fn mixtures_under_whatever_comes() {
+    let began = Instant::now();
+    let seeds: Vec<u64> = match number("SIMULATION_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("SIMULATION_SEEDS").unwrap_or(60)).collect(),
+    };
+    let limited = number("SIMULATION_SEEDS").is_none();
+    let told = on_all_threads(&seeds, limited.then(limit), |rig, seed, told| {
+        let (report, wrong) = storm(rig, *seed);
+        told.lock()
+            .unwrap()
+            .add(&format!("seed {seed} (make simulate SEED={seed})"), &report, wrong);
+    });
+    judge("mixtures", &told, began);
+}
+
+/// What was changed into something is as what was made so.
+#[test]
+fn what_is_changed_is_as_what_is_made() {
+    let pairs: &[(&str, &str)] = &[
+        ("update to more nodes in the cluster", "memcached-two"),
+        ("update in the cluster", "memcached-large"),
+        ("update with a volume", "redis-kept-large"),
+        ("update in place on ElastiCache", "aws-redis-large"),
+        ("update to replicas on ElastiCache", "aws-redis-replicas"),
+        ("update to more nodes on ElastiCache", "aws-memcached-two"),
+    ];
+    let began = Instant::now();
+    let told = on_all_threads(pairs, None, |rig, (name, plan), told| {
+        let scenario = ALL.iter().find(|scenario| scenario.name == *name).unwrap();
+        let changed = rig.run(plain(scenario, Faults::None, 1));
+        let plan = *plan;
+        let made = rig.run(Plan {
+            operation: Box::new(move |platform| {
+                Box::pin(async move { vec![platform.provision("one", plan, &serde_json::json!({})).await] })
+            }),
+            before: |_| Box::pin(async { Vec::new() }),
+            ..plain(scenario, Faults::None, 1)
+        });
+        let compared = [
+            "deployments",
+            "services",
+            "secrets",
+            "networkpolicies",
+            "poddisruptionbudgets",
+            "Describe",
+        ];
+        let wrong = made.ending.only(&compared).difference(&changed.ending.only(&compared));
+        told.lock().unwrap().add(name, &changed, wrong);
+    });
+    judge("changed and made", &told, began);
+}

@@ -1,0 +1,359 @@
+//! The world that the broker's processes live in: Kubernetes and ElastiCache in memory, receivers of webhooks, the time of
+//! day, and the gate that every call to any of them passes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cache_broker::ambient::Ambient;
+use cache_broker::ledger::Ledger;
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
+use sandbox::elasticache::{InMemory, Options, Times};
+use sandbox::in_memory_kubernetes::{Answer, ApiServer, Key, Kind, Request, Watch};
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::gate::{Call, System, Ticket, Verdict};
+use crate::idle::Idle;
+use crate::process::Facade;
+use crate::receiver::Receiver;
+
+/// The processes' number of those who are not the broker's.
+pub const OUTSIDE: usize = 0;
+/// The time of day at which a run begins.
+const BEGINNING: i64 = 1_767_600_000;
+
+/// The kinds that the broker meets.
+pub const KINDS: &[Kind] = &[
+    Kind::custom("cache.akkeris.io", "v1alpha1", "CacheInstance", "cacheinstances"),
+    Kind::custom("cache.akkeris.io", "v1alpha1", "CacheBackup", "cachebackups"),
+    Kind::custom("cache.akkeris.io", "v1alpha1", "CachePlan", "cacheplans").cluster_wide(),
+    Kind::built_in("apps", "v1", "Deployment", "deployments").with_status(),
+    Kind::built_in("apps", "v1", "ControllerRevision", "controllerrevisions"),
+    Kind::built_in("", "v1", "Secret", "secrets"),
+    Kind::built_in("", "v1", "Service", "services"),
+    Kind::built_in("", "v1", "Pod", "pods"),
+    Kind::built_in("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+    Kind::built_in("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
+    Kind::built_in("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").with_status(),
+    Kind::built_in("coordination.k8s.io", "v1", "Lease", "leases"),
+    Kind::built_in("events.k8s.io", "v1", "Event", "events"),
+];
+
+/// A watch that somebody reads.
+pub struct OpenWatch {
+    pub id: u64,
+    pub process: usize,
+    pub path: String,
+    pub watch: Watch,
+    pub lines: mpsc::UnboundedSender<Bytes>,
+    pub held_until: Option<Instant>,
+}
+
+/// A call that has its effect after its caller gave it up.
+#[derive(Clone, Debug)]
+pub enum Late {
+    Kubernetes(KubeRequest),
+    ElastiCache(sandbox::elasticache::Request),
+}
+
+/// A request to the API server.
+#[derive(Clone, Debug)]
+pub struct KubeRequest {
+    pub method: Method,
+    pub path: String,
+    pub query: String,
+    pub accept: String,
+    pub content_type: String,
+    pub body: Bytes,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Calls that had their turn.
+    pub calls: u64,
+    /// Faults, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Successful creations on ElastiCache, by id.
+    pub created: BTreeMap<String, u64>,
+}
+
+pub struct State {
+    pub api: ApiServer,
+    pub elasticache: InMemory,
+    pub receiver: Receiver,
+    pub tickets: Vec<Ticket>,
+    pub watches: Vec<OpenWatch>,
+    pub late: Vec<Late>,
+    pub facades: BTreeMap<usize, Facade>,
+    pub wakeups: BTreeMap<(usize, &'static str), Arc<Notify>>,
+    pub counts: Counts,
+    pub trace: Vec<String>,
+    /// Processes that are to die now.
+    pub dying: BTreeSet<usize>,
+    /// Whoever writes the lease in vain until then, and does not know.
+    pub deluded: Option<(usize, Instant)>,
+    /// Nobody reaches Postgres until then.
+    pub postgres_away: Option<Instant>,
+    /// How far the clocks were set.
+    pub jump: SignedDuration,
+    /// What was found wrong.
+    pub wrong: Vec<String>,
+    /// When something was last written.
+    pub last_write: Instant,
+    pub writes: u64,
+    /// Caches that were let go on purpose.
+    pub let_go: BTreeSet<String>,
+    /// Whether calls are faults' to strike.
+    pub exposed: bool,
+    next: u64,
+    ids: u64,
+}
+
+pub struct World {
+    state: Mutex<State>,
+    pub idle: Arc<Idle>,
+    pub ledger: Ledger,
+    began: Instant,
+}
+
+impl World {
+    pub fn new(idle: Arc<Idle>, ledger: Ledger) -> Arc<Self> {
+        let began = Instant::now();
+        let times = Times {
+            creating: Duration::from_secs(40),
+            modifying: Duration::from_secs(20),
+            deleting: Duration::from_secs(20),
+            snapshotting: Duration::from_secs(15),
+            deleting_snapshot: Duration::from_secs(5),
+            rebooting: Duration::from_secs(10),
+            tagging: Duration::from_secs(3),
+            members: Duration::from_secs(4),
+            visible: Duration::from_secs(2),
+            users: Duration::from_secs(5),
+        };
+        let options = Options {
+            times,
+            ..Options::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(State {
+                api: ApiServer::new(KINDS),
+                elasticache: InMemory::new(options),
+                receiver: Receiver::default(),
+                tickets: Vec::new(),
+                watches: Vec::new(),
+                late: Vec::new(),
+                facades: BTreeMap::new(),
+                wakeups: BTreeMap::new(),
+                counts: Counts::default(),
+                trace: Vec::new(),
+                dying: BTreeSet::new(),
+                deluded: None,
+                postgres_away: None,
+                jump: SignedDuration::ZERO,
+                wrong: Vec::new(),
+                last_write: began,
+                writes: 0,
+                let_go: BTreeSet::new(),
+                exposed: false,
+                next: 0,
+                ids: 0,
+            }),
+            idle,
+            ledger,
+            began,
+        })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// How long the run has taken, by its own clock.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        let elapsed = SignedDuration::try_from(self.elapsed()).unwrap();
+        Timestamp::from_second(BEGINNING).unwrap() + elapsed + self.state().jump
+    }
+
+    /// Waits at the gate.
+    pub async fn pass(&self, process: usize, call: Call) -> Verdict {
+        let turn = {
+            let mut state = self.state();
+            let (answer, turn) = oneshot::channel();
+            state.next += 1;
+            let id = state.next;
+            state.tickets.push(Ticket {
+                id,
+                process,
+                call,
+                answer,
+                held_until: None,
+                batch: None,
+            });
+            turn
+        };
+        match turn.await {
+            Ok(verdict) => verdict,
+            // The run is over.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends a process, when it has had its effect outside.
+    pub async fn die<T>(&self, process: usize) -> T {
+        self.state().dying.insert(process);
+        std::future::pending().await
+    }
+
+    /// Has a request to the API server take effect.
+    pub fn kubernetes(&self, request: &KubeRequest) -> Answer {
+        let now = self.now();
+        let mut state = self.state();
+        let before = state.api.revision();
+        let answer = state.api.handle(&Request {
+            method: &request.method,
+            path: &request.path,
+            query: &request.query,
+            accept: &request.accept,
+            content_type: &request.content_type,
+            body: &request.body,
+            now,
+        });
+        if state.api.revision() != before && !is_quiet(&request.path) {
+            state.wrote();
+        }
+        answer
+    }
+
+    /// Has a request to ElastiCache take effect.
+    pub fn elasticache(&self, request: &sandbox::elasticache::Request) -> (http::StatusCode, String) {
+        let now = self.now();
+        if let Some(id) = ["ReplicationGroupId", "CacheClusterId"]
+            .iter()
+            .find_map(|name| request.parameters.get(*name))
+            && request.operation.starts_with("Delete")
+            && let Some(instance) = crate::watchman::serves(self, id)
+        {
+            self.accuse(format!("{id} is to be deleted while it serves {instance}"));
+        }
+        let mut state = self.state();
+        if request.operation == "AddTagsToResource" && request.parameters.values().any(|value| value == "released") {
+            let arn = request.parameters.get("ResourceName").cloned().unwrap_or_default();
+            state
+                .let_go
+                .insert(arn.rsplit(':').next().unwrap_or_default().to_owned());
+        }
+        let answer = state.elasticache.answer(request, now);
+        if writes(&request.operation) && answer.0.is_success() {
+            state.wrote();
+            if let Some(id) = ["ReplicationGroupId", "CacheClusterId", "SnapshotName"]
+                .into_iter()
+                .filter(|_| request.operation.starts_with("Create"))
+                .find_map(|name| request.parameters.get(name))
+            {
+                let id = format!("{} {id}", request.operation);
+                *state.counts.created.entry(id).or_default() += 1;
+            }
+        }
+        answer
+    }
+
+    /// Opens a watch.
+    pub fn open(&self, process: usize, path: String, watch: Watch) -> mpsc::UnboundedReceiver<Bytes> {
+        let (lines, read) = mpsc::unbounded_channel();
+        let mut state = self.state();
+        state.next += 1;
+        let id = state.next;
+        state.watches.push(OpenWatch {
+            id,
+            process,
+            path,
+            watch,
+            lines,
+            held_until: None,
+        });
+        read
+    }
+
+    /// An object, as it is.
+    pub fn object(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let state = self.state();
+        let found = state
+            .api
+            .objects()
+            .find(|(key, _)| key.plural == plural && key.namespace == namespace && key.name == name);
+        found.map(|(_, object)| object.clone())
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, plural: &str) -> Vec<(Key, Value)> {
+        let state = self.state();
+        let found = state.api.objects().filter(|(key, _)| key.plural == plural);
+        found.map(|(key, object)| (key.clone(), object.clone())).collect()
+    }
+
+    /// Notes something that must not be.
+    pub fn accuse(&self, what: impl Into<String>) {
+        let what = what.into();
+        let mut state = self.state();
+        state.trace.push(format!("WRONG: {what}"));
+        state.wrong.push(what);
+    }
+}
+
+impl State {
+    pub fn wrote(&mut self) {
+        self.writes += 1;
+        self.last_write = Instant::now();
+    }
+
+    pub fn strike(&mut self, fault: impl Into<String>) {
+        *self.counts.faults.entry(fault.into()).or_default() += 1;
+    }
+}
+
+/// Whether a path is of elections or Events.
+pub fn is_quiet(path: &str) -> bool {
+    path.contains("/leases") || path.starts_with("/apis/events.k8s.io")
+}
+
+/// Whether an operation of ElastiCache changes something.
+pub fn writes(operation: &str) -> bool {
+    !operation.starts_with("Describe") && !operation.starts_with("List")
+}
+
+/// The time of day and chance of a run.
+pub struct Surroundings(pub Arc<World>);
+
+impl Ambient for Surroundings {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn id(&self) -> Uuid {
+        let mut state = self.0.state();
+        state.ids += 1;
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, &state.ids.to_le_bytes())
+    }
+
+    fn fraction(&self) -> f64 {
+        0.5
+    }
+}
+
+/// Whether a call is of Postgres.
+pub fn is_postgres(call: &Call) -> bool {
+    call.system == System::Postgres
+}
