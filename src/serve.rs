@@ -314,7 +314,7 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
             }
             if role.reconciles() {
                 let operator = Operator {
-                    providers: providers(&settings, &name_prefix, client.clone()).await,
+                    providers: providers(&settings, &name_prefix, client.clone()).await?,
                     client,
                     ledger,
                     namespaces: watch_namespaces,
@@ -515,7 +515,7 @@ async fn elasticache(settings: &Settings, region: &str) -> ElastiCacheClient {
     ElastiCacheClient::new(region.to_owned(), settings.aws_endpoint_url.clone(), limits).await
 }
 
-async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Providers {
+async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Result<Providers, String> {
     let elasticache = match &settings.aws_region {
         Some(region) => {
             let client = elasticache(settings, region).await;
@@ -531,15 +531,17 @@ async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Pr
         }
         None => None,
     };
-    Providers {
+    Ok(Providers {
         kube: client,
         stores: Stores::default(),
         kubernetes: settings.use_kubernetes.then(|| Placement {
             service_host: settings.service_host,
             cluster_domain: settings.cluster_domain.clone(),
+            operator_namespace: settings.namespace.clone(),
         }),
         elasticache,
-    }
+        trust: trust(settings.elasticache_ca_file.as_deref())?,
+    })
 }
 
 /// Migrates, however long Postgres keeps us waiting. Returns whether it was done before the process was told to stop.

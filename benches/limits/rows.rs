@@ -139,6 +139,8 @@ pub async fn settle(ledger: &Ledger, sql: &tokio_postgres::Client, prefix: &str,
                 reason: "Available".to_owned(),
                 message: "the cache answers".to_owned(),
                 connection: Some(connection()),
+                users: Vec::new(),
+                current: true,
             };
             ledger
                 .project(epoch, &observation)

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Authentication, CachePlanSpec, ElastiCacheSpec, Engine, EngineType, KubernetesSpec, ProviderSpec, Topology,
+    Authentication, BindingCredentials, CachePlanSpec, ElastiCacheSpec, Engine, EngineType, KubernetesSpec,
+    ProviderSpec, Topology,
 };
 
 /// What a difference does to a cache, from the least to the worst.
@@ -88,6 +89,7 @@ pub fn forecast(from: &CachePlanSpec, to: &CachePlanSpec) -> Vec<Difference> {
         return found.0;
     };
     found.engine(from, to);
+    found.credentials(from, to);
     match (old, new) {
         (ProviderSpec::ElastiCache(old), ProviderSpec::ElastiCache(new)) => {
             elasticache(&mut found, (from, old), (to, new));
@@ -126,6 +128,7 @@ fn terms(spec: &CachePlanSpec) -> CachePlanSpec {
     terms.elasticache = None;
     terms.kubernetes = None;
     terms.preprovision = 0;
+    terms.binding_credentials = BindingCredentials::default();
     terms.engine.version.clear();
     terms
 }
@@ -180,6 +183,32 @@ impl Found {
         } else {
             let change = format!("from {} to {}: one does not become the other", old.type_, new.type_);
             self.add("the engine", change, Effect::Never);
+        }
+    }
+}
+
+impl Found {
+    /// Users that bindings have must not be lost, and who has none must not be asked for one.
+    fn credentials(&mut self, from: &CachePlanSpec, to: &CachePlanSpec) {
+        const FIELD: &str = "bindingCredentials";
+        match (from.has_users(), to.has_users()) {
+            (true, false) => {
+                let change = "from perBinding to shared: bindings have users of their own, and would lose them";
+                self.add(FIELD, change, Effect::Never);
+            }
+            (false, true) if to.elasticache.is_some() => {
+                let change = "from shared to perBinding: ElastiCache would ask bindings that exist for users that they do not have";
+                self.add(FIELD, change, Effect::Never);
+            }
+            // In the cluster the shared password goes on holding beside the users, in another Pod.
+            (false, true) => {
+                let persistent =
+                    |spec: &CachePlanSpec| spec.kubernetes.as_ref().is_some_and(|spec| spec.persistence.is_some());
+                let keeps = persistent(from) && persistent(to);
+                let effect = if keeps { Effect::InPlace } else { Effect::Cold };
+                self.add(FIELD, "from shared to perBinding", effect);
+            }
+            _ => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DeletionPolicy, EngineType, ProviderKind, Topology, annotations, schema};
+use super::{BindingCredentials, DeletionPolicy, EngineType, ProviderKind, Topology, annotations, schema};
 
 /// One cache.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,12 +33,14 @@ use super::{DeletionPolicy, EngineType, ProviderKind, Topology, annotations, sch
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner.organization", priority = 1),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 52")
         .message("metadata.name becomes a host name: use at most 52 lower-case letters, digits and hyphens, first a letter, last no hyphen"),
-    validation = Rule::new("!has(self.spec.connectionSecret) || self.spec.connectionSecret.name != self.metadata.name + '-auth'")
-        .message("connectionSecret is the name of the Secret that keeps the password: choose another"),
+    validation = Rule::new("!has(self.spec.connectionSecret) || !(self.spec.connectionSecret.name in [self.metadata.name + '-auth', self.metadata.name + '-users'])")
+        .message("connectionSecret is the name of a Secret that keeps passwords: choose another"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.adopt) && has(self.restore))")
     .message("adopt and restore exclude each other: an adopted cache keeps the data it has"))]
+#[x_kube(validation = Rule::new("!has(self.users) || self.users.all(user, user.name != 'default')")
+    .message("the user default is the operator's: give users other names").field_path(".users"))]
 #[x_kube(validation = Rule::new("has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt.providerId == oldSelf.adopt.providerId)")
     .message("adopt is fixed once the instance exists: make a new instance").field_path(".adopt"))]
 #[x_kube(validation = Rule::new("has(self.connectionSecret) == has(oldSelf.connectionSecret) && (!has(self.connectionSecret) || self.connectionSecret.name == oldSelf.connectionSecret.name)")
@@ -186,6 +188,19 @@ pub struct User {
     pub secret_ref: LocalRef,
 }
 
+/// What is known of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserStatus {
+    /// The user's name.
+    pub name: String,
+    /// Whether the cache lets it in.
+    pub ready: bool,
+    /// The `resourceVersion` of the Secret that its password was taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_version: Option<String>,
+}
+
 /// What is known of a cache.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -247,6 +262,12 @@ pub struct CacheInstanceStatus {
     /// The connection Secret, where tools for Service Binding look for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<LocalRef>,
+    /// Users that the cache lets in, or may let in. One that is to go stands here until it is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<UserStatus>,
+    /// The ElastiCache user group that its users are in. Written before it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_group: Option<String>,
     /// When it first answered. What never did is deleted without regard to the deletion policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ready_time: Option<Time>,
@@ -347,6 +368,13 @@ pub struct PlanStatus {
     pub provider: ProviderKind,
     /// The plan's revision.
     pub revision: i64,
+    /// What bindings are handed.
+    #[serde(
+        default,
+        rename = "bindingCredentials",
+        skip_serializing_if = "BindingCredentials::is_shared"
+    )]
+    pub binding_credentials: BindingCredentials,
 }
 
 /// Where a cache answers.

@@ -14,6 +14,7 @@ mod forecast;
 mod instance;
 mod memory;
 mod parameters;
+mod password;
 mod plan;
 mod schema;
 
@@ -24,13 +25,15 @@ pub use engine::{Engine, EngineType, Namespaces};
 pub use forecast::{Difference, Effect, Order, compare_versions, forecast, worst};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
-    PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User,
+    PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User, UserStatus,
 };
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
+pub use password::generate_password;
 pub use plan::{
-    Authentication, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy, ElastiCacheSpec, EvictionPolicy,
-    KubernetesSpec, Persistence, PlanState, PoolStatus, Price, ProviderKind, ProviderSpec, Topology,
+    AllowedFrom, Authentication, BindingCredentials, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy,
+    ElastiCacheSpec, EvictionPolicy, KubernetesSpec, Persistence, PlanState, PoolStatus, Price, ProviderKind,
+    ProviderSpec, Topology,
 };
 
 /// The API group.
@@ -95,6 +98,8 @@ pub mod labels {
     pub const POOL: &str = "cache.akkeris.io/pool";
     /// The node of a cache that a Deployment is, or is to become.
     pub const NODE: &str = "cache.akkeris.io/node";
+    /// The user of a cache whose password a Secret holds.
+    pub const USER: &str = "cache.akkeris.io/user";
     /// Which of a node's Deployments a Pod is of: a digest of what it was made from.
     pub const WORKLOAD: &str = "cache.akkeris.io/workload";
 }

@@ -61,6 +61,12 @@ use super::{Engine, EngineType, Memory, Schema, schema};
     .message("multiAz needs a second node: set replicas (redis, valkey) or nodes (memcached)"))]
 #[x_kube(validation = Rule::new("self.engine.type != 'memcached' || !has(self.kubernetes) || !has(self.kubernetes.persistence)")
     .message("memcached keeps nothing on disk: leave persistence out"))]
+#[x_kube(validation = Rule::new("!has(self.bindingCredentials) || self.bindingCredentials == 'shared' || self.engine.type != 'memcached'")
+    .message("memcached has no users: leave bindingCredentials out"))]
+#[x_kube(validation = Rule::new("!has(self.bindingCredentials) || self.bindingCredentials == 'shared' || !self.engine.version.matches('^([1-5]([^0-9]|$)|6[.][01]([^0-9]|$))')")
+    .message("users came with version 6.2 of redis: take a later engine.version, or leave bindingCredentials out"))]
+#[x_kube(validation = Rule::new("!has(self.bindingCredentials) || self.bindingCredentials == 'shared' || !has(self.elasticache) || ((!has(self.elasticache.topology) || self.elasticache.topology == 'replicationGroup') && has(self.elasticache.transitEncryption) && self.elasticache.transitEncryption && (!has(self.elasticache.authentication) || self.elasticache.authentication == 'none'))")
+    .message("ElastiCache has users only on a replication group with TLS and without a token: set transitEncryption to true and leave topology and authentication out"))]
 #[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Snapshot' || (has(self.elasticache) && self.engine.type != 'memcached')")
     .message("only redis and valkey on ElastiCache can be snapshotted: use deletionPolicy Delete or Retain"))]
 pub struct CachePlanSpec {
@@ -113,6 +119,9 @@ pub struct CachePlanSpec {
     /// How long a cache on ElastiCache is kept after another one took its place; a day if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_grace_period: Option<Duration>,
+    /// What bindings are handed: the one password of the cache, or a user each (redis and valkey).
+    #[serde(default, skip_serializing_if = "BindingCredentials::is_shared")]
+    pub binding_credentials: BindingCredentials,
     /// Made by AWS ElastiCache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elasticache: Option<ElastiCacheSpec>,
@@ -150,6 +159,11 @@ impl CachePlanSpec {
             (None, Some(spec)) => Some(ProviderSpec::Kubernetes(spec)),
             _ => None,
         }
+    }
+
+    /// Whether each binding has a user of its own.
+    pub fn has_users(&self) -> bool {
+        !self.binding_credentials.is_shared()
     }
 
     /// How long an operation on an instance of this plan may take.
@@ -207,6 +221,24 @@ impl PlanState {
     /// Whether new instances may be ordered.
     pub fn takes_orders(self) -> bool {
         matches!(self, Self::Ga | Self::Beta)
+    }
+}
+
+/// What bindings are handed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum BindingCredentials {
+    /// What the cache asks everybody for: one password, or nothing.
+    #[default]
+    Shared,
+    /// A user of its own, which unbinding revokes.
+    PerBinding,
+}
+
+impl BindingCredentials {
+    /// Whether all bindings are handed the same.
+    pub fn is_shared(&self) -> bool {
+        *self == Self::Shared
     }
 }
 

@@ -14,6 +14,7 @@ use crate::api::{
     CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
     Order, PlanRef, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
 };
+use crate::provider::users::UserRef;
 use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
 
 /// A revision of a plan.
@@ -194,8 +195,8 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         );
         return say(Progress::Stalled, Reason::PlanDeprecated, message);
     }
-    if !deleting && let Some(message) = unsupported(instance) {
-        return say(Progress::Stalled, Reason::Unsupported, message);
+    if !deleting && let Some(message) = without_users(instance, revision) {
+        return say(Progress::Stalled, Reason::PlanMismatch, message);
     }
     let restore = match restore(instance, &revision.spec, backup) {
         Ok(restore) => restore,
@@ -240,6 +241,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         plan,
         owner: instance.spec.owner.clone().unwrap_or_default(),
         connection_secret: instance.connection_secret_name(),
+        users: users(instance),
         was_ready,
         consent: consent(instance),
         restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
@@ -384,6 +386,14 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             back()
         ));
     }
+    let users = before.binding_credentials != revision.spec.binding_credentials;
+    if users && provider.kind() == ProviderKind::ElastiCache {
+        return Some(format!(
+            "plan {} has other bindingCredentials, and on ElastiCache those who use it now would be refused: {}",
+            revision.name,
+            back()
+        ));
+    }
     let order = compare_versions(&before.version, &revision.spec.engine.version);
     if from == to && to != EngineType::Memcached && order == Order::Newer {
         return Some(format!(
@@ -397,21 +407,25 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
     None
 }
 
-/// What an instance asks for that this version does not do. It is said before anything is made: nothing is ignored.
-fn unsupported(instance: &CacheInstance) -> Option<String> {
-    let spec = &instance.spec;
-    let asked = [(!spec.users.is_empty(), "users")];
-    let names: Vec<_> = asked
-        .iter()
-        .filter(|(asked, _)| *asked)
-        .map(|(_, name)| format!("spec.{name}"))
-        .collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "this version of the broker does not do {} yet: leave it out",
-            names.join(" and ")
-        )
-    })
+/// Why an instance cannot have the users that it asks for. It is said before anything is made: nothing is ignored.
+fn without_users(instance: &CacheInstance, revision: &PlanRevision) -> Option<String> {
+    if instance.spec.users.is_empty() || revision.spec.has_users() {
+        return None;
+    }
+    Some(format!(
+        "it asks for users, and CachePlan {} gives all the same credentials: take spec.users back, or move to a plan with bindingCredentials perBinding",
+        revision.name
+    ))
+}
+
+fn users(instance: &CacheInstance) -> Vec<UserRef> {
+    let users = instance.spec.users.iter();
+    users
+        .map(|user| UserRef {
+            name: user.name.clone(),
+            secret: user.secret_ref.name.clone(),
+        })
+        .collect()
 }
 
 /// A time as the API server keeps it in a status (`metav1.Time`).
@@ -462,6 +476,7 @@ pub fn status(
                 version: revision.spec.engine.version.clone(),
                 provider: provider.kind(),
                 revision: revision.revision,
+                binding_credentials: revision.spec.binding_credentials,
             })
         }
         _ => None,

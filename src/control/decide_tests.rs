@@ -113,7 +113,7 @@ fn what_cannot_be_done_is_said_before_anything_is_made() {
             json!({ "users": [{ "name": "u", "secretRef": { "name": "s" } }] }),
             json!(null),
             plan(&none),
-            Reason::Unsupported,
+            Reason::PlanMismatch,
         ),
         (none.clone(), running, plan(&none), Reason::PlanMismatch),
         (

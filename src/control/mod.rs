@@ -19,6 +19,7 @@ mod retries;
 mod standing;
 mod status_record;
 mod update;
+mod users;
 
 use std::time::Duration;
 

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Error, deadline, pool};
+use super::{Error, deadline, pool, users};
 use crate::api::{
     Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner,
     PlanRef, Restore, annotations,
 };
-use crate::ledger::{Desired, Later, LaterPlan, Ledger, OutboxItem, listen};
+use crate::ledger::{BindingUser, Desired, Later, LaterPlan, Ledger, OutboxItem, listen};
 
 /// Who we are in the managed fields of the resources that the ledger writes.
 const FIELD_MANAGER: &str = "cache-broker-ledger";
@@ -105,8 +105,9 @@ fn retry_in(attempts: i32) -> Duration {
 
 async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<(), Error> {
     let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
+    let users = users::of(ledger, item).await?;
     let existing = match deadline(api.get_opt(&item.name)).await? {
-        Some(member) if pool::is_member(&member) => Some(claimed(ledger, &api, member, item).await?),
+        Some(member) if pool::is_member(&member) => Some(claimed(ledger, client, member, item, &users).await?),
         existing => existing,
     };
     match (item.desired, existing) {
@@ -133,47 +134,62 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
                 item.namespace, item.name
             )))
         }
-        (Desired::Present, Some(existing)) => {
-            let written = existing.ledger_revision();
-            if let Some(found) = written.filter(|found| *found > item.revision)
-                && ledger.catch_up(&item.instance, &later(&existing, found)).await?
-            {
-                tracing::warn!(instance = %item.instance, found, ours = item.revision, "the ledger is older than the cluster");
-                return Ok(());
-            }
-            if written.is_none_or(|revision| revision < item.revision) {
-                let how = PatchParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                let change = Patch::Merge(change(&existing, item)?);
-                deadline(api.patch(&item.name, &how, &change)).await?;
-            }
-            make_backup(client, item).await?;
-            Ok(ledger
-                .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
-                .await?)
-        }
+        (Desired::Present, Some(existing)) => write_over(ledger, client, &existing, item, &users).await,
         (Desired::Present, None) => {
             let how = PostParams {
                 field_manager: Some(FIELD_MANAGER.to_owned()),
                 ..PostParams::default()
             };
-            let created = deadline(api.create(&how, &resource(item))).await?;
-            Ok(ledger
-                .mark_applied(&item.instance, item.revision, created.uid().as_deref())
-                .await?)
+            let mut first = resource(item);
+            if !users.is_empty() {
+                // Their Secrets belong to it, so it comes first, from an earlier revision than names them.
+                set_revision(&mut first, item.revision - 1);
+            }
+            let created = deadline(api.create(&how, &first)).await?;
+            write_over(ledger, client, &created, item, &users).await
         }
     }
+}
+
+/// Makes a resource that exists say what the row says, unless it was written from that revision or a later one.
+async fn write_over(
+    ledger: &Ledger,
+    client: &Client,
+    existing: &CacheInstance,
+    item: &OutboxItem,
+    users: &[BindingUser],
+) -> Result<(), Error> {
+    let written = existing.ledger_revision();
+    if let Some(found) = written.filter(|found| *found > item.revision)
+        && ledger.catch_up(&item.instance, &later(existing, found)).await?
+    {
+        tracing::warn!(instance = %item.instance, found, ours = item.revision, "the ledger is older than the cluster");
+        return Ok(());
+    }
+    if written.is_none_or(|revision| revision < item.revision) {
+        users::make_secrets(client, existing, users).await?;
+        let how = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
+        let change = Patch::Merge(change(existing, item, users)?);
+        deadline(api.patch(&item.name, &how, &change)).await?;
+    }
+    make_backup(client, item).await?;
+    Ok(ledger
+        .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
+        .await?)
 }
 
 /// Makes a member of a pool the row's, if that has claimed it. It is done also before the resource is deleted, since
 /// until then it says how unclaimed ones are deleted.
 async fn claimed(
     ledger: &Ledger,
-    api: &Api<CacheInstance>,
+    client: &Client,
     member: CacheInstance,
     item: &OutboxItem,
+    users: &[BindingUser],
 ) -> Result<CacheInstance, Error> {
     let uid = member.uid().unwrap_or_default();
     if !ledger
@@ -182,11 +198,15 @@ async fn claimed(
     {
         return Ok(member);
     }
+    users::make_secrets(client, &member, users).await?;
     let how = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let change = Patch::Merge(pool::take_over(&member, &resource(item))?);
+    let mut wanted = resource(item);
+    wanted.spec.users = users::wanted(&member, users);
+    let change = Patch::Merge(pool::take_over(&member, &wanted)?);
+    let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
     deadline(api.patch(&item.name, &how, &change)).await
 }
 
@@ -253,6 +273,11 @@ async fn delete(api: &Api<CacheInstance>, existing: &CacheInstance) -> Result<()
     }
 }
 
+fn set_revision(resource: &mut CacheInstance, revision: i64) {
+    let annotations = resource.metadata.annotations.get_or_insert_default();
+    annotations.insert(annotations::LEDGER_REVISION.to_owned(), revision.to_string());
+}
+
 /// What a resource says that was written from a later revision than the ledger has.
 pub fn later(resource: &CacheInstance, revision: i64) -> Later {
     let spec = &resource.spec;
@@ -275,12 +300,13 @@ pub fn later(resource: &CacheInstance, revision: i64) -> Later {
 
 /// What makes a resource say what the row says, on condition that it is still as it was read. A merge patch (RFC 7396)
 /// leaves alone what somebody else has set; what is not wanted any more is taken away by name.
-fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
+fn change(existing: &CacheInstance, item: &OutboxItem, users: &[BindingUser]) -> Result<Value, Error> {
     let unwritable = |error: serde_json::Error| Error::Resource(format!("the resource of an order: {error}"));
     let mut wanted = resource(item);
     // A cache that is made anew has nothing to restart.
     wanted.spec.restart_at = item.restart_at.map(Time);
     wanted.spec.restore = item.restore.clone().map(|backup| Restore { backup });
+    wanted.spec.users = users::wanted(existing, users);
     let digest = wanted.spec.digest();
     wanted
         .metadata
@@ -308,8 +334,10 @@ fn change(existing: &CacheInstance, item: &OutboxItem) -> Result<Value, Error> {
         }
     }
     if let Some(spec) = spec.as_object_mut() {
-        // A restore that failed is taken back.
-        spec.entry("restore").or_insert(Value::Null);
+        // A restore that failed is taken back, and so is the last user.
+        for name in ["restore", "users"] {
+            spec.entry(name).or_insert(Value::Null);
+        }
     }
     Ok(json!({
         "metadata": {
@@ -420,7 +448,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let change = change(&existing, &item(json!({ "connectionLimit": 9 }))).unwrap();
+        let change = change(&existing, &item(json!({ "connectionLimit": 9 })), &[]).unwrap();
         let digest = resource(&item(json!({ "connectionLimit": 9 }))).spec.digest();
         assert_eq!(
             change,
@@ -438,7 +466,7 @@ mod tests {
                     "planRef": { "name": "large", "revision": 2 },
                     "parameters": { "connectionLimit": 9, "maxItemSize": null },
                     "owner": { "organization": "o", "space": "s", "instanceName": null },
-                    "restore": null,
+                    "restore": null, "users": null,
                 },
             })
         );
@@ -447,12 +475,12 @@ mod tests {
             ..item(json!({}))
         };
         assert_eq!(
-            super::change(&existing, &restarting).unwrap()["spec"]["restartAt"],
+            super::change(&existing, &restarting, &[]).unwrap()["spec"]["restartAt"],
             json!("2026-01-02T03:04:05Z")
         );
         assert_eq!(resource(&restarting).spec.restart_at, None);
         // The last of the parameters, too.
-        let none = super::change(&existing, &item(json!({}))).unwrap();
+        let none = super::change(&existing, &item(json!({})), &[]).unwrap();
         assert_eq!(
             none["spec"]["parameters"],
             json!({ "connectionLimit": null, "maxItemSize": null })

@@ -18,7 +18,8 @@ use super::{Error, deadline, outbox};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
 use crate::ledger::{
-    AppliedRow, Epoch, Gone, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, Verdict,
+    AppliedRow, Epoch, Gone, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser,
+    Verdict,
 };
 use crate::provider::kubernetes::{Scope, Stores};
 
@@ -324,6 +325,15 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
         message,
         verdict,
         connection,
+        users: status
+            .users
+            .iter()
+            .map(|user| SeenUser {
+                name: user.name.clone(),
+                ready: user.ready,
+            })
+            .collect(),
+        current: status.observed_generation == Some(generation),
     })
 }
 

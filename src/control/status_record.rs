@@ -5,9 +5,10 @@ use kube::ResourceExt;
 
 use crate::api::{
     CacheInstance, CacheInstanceStatus, ProviderKind, ProviderTags, Replacement, RestartStatus,
-    Superseded as SupersededStatus, Topology,
+    Superseded as SupersededStatus, Topology, UserStatus,
 };
 use crate::provider::elasticache::{Tagged, Target};
+use crate::provider::users::UserRecord;
 use crate::provider::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
 
 /// What the status of an instance keeps.
@@ -47,6 +48,16 @@ pub fn record(instance: &CacheInstance) -> Record {
         }),
         restarted_at: status.restarted_at.as_ref().map(|time| time.0),
         restored_from: status.restored_from.clone(),
+        users: status
+            .users
+            .iter()
+            .map(|user| UserRecord {
+                name: user.name.clone(),
+                ready: user.ready,
+                secret_version: user.secret_version.clone(),
+            })
+            .collect(),
+        user_group: status.user_group.clone(),
     }
 }
 
@@ -78,6 +89,16 @@ pub fn recorded(instance: &CacheInstance, record: &Record) -> CacheInstanceStatu
         }),
         restarted_at: record.restarted_at.map(Time),
         restored_from: record.restored_from.clone(),
+        users: record
+            .users
+            .iter()
+            .map(|user| UserStatus {
+                name: user.name.clone(),
+                ready: user.ready,
+                secret_version: user.secret_version.clone(),
+            })
+            .collect(),
+        user_group: record.user_group.clone(),
         ..CacheInstanceStatus::default()
     }
 }
@@ -176,6 +197,14 @@ mod tests {
     fn any_record() -> impl Strategy<Value = Record> {
         let superseded =
             (any_place(), any_time(), any_time()).prop_map(|(place, since, until)| Superseded { place, since, until });
+        let user = ("[a-z]{1,9}", any::<bool>(), proptest::option::of("[0-9]{1,9}")).prop_map(
+            |(name, ready, secret_version)| UserRecord {
+                name,
+                ready,
+                secret_version,
+            },
+        );
+        let users = (prop::collection::vec(user, 0..3), proptest::option::of("[a-z]{1,9}"));
         let node = ("[0-9]{4}", any::<bool>()).prop_map(|(id, seen)| RestartingNode { id, seen });
         let restart = (
             any_time(),
@@ -194,15 +223,20 @@ mod tests {
             proptest::option::of(restart),
             proptest::option::of(any_time()),
             proptest::option::of("[a-z]{1,9}"),
+            users,
         )
             .prop_map(
-                |(serving, replacement, superseded, restart, restarted_at, restored_from)| Record {
-                    serving: Some(serving),
-                    replacement,
-                    superseded,
-                    restart,
-                    restarted_at,
-                    restored_from,
+                |(serving, replacement, superseded, restart, restarted_at, restored_from, (users, user_group))| {
+                    Record {
+                        serving: Some(serving),
+                        replacement,
+                        superseded,
+                        restart,
+                        restarted_at,
+                        restored_from,
+                        users,
+                        user_group,
+                    }
                 },
             )
     }

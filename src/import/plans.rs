@@ -208,6 +208,7 @@ pub fn render(row: &OldPlan, service: &OldService, name: &str, variables: &Varia
         deletion_policy: made.deletion_policy,
         operation_deadline: None,
         replace_grace_period: None,
+        binding_credentials: crate::api::BindingCredentials::Shared,
         elasticache: made.elasticache,
         kubernetes: made.kubernetes,
     };

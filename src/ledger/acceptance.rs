@@ -12,7 +12,7 @@ use super::instances::{self, COLUMNS};
 use super::pool::Claim;
 use super::{
     Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
-    Usage, WebhookTarget, listen, operations, webhooks,
+    Usage, WebhookTarget, bindings, listen, operations, webhooks,
 };
 use crate::ambient;
 
@@ -276,6 +276,7 @@ impl Ledger {
                 };
                 operations::end(&tx, running.id, &outcome).await?;
             }
+            bindings::halt(&tx, id, "superseded by deprovision").await?;
             let operation = self.write_deprovision(&tx, id, asked, &new).await?;
             tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(operation))
@@ -310,6 +311,7 @@ impl Ledger {
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
         let begun = operations::Begun {
             kind: OperationKind::Deprovision,
+            binding: None,
             answered: 202,
             desired_revision: revision,
             deadline: new.deadline,
@@ -356,12 +358,13 @@ pub(super) async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Resu
     }))
 }
 
-/// The latest operation as it is now: a statement of its own sees what was committed while the lock was waited for.
+/// The latest operation of the instance itself as it is now: a statement of its own sees what was committed while the lock was waited for.
 pub(super) async fn latest_operation(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Operation>, LedgerError> {
     let refused = |error| LedgerError::statement(format!("reading the latest operation of instance {id}"))(error);
     let statement = tx
         .prepare_cached(&format!(
-            "select {} from operations where instance_id = $1 order by created_at desc, id limit 1",
+            "select {} from operations where instance_id = $1 and binding_id is null
+             order by created_at desc, id limit 1",
             Operation::COLUMNS
         ))
         .await

@@ -7,7 +7,6 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::bindings;
 use super::{
     Asked, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, OperationState, Settled,
     WebhookTarget, operations, updates, webhooks,
@@ -84,7 +83,7 @@ impl Ledger {
             let backups = self.read_backups(id).await?;
             let mut client = self.client().await?;
             let tx = client.transaction().await.map_err(refused)?;
-            let held = self.lock_connected(&tx, id, bindings::Lock::Update).await?;
+            let held = self.lock_connected(&tx, id).await?;
             let filled = tx
                 .query_opt("select restore from instances where id = $1", &[&id.as_str()])
                 .await
@@ -136,6 +135,7 @@ impl Ledger {
         let standing: Option<&[u8]> = row.try_get(1).map_err(refused)?;
         let begun = operations::Begun {
             kind: new.deed.kind(),
+            binding: None,
             answered: 202,
             desired_revision: row.try_get(0).map_err(refused)?,
             deadline: new.deadline,

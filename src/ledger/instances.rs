@@ -129,7 +129,8 @@ async fn read_held(client: &impl GenericClient, id: &InstanceId, more: &str) -> 
         .prepare_cached(&format!(
             "select {COLUMNS}, {}, {more} from instances
              left join lateral (
-                 select * from operations where instance_id = instances.id order by created_at desc, id limit 1
+                 select * from operations where instance_id = instances.id and binding_id is null
+                 order by created_at desc, id limit 1
              ) operations on true
              where instances.id = $1",
             Operation::COLUMNS
@@ -217,11 +218,12 @@ impl Ledger {
     async fn read_poll(&self, id: &InstanceId, operation: Option<Uuid>) -> Result<Option<Polled>, LedgerError> {
         const NAMED: &str = "select deleted_at is not null, message, kind, state, description, \
              operations.created_at, instance_usable, update_repeatable from instances \
-             left join operations on operations.id = $2 and instance_id = instances.id where instances.id = $1";
+             left join operations on operations.id = $2 and instance_id = instances.id and binding_id is null \
+             where instances.id = $1";
         const LATEST: &str = "select deleted_at is not null, message, kind, state, description, \
              operations.created_at, instance_usable, update_repeatable from instances left join lateral \
-             (select * from operations where instance_id = instances.id and kind in ('provision', 'update', \
-             'deprovision') order by created_at desc, id limit 1) operations on true where instances.id = $1";
+             (select * from operations where instance_id = instances.id and binding_id is null \
+             and kind in ('provision', 'update', 'deprovision') order by created_at desc, id limit 1) operations on true where instances.id = $1";
         let refused = |error| LedgerError::statement(format!("reading the state of instance {id}"))(error);
         let unreadable = |reason: String| LedgerError::Row {
             place: format!("the operation of instance {id}"),

@@ -6,6 +6,7 @@
 mod acceptance;
 mod actions;
 pub mod audit;
+mod binding_acceptance;
 mod bindings;
 pub mod database_url;
 /// What can go wrong in the ledger.
@@ -45,7 +46,8 @@ pub use crate::api::Connection;
 pub use acceptance::{Judgement, NewDeprovision, NewInstance, Provisioned, Settled, resource_name};
 pub use actions::{Backup, Deed, NewAction};
 pub use audit::{Answered, Asked, Asker, Originating, Request};
-pub use bindings::{Binding, Credentials, NewBinding};
+pub use binding_acceptance::{Bindable, BindingUser, Bound, NewBinding, NewUnbinding, Standing, Unbound};
+pub use bindings::{Binding, BindingState, Credentials, PolledBinding};
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use error::LedgerError;
 pub use events::Event;
@@ -56,7 +58,7 @@ pub use letters::{Letter, LetterCounts, LetterState, Letters};
 pub use operations::{Operation, OperationKind, OperationState, Outcome, Remains};
 pub use outbox::{Adoption, Desired, Later, LaterPlan, OutboxItem};
 pub use pool::{MemberState, NewMember, Noted, PoolMember};
-pub use projection::{AppliedRow, Epoch, Gone, Observation, Projected, Verdict};
+pub use projection::{AppliedRow, Epoch, Gone, Observation, Projected, SeenUser, Verdict};
 pub use retention::{Forgotten, Kept};
 pub use seal::{KeyRing, KeyRingError};
 pub use survey::{Survey, Surveyed};

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::events::Event;
-use super::{Answered, Asked, InstanceId, LedgerError, audit, webhooks};
+use super::{Answered, Asked, BindingId, InstanceId, LedgerError, audit, webhooks};
 use crate::ambient;
 use crate::telemetry::metrics::record;
 
@@ -30,17 +30,23 @@ pub enum OperationKind {
     Backup,
     /// Fills it from one.
     Restore,
+    /// Makes a binding of it.
+    Bind,
+    /// Removes one.
+    Unbind,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Provision,
         Self::Update,
         Self::Deprovision,
         Self::Restart,
         Self::Backup,
         Self::Restore,
+        Self::Bind,
+        Self::Unbind,
     ];
 
     /// As it stands in the ledger and in webhook bodies.
@@ -52,12 +58,14 @@ impl OperationKind {
             Self::Restart => "restart",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Bind => "bind",
+            Self::Unbind => "unbind",
         }
     }
 
     /// Whether the resource is put back when it fails.
     pub(super) fn is_put_back(self) -> bool {
-        matches!(self, Self::Update | Self::Restore)
+        matches!(self, Self::Update | Self::Restore | Self::Bind)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -209,6 +217,8 @@ impl Outcome {
 pub(super) struct Begun {
     /// What it does.
     pub kind: OperationKind,
+    /// The binding that it makes or removes.
+    pub binding: Option<BindingId>,
     /// The HTTP status that the request for it is answered with.
     pub answered: u16,
     /// The instance's desired revision that it brings about.
@@ -228,9 +238,9 @@ pub(super) async fn begin(
     let statement = tx
         .prepare_cached(
             "insert into operations
-                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
+                (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at, binding_id)
              values ($1, $2, $3, $4, $5, clock_timestamp(),
-                clock_timestamp() + make_interval(secs => $6::double precision))",
+                clock_timestamp() + make_interval(secs => $6::double precision), $7)",
         )
         .await
         .map_err(refused())?;
@@ -244,6 +254,7 @@ pub(super) async fn begin(
             &begun.desired_revision,
             &asked.asker.request_identity,
             &begun.deadline.as_secs_f64(),
+            &begun.binding.as_ref().map(BindingId::as_str),
         ],
     )
     .await
@@ -259,7 +270,8 @@ pub(super) async fn begin(
 
 /// Ends an operation that is in progress and makes its webhook due, in the caller's transaction. `false` if it was not
 /// in progress, and then nothing was changed. The row of an instance whose update failed has its old plan, revision and
-/// parameters again; its resource has them once the row is [written anew](super::updates::rewrite).
+/// parameters again, and a binding that failed is gone; the resource says so once the row is
+/// [written anew](super::updates::rewrite).
 pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome) -> Result<bool, LedgerError> {
     let refused = || LedgerError::statement(format!("ending operation {operation}"));
     let statement = tx
@@ -272,11 +284,13 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                     when 'restart' then 'the instance was restarted'
                     when 'backup' then 'the backup is complete'
                     when 'restore' then 'the instance was restored'
+                    when 'bind' then 'the binding is ready'
+                    when 'unbind' then 'the binding was removed'
                     else 'the instance was deleted' end),
                     instance_usable = case when kind = 'update' then $4::boolean end,
                     update_repeatable = case when kind = 'update' then $5::boolean end
                 where id = $1 and state = 'in_progress'
-                returning id, instance_id, kind, state, description, created_at, ended_at, backup,
+                returning id, instance_id, kind, state, description, created_at, ended_at, backup, binding_id,
                     previous_plan_id, previous_plan_name, previous_plan_revision, previous_parameters
             ), put_back as (
                 update instances
@@ -288,10 +302,22 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 update instances set restore = null
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
+            ), of_binding as (
+                update bindings
+                set state = case when ended.kind = 'bind' and ended.state = 'succeeded' then 'bound'
+                        else bindings.state end,
+                    deleted_at = case when ended.kind = 'bind' and ended.state = 'succeeded' then null else now() end,
+                    credentials = case when ended.kind = 'bind' and ended.state = 'succeeded'
+                        then bindings.credentials else '' end
+                from ended
+                where bindings.instance_id = ended.instance_id and bindings.id = ended.binding_id
+                    and bindings.deleted_at is null
+                    and (ended.kind = 'bind' and (ended.state = 'succeeded' or bindings.state = 'binding')
+                        or ended.kind = 'unbind' and ended.state = 'succeeded')
             )
             select instance_id, kind, state, description, ended_at, (
                 select array_agg(id) from webhooks where operation_id = ended.id and state = 'armed'),
-                extract(epoch from ended_at - created_at)::double precision
+                extract(epoch from ended_at - created_at)::double precision, binding_id
             from ended",
         )
         .await
@@ -320,13 +346,16 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
     };
     let (instance, kind): (String, &str) = (row.try_get(0).map_err(refused())?, row.try_get(1).map_err(refused())?);
     let kind = OperationKind::parse(kind).ok_or_else(|| unreadable(format!("kind {kind:?} is not known")))?;
+    let binding: Option<String> = row.try_get(7).map_err(refused())?;
+    let binding = binding.map(BindingId::try_from).transpose();
+    let binding = binding.map_err(|error| unreadable(error.to_string()))?;
     for id in armed.into_iter().flatten() {
         let event = Event {
             id,
             state: outcome.state(),
             description: row.try_get(3).map_err(refused())?,
             instance_id: InstanceId::try_from(instance.clone()).map_err(|error| unreadable(error.to_string()))?,
-            binding_id: None,
+            binding_id: binding.clone(),
             operation,
             kind,
             time: row.try_get(4).map_err(refused())?,
@@ -375,6 +404,6 @@ mod tests {
         ] {
             assert_eq!(OperationState::parse(state.as_str()), Some(state));
         }
-        assert_eq!(OperationKind::parse("bind"), None);
+        assert_eq!(OperationKind::parse("flush"), None);
     }
 }

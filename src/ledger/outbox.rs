@@ -126,7 +126,8 @@ impl Ledger {
                                    and making.kind = 'backup' and making.state = 'in_progress' left join lateral (
                                   select * from audit
                                    where audit.instance_id = due.id and audit.status < 300
-                                     and audit.request in ('provision', 'update', 'deprovision', 'restart', 'backup', 'restore')
+                                     and (audit.request in ('provision', 'update', 'deprovision', 'restart', 'backup', 'restore')
+                                          or audit.request in ('bind', 'unbind') and audit.status = 202)
                                    order by audit.id desc limit 1) audit on true)
                  update instances set outbox_attempts = outbox_attempts + 1, outbox_claim = $3,
                         outbox_due_at = now() + make_interval(secs => $2)

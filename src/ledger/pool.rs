@@ -392,6 +392,7 @@ impl Ledger {
         };
         let begun = operations::Begun {
             kind: OperationKind::Provision,
+            binding: None,
             answered: 201,
             desired_revision: written.try_get(0).map_err(refused)?,
             deadline: new.deadline,

@@ -8,7 +8,7 @@ use super::acceptance;
 use super::instances::connection_place;
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
 use super::outbox::Later;
-use super::{Connection, InstanceId, Ledger, LedgerError, listen, updates};
+use super::{Connection, InstanceId, Ledger, LedgerError, bindings, listen, updates};
 
 /// A leader's number. Writes of an earlier leader are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,19 @@ pub struct Observation {
     pub message: String,
     /// How to reach it, if known.
     pub connection: Option<Connection>,
+    /// The users that its cache lets in, or may let in.
+    pub users: Vec<SeenUser>,
+    /// Whether its status speaks of its present spec.
+    pub current: bool,
+}
+
+/// A user as a resource's status tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenUser {
+    /// Its name.
+    pub name: String,
+    /// Whether the cache lets it in.
+    pub ready: bool,
 }
 
 /// What became of an observation.
@@ -279,6 +292,10 @@ impl Ledger {
                     }
                 }
             }
+            if bindings::settle(&transaction, observation).await? {
+                updates::rewrite(&transaction, &observation.instance).await?;
+                self.outbox_wakeup().notify_one();
+            }
             transaction.commit().await.map_err(refused())?;
             Ok(if row.get("earlier") && !observation.deleting {
                 Projected::Earlier
@@ -470,6 +487,7 @@ async fn absent(
         .await?
         .filter(Operation::is_running);
     let outcome = if wanted_gone {
+        bindings::lost(transaction, instance, "the instance was deleted").await?;
         transaction
             .execute(
                 "update instances set deleted_at = now(), updated_at = now(), ready = false, reason = 'Deleted',
@@ -488,6 +506,7 @@ async fn absent(
         Outcome::Succeeded
     } else {
         let message = "its CacheInstance was deleted from the cluster by somebody else; deprovision it";
+        bindings::lost(transaction, instance, message).await?;
         transaction
             .execute(
                 "update instances set updated_at = now(), ready = false, reason = 'Missing', message = $2

@@ -62,7 +62,7 @@ impl Ledger {
                         desired, i.desired_revision, applied_revision, outbox_error, deleted_at is not null as returned,
                         o.kind as overdue
                      from instances i left join operations o
-                        on o.instance_id = i.id and o.state = 'in_progress' and o.deadline_at < now() - interval '1 minute'
+                        on o.instance_id = i.id and o.binding_id is null and o.state = 'in_progress' and o.deadline_at < now() - interval '1 minute'
                      order by i.created_at",
                     &[],
                 )

@@ -182,6 +182,7 @@ impl Ledger {
         let standing: Option<&[u8]> = before.try_get(0).map_err(refused)?;
         let begun = operations::Begun {
             kind: OperationKind::Update,
+            binding: None,
             answered: 202,
             desired_revision: before.try_get(1).map_err(refused)?,
             deadline: new.deadline,

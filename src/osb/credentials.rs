@@ -1,9 +1,40 @@
 //! What applications are handed.
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
+use crate::ambient;
+use crate::api::generate_password;
 use crate::ledger::{Connection, Credentials};
+
+/// A user that a binding may be given.
+#[derive(Clone, Debug)]
+pub struct FreshUser {
+    /// Its name. No two bindings ever have the same, so what is revoked never comes back.
+    pub name: String,
+    /// Its password.
+    pub password: SecretString,
+}
+
+impl FreshUser {
+    /// A user with a name and a password that nobody had before.
+    pub fn generate() -> Self {
+        let digits = ambient::id().simple().to_string();
+        Self {
+            name: format!("b-{}", digits.get(..20).unwrap_or(&digits)),
+            password: generate_password(),
+        }
+    }
+}
+
+/// The credentials object for a connection, as a user of its own.
+pub fn of_user(connection: &Connection, user: &FreshUser) -> Credentials {
+    of(&Connection {
+        username: Some(user.name.clone()),
+        password: Some(user.password.clone()),
+        ..connection.clone()
+    })
+}
 
 /// The credentials object for a connection. It has the variable of the broker this one replaces, too.
 pub fn of(connection: &Connection) -> Credentials {
@@ -81,6 +112,16 @@ mod tests {
                 "host": "h", "port": 6379, "tls": true, "username": "u", "password": "p",
             })
         );
+    }
+
+    #[test]
+    fn a_user_of_its_own_takes_the_place_of_the_shared_one() {
+        let (one, other) = (FreshUser::generate(), FreshUser::generate());
+        assert!(one.name != other.name && one.password.expose_secret() != other.password.expose_secret());
+        let members = of_user(&connection(), &one).expose().clone();
+        assert_eq!(members["username"], json!(one.name));
+        let uri = format!("rediss://{}:{}@h:6379", one.name, one.password.expose_secret());
+        assert_eq!((&members["uri"], &members["REDIS_URL"]), (&json!(uri), &json!(uri)));
     }
 
     #[test]

@@ -7,13 +7,15 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::actions::{self, Action};
+use super::credentials::FreshUser;
 use super::decide::{self, Answer, Reply};
-use super::error::OsbError;
-use super::request::{self, BindRequest, DeprovisionRequest, ProvisionRequest, UpdateRequest};
+use super::request::{BindRequest, DeprovisionRequest, Origin, ProvisionRequest, UnbindRequest, UpdateRequest};
 use super::{Asking, Facade};
 use crate::ambient;
 use crate::api::CachePlanSpec;
-use crate::ledger::{Answered, Asked, BindingId, Deed, Held, InstanceId, Provisioned, Request, Settled};
+use crate::ledger::{
+    Answered, Asked, BindingId, Bound, Deed, Held, InstanceId, Provisioned, Request, Settled, Unbound,
+};
 use crate::telemetry::metrics::record;
 use crate::wire::{self, Flush, Target};
 
@@ -212,44 +214,76 @@ impl Facade {
     }
 
     pub(super) async fn bind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>, body: &[u8]) -> Reply {
-        let request = BindRequest::parse(body)?;
-        self.about(asking, Some(request.plan_id.as_str()));
+        let request = BindRequest::parse(body, &asking.query, asking.version, self.webhook_policy)?;
+        self.about(
+            asking,
+            match &request.origin {
+                Origin::Fresh { plan_id, .. } => Some(plan_id.as_str()),
+                Origin::Successor { .. } => None,
+            },
+        );
         let asked = Asked {
             binding: Some(binding.clone()),
-            plan: Some(request.plan_id.to_string()),
+            plan: match &request.origin {
+                Origin::Fresh { plan_id, .. } => Some(plan_id.to_string()),
+                Origin::Successor { .. } => None,
+            },
             parameters: names(&request.parameters),
             ..asking.asked(Request::Bind)
         };
-        let version = asking.version;
+        let catalog = self.catalog.borrow().clone();
+        let user = FreshUser::generate();
         let settled = self
             .ledger
-            .bind(id, binding, &asked, |held, existing| {
-                decide::bind::judge(&request, held, existing, version)
+            .bind(id, binding, request.predecessor(), &asked, |held, standing| {
+                let setting = decide::bind::Setting {
+                    version: asking.version,
+                    catalog: catalog.as_deref(),
+                    user: &user,
+                    deadline: self.deadline(held),
+                };
+                decide::bind::judge(&request, held, standing, &setting)
             })
             .await?;
         match settled {
             Settled::Answered(reply) => self.noted(id, &asked, reply).await,
-            Settled::Accepted(new) => Ok(decide::bind::bound(StatusCode::CREATED, &new.credentials, version)),
+            Settled::Accepted(Bound::Made(new)) => Ok(decide::bind::bound(
+                StatusCode::CREATED,
+                &new.credentials,
+                asking.version,
+            )),
+            Settled::Accepted(Bound::Begun(operation)) => Ok(Answer::accepted(operation)),
         }
     }
 
-    /// An unknown binding is gone, whatever else is wrong with the request.
     pub(super) async fn unbind(&self, id: &InstanceId, binding: &BindingId, asking: &Asking<'_>) -> Reply {
         self.about(asking, asking.query.get("plan_id"));
-        if let Err(error) = request::check_unbind(&asking.query) {
-            return match self.ledger.binding(id, binding).await? {
-                Some(_) => Err(error),
-                None => Err(OsbError::gone()),
-            };
-        }
+        let request = UnbindRequest::parse(&asking.query);
         let asked = Asked {
             binding: Some(binding.clone()),
             ..asking.asked(Request::Unbind)
         };
-        if self.ledger.unbind(id, binding, &asked).await? {
-            Ok(Answer::done())
-        } else {
-            self.noted(id, &asked, Err(OsbError::gone())).await
+        let settled = self
+            .ledger
+            .unbind(id, binding, &asked, |held, existing| {
+                decide::unbind::judge(&request, held, existing, self.deadline(held))
+            })
+            .await?;
+        match settled {
+            Settled::Answered(reply) => self.noted(id, &asked, reply).await,
+            Settled::Accepted(Unbound::Done) => Ok(Answer::done()),
+            Settled::Accepted(Unbound::Begun(operation)) => Ok(Answer::accepted(operation)),
         }
+    }
+
+    pub(super) async fn last_binding_operation(
+        &self,
+        id: &InstanceId,
+        binding: &BindingId,
+        asking: &Asking<'_>,
+    ) -> Reply {
+        let named = decide::last_binding_operation::named(asking.query.get("operation"))?;
+        let polled = self.ledger.poll_binding(id, binding, named).await?;
+        decide::last_binding_operation::judge(polled.as_ref(), named.is_some(), jiff::Timestamp::now())
     }
 }

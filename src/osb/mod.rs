@@ -274,6 +274,7 @@ impl Facade {
                 decide::bind::fetched(self.ledger.binding(id, binding).await?.as_ref(), version)
             }
             Call::Unbind(id, binding) => self.unbind(id, binding, asking).await,
+            Call::LastBindingOperation(id, binding) => self.last_binding_operation(id, binding, asking).await,
             Call::Act(id, action, backup) => self.act(id, *action, backup.as_deref(), asking).await,
             Call::ActionSchema(id, action) => {
                 let held = self.ledger.instance(id).await?;

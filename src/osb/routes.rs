@@ -19,6 +19,7 @@ pub(super) enum Call {
     Bind(InstanceId, BindingId),
     FetchBinding(InstanceId, BindingId),
     Unbind(InstanceId, BindingId),
+    LastBindingOperation(InstanceId, BindingId),
     Act(InstanceId, Action, Option<String>),
     ActionSchema(InstanceId, Action),
 }
@@ -37,6 +38,16 @@ impl Call {
         }
         if let (Some("service_instances"), Some(id), Some("actions"), Some(name)) = (collection, id, below, below_id) {
             return Self::action(method, id, name, deepest);
+        }
+        let binding = (collection, id, below, below_id, deepest);
+        if let (Some("service_instances"), Some(id), Some("service_bindings"), Some(binding), Some("last_operation")) =
+            binding
+        {
+            let (id, binding) = (instance_id(segment(id)?)?, binding_id(segment(binding)?)?);
+            return match *method {
+                Method::GET => Ok(Self::LastBindingOperation(id, binding)),
+                _ => Err(OsbError::method_not_allowed("GET")),
+            };
         }
         if deepest.is_some() {
             return Err(unknown());
@@ -119,6 +130,7 @@ impl Call {
             Self::Bind(id, binding) => ("bind", Some(id), Some(binding)),
             Self::FetchBinding(id, binding) => ("fetch_binding", Some(id), Some(binding)),
             Self::Unbind(id, binding) => ("unbind", Some(id), Some(binding)),
+            Self::LastBindingOperation(id, binding) => ("last_binding_operation", Some(id), Some(binding)),
             Self::Act(id, action, _) => (action.name(), Some(id), None),
             Self::ActionSchema(id, _) => ("action_schema", Some(id), None),
         }
@@ -154,7 +166,7 @@ fn unknown_action() -> OsbError {
 
 fn unknown() -> OsbError {
     OsbError::not_found(
-        "this path is not part of the API: use /v2/catalog, /v2/service_instances/ID[/last_operation], /v2/service_instances/ID/service_bindings/ID or /v2/service_instances/ID/actions/NAME[/schema]",
+        "this path is not part of the API: use /v2/catalog, /v2/service_instances/ID[/last_operation], /v2/service_instances/ID/service_bindings/ID[/last_operation] or /v2/service_instances/ID/actions/NAME[/schema]",
     )
 }
 
@@ -200,7 +212,12 @@ mod tests {
             (
                 Method::DELETE,
                 "/v2/service_instances/i/service_bindings/b",
-                Call::Unbind(instance("i"), binding),
+                Call::Unbind(instance("i"), binding.clone()),
+            ),
+            (
+                Method::GET,
+                "/v2/service_instances/i/service_bindings/b/last_operation",
+                Call::LastBindingOperation(instance("i"), binding),
             ),
             (
                 Method::POST,
@@ -306,6 +323,11 @@ mod tests {
             (
                 Method::PATCH,
                 "/v2/service_instances/i/service_bindings/b",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            (
+                Method::PUT,
+                "/v2/service_instances/i/service_bindings/b/last_operation",
                 StatusCode::METHOD_NOT_ALLOWED,
             ),
         ] {

@@ -10,6 +10,7 @@ mod providers;
 mod record;
 pub mod secrets;
 mod succession;
+pub mod users;
 mod window;
 
 pub use providers::{ElastiCache, Observed, Providers, Seen, Switches};
@@ -56,6 +57,8 @@ pub struct Desired {
     pub as_found: bool,
     /// What it is to be filled from.
     pub restore: Option<RestoreFrom>,
+    /// Its users beside the default one.
+    pub users: Vec<users::UserRef>,
     /// The snapshot of the cache whose place it takes, to be filled from.
     pub seed: Option<String>,
     /// How long a cache is kept whose place another one took.
@@ -397,5 +400,10 @@ impl Desired {
     /// The name of the Secret with the password that the engine asks for.
     pub fn auth_secret(&self) -> String {
         format!("{}-auth", self.name)
+    }
+
+    /// The name of the Secret with the users that redis and valkey in the cluster start with.
+    pub fn users_secret(&self) -> String {
+        format!("{}-users", self.name)
     }
 }

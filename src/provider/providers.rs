@@ -8,6 +8,7 @@ use super::elasticache::SnapshotState;
 use super::{Cluster, Decision, Desired, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CacheInstance, ProviderKind, ProviderSpec};
+use crate::wire::Trust;
 
 /// How soon to decide anew after a step in the cluster, unless its objects change before.
 const AFTER_CLUSTER_STEP: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ pub struct Providers {
     pub kubernetes: Option<kubernetes::Placement>,
     /// ElastiCache; `None` where that provider is switched off.
     pub elasticache: Option<ElastiCache>,
+    /// Whose certificates caches may have.
+    pub trust: Trust,
 }
 
 /// ElastiCache, switched on.
@@ -57,7 +60,7 @@ impl Switches {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
     /// In the cluster.
-    Kubernetes(kubernetes::Observed),
+    Kubernetes(Box<kubernetes::Observed>),
     /// On ElastiCache.
     ElastiCache(Box<elasticache::Observed>),
     /// Nowhere: its provider is switched off.
@@ -160,22 +163,25 @@ impl Providers {
 
     async fn observe_at(&self, desired: &Desired, place: &Place) -> Result<Seen, Fault> {
         match place {
-            Place::Kubernetes => Ok(self.observe_objects(desired)),
+            Place::Kubernetes => self.observe_objects(desired).await,
             Place::ElastiCache(cluster) => self.observe_cluster(desired, Some(cluster)).await,
         }
     }
 
-    fn observe_objects(&self, desired: &Desired) -> Seen {
-        if self.kubernetes.is_some() {
-            Seen::Kubernetes(self.stores.observe(&desired.namespace, &desired.name))
-        } else {
-            Seen::Disabled(ProviderKind::Kubernetes)
+    async fn observe_objects(&self, desired: &Desired) -> Result<Seen, Fault> {
+        if self.kubernetes.is_none() {
+            return Ok(Seen::Disabled(ProviderKind::Kubernetes));
         }
+        let mut observed = self.stores.observe(&desired.namespace, &desired.name);
+        if desired.existence == Existence::Present {
+            kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
+        }
+        Ok(Seen::Kubernetes(Box::new(observed)))
     }
 
     /// The objects of an instance that has none on record.
     async fn observe_first(&self, desired: &Desired) -> Result<Seen, Fault> {
-        let mut seen = self.observe_objects(desired);
+        let mut seen = self.observe_objects(desired).await?;
         if let Seen::Kubernetes(observed) = &mut seen
             && desired.took_over_workload()
             && desired.existence == Existence::Present
@@ -190,7 +196,15 @@ impl Providers {
             return Ok(Seen::Disabled(ProviderKind::ElastiCache));
         };
         let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-        let seen = elasticache::observe(&elasticache.poller, desired, at, &elasticache.defaults, secrets).await?;
+        let seen = elasticache::observe(
+            &self.kube,
+            &elasticache.poller,
+            desired,
+            at,
+            &elasticache.defaults,
+            secrets,
+        )
+        .await?;
         Ok(Seen::ElastiCache(Box::new(seen)))
     }
 
@@ -206,12 +220,18 @@ impl Providers {
     pub async fn act(&self, desired: &Desired, step: &Step) -> Result<Duration, Fault> {
         match (step, &self.elasticache) {
             (Step::Kubernetes(step), _) => {
-                kubernetes::act(&self.kube, desired, step).await?;
-                Ok(AFTER_CLUSTER_STEP)
+                let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
+                kubernetes::act(&self.kube, &self.trust, desired, &secrets, step).await?;
+                Ok(match step {
+                    // Nothing that is watched changes.
+                    kubernetes::Step::Users { .. } => Duration::ZERO,
+                    _ => AFTER_CLUSTER_STEP,
+                })
             }
             (Step::ElastiCache(step), Some(elasticache)) => {
                 let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-                elasticache::act(&self.kube, &elasticache.poller, desired, &secrets, step).await?;
+                let (poller, defaults) = (&elasticache.poller, &elasticache.defaults);
+                elasticache::act(&self.kube, poller, defaults, desired, &secrets, step).await?;
                 Ok(match step {
                     elasticache::Step::Secret(_) => AFTER_CLUSTER_STEP,
                     _ => Duration::ZERO,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::elasticache::{Tagged, Target};
+use super::users::UserRecord;
 use crate::api::ProviderKind;
 
 /// A cache in a provider.
@@ -73,6 +74,10 @@ pub struct Record {
     pub restarted_at: Option<Timestamp>,
     /// The name of the backup that the serving cache was filled from.
     pub restored_from: Option<String>,
+    /// The users that its caches have, or may have.
+    pub users: Vec<UserRecord>,
+    /// The user group that they are in on ElastiCache.
+    pub user_group: Option<String>,
 }
 
 impl Place {

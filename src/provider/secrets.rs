@@ -1,4 +1,4 @@
-//! The two Secrets of an instance.
+//! The Secrets of an instance.
 //!
 //! The *auth* Secret holds the generated password. It is made before the provider is asked for anything that uses it and
 //! is never written again. The *connection* Secret is what applications mount; it follows from the auth Secret and the
@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
@@ -17,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::{Desired, Fault, objects};
-use crate::api::{Connection, EngineType};
+use crate::api::{Connection, EngineType, generate_password};
 
 /// The key of the password in both Secrets.
 pub const PASSWORD: &str = "password";
@@ -31,6 +29,8 @@ pub enum SecretStep {
     CreateAuth,
     /// Writes the connection Secret.
     ApplyConnection(BTreeMap<String, ByteString>),
+    /// Writes the Secret with the users that a redis in the cluster starts with.
+    ApplyUsers(BTreeMap<String, ByteString>),
     /// Deletes those of these names.
     Delete(Vec<String>),
     /// Takes our owner references off those of these names, so that they outlive the instance.
@@ -76,6 +76,16 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
                 "apiVersion": "v1",
                 "kind": "Secret",
                 "type": format!("servicebinding.io/{}", protocol(desired.plan.engine.type_)),
+                "metadata": objects::metadata(desired, name),
+                "data": data,
+            });
+            objects::apply::<Secret>(client, desired, name, &body).await
+        }
+        SecretStep::ApplyUsers(data) => {
+            let name = &desired.users_secret();
+            let body = json!({
+                "apiVersion": "v1",
+                "kind": "Secret",
                 "metadata": objects::metadata(desired, name),
                 "data": data,
             });
@@ -134,15 +144,6 @@ async fn create_auth(client: &Client, desired: &Desired) -> Result<(), Fault> {
     }
 }
 
-/// A new password: 32 random bytes as 43 letters, digits, hyphens and underscores.
-///
-/// ElastiCache takes 16 to 128 printable characters and, of the special ones, only `! & # $ ^ < > -`; so `_` is
-/// replaced.
-pub fn generate_password() -> SecretString {
-    let bytes: [u8; 32] = rand::random();
-    BASE64_URL_SAFE_NO_PAD.encode(bytes).replace('_', "-").into()
-}
-
 /// One value of a Secret, as text.
 pub fn value(secret: &Secret, key: &str) -> Option<String> {
     let bytes = &secret.data.as_ref()?.get(key)?.0;
@@ -154,17 +155,4 @@ pub fn password(auth: &Secret) -> Option<SecretString> {
     value(auth, PASSWORD)
         .filter(|password| !password.is_empty())
         .map(Into::into)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_differ_and_suit_elasticache_and_uris() {
-        let (a, b) = (generate_password(), generate_password());
-        assert_ne!(a.expose_secret(), b.expose_secret());
-        assert_eq!(a.expose_secret().len(), 43);
-        assert!(a.expose_secret().chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
-    }
 }

@@ -396,6 +396,8 @@ fn switch(desired: &Desired, made: Option<Place>, report: Report, now: Timestamp
             .cloned()
             .or_else(|| desired.record.restored_from.clone()),
         restart: None,
+        users: report.record.users.clone(),
+        user_group: report.record.user_group.clone(),
         restarted_at: desired
             .restart_at
             .filter(|at| *at <= now)

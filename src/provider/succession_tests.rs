@@ -6,9 +6,11 @@ use serde_json::json;
 use super::super::elasticache::fixtures::{at, auth, defaults, desired, made, modified, plan, redis};
 use super::super::elasticache::{self as ec, Live, Ownership};
 use super::super::secrets::SecretStep;
+use super::super::users::{Credential, UserRecord, UserRef};
 use super::super::{Consent, RestoreFrom};
 use super::*;
-use crate::api::CachePlanSpec;
+use crate::api::{BindingCredentials, CachePlanSpec};
+use crate::wire::PasswordHash;
 
 const NOW: &str = "2026-11-22T12:00:00Z";
 
@@ -27,6 +29,8 @@ struct World {
     snapshots: BTreeMap<String, SnapshotState>,
     /// Every call that changed a cache.
     calls: Vec<String>,
+    users: BTreeMap<String, ec::UserPhase>,
+    group: Option<ec::UserGroup>,
 }
 
 impl World {
@@ -49,7 +53,73 @@ impl World {
             failure: None,
             offered: None,
             secrets: self.secrets.clone(),
+            access: ec::may_have_users(desired).then(|| self.access(desired)),
+            credentials: desired
+                .users
+                .iter()
+                .map(|user| {
+                    let credential = Credential {
+                        version: "1".to_owned(),
+                        hash: PasswordHash::of(&user.name.clone().into()),
+                        suits_elasticache: true,
+                    };
+                    (user.name.clone(), credential)
+                })
+                .collect(),
         }))
+    }
+
+    fn access(&self, desired: &Desired) -> ec::Access {
+        let leaving = desired.existence != Existence::Present;
+        let asked = ec::asked_users(&defaults(), desired, self.group.as_ref(), leaving);
+        let users = self.users.iter().filter(|(id, _)| asked.contains(*id));
+        ec::Access {
+            group: self.group.clone(),
+            users: users.map(|(id, phase)| (id.clone(), *phase)).collect(),
+        }
+    }
+
+    fn change_users(&mut self, step: &ec::AccessStep) {
+        let group = |world: &mut Self| world.group.as_mut().unwrap().users.clone();
+        match step {
+            ec::AccessStep::CreateUsers(new) => {
+                for user in new {
+                    let before = self.users.insert(user.id.clone(), ec::UserPhase::Active);
+                    assert_eq!(before, None, "made twice");
+                }
+            }
+            ec::AccessStep::DeleteUsers(ids) => {
+                for id in ids {
+                    self.users.remove(id).unwrap();
+                    if let Some(group) = &mut self.group {
+                        group.users.remove(id);
+                    }
+                }
+            }
+            ec::AccessStep::CreateGroup { engine, users } => {
+                assert!(self.group.is_none() && users.iter().all(|id| self.users.contains_key(id)));
+                self.group = Some(ec::UserGroup {
+                    engine: *engine,
+                    phase: ec::UserPhase::Active,
+                    users: users.iter().cloned().collect(),
+                });
+            }
+            ec::AccessStep::AddUsers(ids) => {
+                assert!(
+                    ids.iter()
+                        .all(|id| self.users.contains_key(id) && !group(self).contains(id))
+                );
+                self.group.as_mut().unwrap().users.extend(ids.clone());
+            }
+            ec::AccessStep::DeleteGroup => {
+                let used = self
+                    .caches
+                    .values()
+                    .any(|(live, _)| !live.config.user_groups.is_empty());
+                assert!(!used, "a group that a cache uses cannot be deleted");
+                self.group = None;
+            }
+        }
     }
 
     fn observe(&self, desired: &Desired) -> Observed {
@@ -79,7 +149,10 @@ impl World {
                 self.secrets
                     .insert("i-connection".to_owned(), ec::fixtures::secret(data.clone()));
             }
-            ec::Step::Secret(SecretStep::Delete(_) | SecretStep::Disown(_)) => self.secrets.clear(),
+            ec::Step::Secret(SecretStep::Delete(names) | SecretStep::Disown(names)) => {
+                self.secrets.retain(|name, _| !names.contains(name));
+            }
+            ec::Step::Users(step) => self.change_users(step),
             ec::Step::TakeSeed { name, of } => {
                 assert_eq!(
                     self.caches[&of.id].0.phase,
@@ -101,6 +174,11 @@ impl World {
                 let mut live = made(plan, 0);
                 live.id.clone_from(&create.id);
                 live.arn = Some(format!("arn:{}", create.id));
+                assert!(
+                    create.user_group.is_none() || self.group.is_some(),
+                    "the group comes first"
+                );
+                live.config.user_groups = create.user_group.iter().cloned().collect();
                 live.endpoint.as_mut().unwrap().host.clone_from(&create.id);
                 self.calls.push(match create.snapshot.as_deref() {
                     Some(seed) if seed.ends_with("-seed") => "create seeded".to_owned(),
@@ -119,6 +197,7 @@ impl World {
                 self.calls.push("delete".to_owned());
                 self.caches.remove(&target.id).unwrap();
             }
+            ec::Step::Secret(SecretStep::ApplyUsers(_)) => panic!("that is for the cluster"),
             ec::Step::Reboot(..) | ec::Step::Tag { .. } | ec::Step::Untag { .. } | ec::Step::Release { .. } => {
                 panic!("{step:?}")
             }
@@ -244,6 +323,115 @@ fn what_has_shards_does_not_fill_what_has_none_and_a_snapshot_in_the_making_is_w
         "{}",
         decision.report.message
     );
+}
+
+fn with_users() -> CachePlanSpec {
+    let mut plan = plan(
+        "redis",
+        "7.1",
+        &json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true }),
+    );
+    plan.binding_credentials = BindingCredentials::PerBinding;
+    plan
+}
+
+fn user(name: &str) -> UserRef {
+    UserRef {
+        name: name.to_owned(),
+        secret: format!("i-user-{name}"),
+    }
+}
+
+fn let_in(name: &str) -> UserRecord {
+    UserRecord {
+        name: name.to_owned(),
+        ready: true,
+        secret_version: Some("1".to_owned()),
+    }
+}
+
+#[test]
+fn a_cache_has_the_default_user_from_the_start_and_others_come_and_go() {
+    let (mut world, mut desired) = settled(with_users());
+    let id = |name: &str| ec::user_id(&defaults(), &desired, name);
+    let (default, a, b) = (id("default"), id("a"), id("b"));
+    assert_eq!(world.users.keys().collect::<Vec<_>>(), [&default]);
+    assert_eq!(desired.record.user_group, Some(ec::group_id(&defaults(), &desired)));
+    let connection = world.secrets["i-connection"].data.clone().unwrap();
+    assert_eq!(connection["username"].0, b"default");
+
+    desired.users = vec![user("a"), user("b")];
+    let first = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+    assert!(
+        first.report.record.users.iter().all(|user| !user.ready) && first.report.record.users.len() == 2,
+        "they are on record before they are made"
+    );
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(decision.report.progress, Progress::Ready, "{}", decision.report.message);
+    assert_eq!(desired.record.users, [let_in("a"), let_in("b")]);
+    assert!(
+        [&default, &a, &b]
+            .iter()
+            .all(|id| world.group.as_ref().unwrap().users.contains(*id))
+    );
+
+    desired.users = vec![user("b")];
+    world.settle(&mut desired, NOW);
+    assert_eq!(desired.record.users, [let_in("b")]);
+    assert!(!world.users.contains_key(&a));
+    assert_eq!(world.calls, ["create empty"], "the cache itself was not touched");
+
+    // One that was made and not asked for any more before it came into the group.
+    desired.users.push(user("a"));
+    for _ in 0..1 {
+        let decision = decide(&switches(), &desired, &world.observe(&desired), at(NOW));
+        desired.record = decision.report.record.clone();
+        let Next::Act(step) = &decision.step else {
+            panic!("{decision:?}")
+        };
+        world.act(&desired.plan.clone(), step);
+    }
+    assert!(world.users.contains_key(&a) && !world.group.as_ref().unwrap().users.contains(&a));
+    desired.users.pop();
+    world.settle(&mut desired, NOW);
+    assert!(!world.users.contains_key(&a));
+
+    desired.existence = Existence::Absent(crate::api::DeletionPolicy::Delete);
+    assert_eq!(world.settle(&mut desired, NOW).step, Next::Release);
+    assert!(world.caches.is_empty() && world.users.is_empty() && world.group.is_none());
+}
+
+#[test]
+fn a_replacement_has_the_users_before_it_serves() {
+    let (mut world, mut desired) = settled(with_users());
+    desired.users = vec![user("a")];
+    world.settle(&mut desired, NOW);
+    let old = world.address().unwrap();
+    let mut elsewhere = with_users();
+    elsewhere.elasticache.as_mut().unwrap().subnet_group = Some("other".to_owned());
+    (desired.plan, desired.consent, desired.release_superseded) = (elsewhere, Consent::Given, true);
+    // One is bound while the other cache is being made.
+    desired.users.push(user("b"));
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(decision.report.progress, Progress::Ready, "{}", decision.report.message);
+    let new = world.address().unwrap();
+    assert_ne!(new, old);
+    assert_eq!(world.caches.keys().collect::<Vec<_>>(), [&new]);
+    let group = ec::group_id(&defaults(), &desired);
+    assert!(world.caches[&new].0.config.user_groups.contains(&group));
+    assert_eq!(desired.record.users, [let_in("a"), let_in("b")]);
+    assert_eq!(world.group.as_ref().unwrap().users.len(), 3);
+}
+
+#[test]
+fn a_group_that_somebody_took_away_comes_back() {
+    let (mut world, mut desired) = settled(with_users());
+    for (live, _) in world.caches.values_mut() {
+        live.config.user_groups.clear();
+    }
+    let decision = world.settle(&mut desired, NOW);
+    assert_eq!(decision.report.progress, Progress::Ready);
+    assert_eq!(world.calls, ["create empty", "modify"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The protocols of memcached and redis, as far as emptying a cache, its statistics and its health need them.
+//! The protocols of memcached and redis, as far as emptying a cache, its statistics, its health and its users need them.
 //!
 //! Own code for both: of memcached's clients none is kept up that speaks TLS from rustls, and the `redis` crate takes a
 //! reply of any length the other side announces, while three commands and a parser with a bound are less than its
@@ -8,6 +8,7 @@
 //! is named and hides no other. All of a conversation with a node, from looking up its name to the last byte of its
 //! reply, has one deadline.
 
+mod acl;
 mod memcached;
 mod redis;
 mod session;
@@ -23,6 +24,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use tokio_rustls::TlsConnector;
+
+pub use acl::{AclChange, AclUser, DEFAULT_USER, PasswordHash, SeenUser};
 
 use crate::api::{Connection, EngineType};
 use session::Session;
@@ -218,6 +221,9 @@ pub enum Reason {
     /// It has nothing of the kind.
     #[error("memcached has no databases: flush all")]
     NoDatabases,
+    /// It has nothing of the kind.
+    #[error("memcached has no users")]
+    NoUsers,
     /// None of the cache's nodes takes writes.
     #[error("it takes no writes, and no other node of the cache does")]
     NoPrimary,
@@ -282,6 +288,38 @@ pub async fn ping(target: &Target) -> Vec<Reply<()>> {
             async |session: &mut Session| match target.protocol {
                 Protocol::Memcached => memcached::ping(session).await,
                 Protocol::Redis => redis::ping(session).await,
+            },
+        )
+    })
+    .await
+}
+
+/// The users of every node of a redis.
+pub async fn users(target: &Target) -> Vec<Reply<BTreeMap<String, SeenUser>>> {
+    each(&target.nodes, |node| {
+        ask(
+            target,
+            "asking for the users of",
+            node,
+            async |session: &mut Session| match target.protocol {
+                Protocol::Memcached => Err(Reason::NoUsers),
+                Protocol::Redis => acl::list(session).await,
+            },
+        )
+    })
+    .await
+}
+
+/// Changes the users of every node of a redis.
+pub async fn change_users(target: &Target, change: &AclChange) -> Vec<Reply<()>> {
+    each(&target.nodes, |node| {
+        ask(
+            target,
+            "changing the users of",
+            node,
+            async |session: &mut Session| match target.protocol {
+                Protocol::Memcached => Err(Reason::NoUsers),
+                Protocol::Redis => acl::change(session, change).await,
             },
         )
     })

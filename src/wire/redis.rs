@@ -12,7 +12,7 @@ const NAME: &str = "redis";
 const DEEPEST: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+pub(super) enum Value {
     Status(Vec<u8>),
     Error(Vec<u8>),
     Integer(i64),
@@ -71,14 +71,23 @@ fn is_replica(role: &Value) -> bool {
     matches!(role, Value::List(items) if items.first() == Some(&Value::Bulk(b"slave".to_vec())))
 }
 
-fn ok(reply: Value) -> Result<(), Reason> {
+/// One command and its reply.
+pub(super) async fn call(session: &mut Session, words: &[&str]) -> Result<Value, Reason> {
+    session.exchange(&command(words), value).await
+}
+
+pub(super) fn malformed() -> Reason {
+    Reason::Malformed(NAME)
+}
+
+pub(super) fn ok(reply: Value) -> Result<(), Reason> {
     match reply {
         Value::Status(_) => Ok(()),
         other => Err(refusal(other)),
     }
 }
 
-fn refusal(reply: Value) -> Reason {
+pub(super) fn refusal(reply: Value) -> Reason {
     match reply {
         Value::Error(text) if matches!(first_word(&text), b"NOAUTH" | b"WRONGPASS") => {
             Reason::Login(said(first_word(&text)))

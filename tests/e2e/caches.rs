@@ -50,7 +50,8 @@ pub async fn redis_without_password(uri: &str, ca_file: &Path) -> String {
     redis(&format!("{scheme}://{address}"), ca_file, &["get", "key"]).await
 }
 
-async fn redis(uri: &str, ca_file: &Path, arguments: &[&str]) -> String {
+/// What a redis answers to one command.
+pub async fn redis(uri: &str, ca_file: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("redis-cli");
     command.args(["--no-auth-warning", "-u", uri]);
     if uri.starts_with("rediss:") {

@@ -37,5 +37,6 @@ mod soak;
 mod steady;
 mod stories;
 mod updates;
+mod users;
 mod world;
 mod yaml;

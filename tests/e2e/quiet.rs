@@ -62,6 +62,7 @@ async fn secrets_never_show() {
         osb.have(&order).await;
         hook.next().await;
         let bound = osb.bind(&order, "b").await;
+        hook.next().await;
         secrets.push(bound.body["credentials"]["password"].as_str().unwrap().to_owned());
         orders.push(order);
     }

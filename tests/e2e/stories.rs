@@ -59,6 +59,8 @@ async fn live(world: &World, service: &'static str, plan: &str) -> Value {
 
     let bound = osb.bind(&order, "binding").await;
     assert_eq!(bound.status, StatusCode::CREATED, "{bound:?}");
+    let told = hook.next().await.body();
+    assert_eq!((&told["kind"], &told["state"]), (&json!("bind"), &json!("succeeded")));
     let credentials = bound.body["credentials"].clone();
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
     use_credentials(&credentials, ca_file).await;

@@ -259,7 +259,14 @@ fn shown_on_panic(log: PathBuf) {
                 .map(|logs| logs.lock().unwrap_or_else(PoisonError::into_inner).clone());
             for log in logs.unwrap_or_default() {
                 let Ok(text) = fs::read_to_string(&log) else { continue };
-                let lines: Vec<_> = text.lines().filter(|line| !line.contains("last_operation")).collect();
+                let lines: Vec<_> = text
+                    .lines()
+                    .filter(|line| {
+                        !["last_operation", "last_binding_operation"]
+                            .iter()
+                            .any(|poll| line.contains(poll))
+                    })
+                    .collect();
                 eprintln!("--- the end of {}", log.display());
                 eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
             }

@@ -181,6 +181,8 @@ fn observation(id: &InstanceId, version: u64, verdict: Verdict) -> Observation {
             nodes: Vec::new(),
         }),
         verdict,
+        users: Vec::new(),
+        current: true,
     }
 }
 

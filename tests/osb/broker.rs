@@ -269,6 +269,8 @@ impl Broker {
             reason: "Seen".to_owned(),
             message: format!("seen at {version}"),
             connection: ready.then_some(at),
+            users: Vec::new(),
+            current: true,
         };
         self.ledger.project(self.epoch, &observation).await.unwrap();
     }

@@ -6,6 +6,7 @@
 
 mod actions;
 mod audit;
+mod bindings;
 mod broker;
 // Of what it has, these tests need some.
 #[allow(dead_code)]

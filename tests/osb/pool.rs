@@ -111,6 +111,7 @@ async fn a_member_is_an_instance_at_once() {
     );
     let polled = broker.poll("i", event["operation"].as_str().unwrap()).await;
     assert_eq!(polled.body["state"], json!("succeeded"));
+    assert_eq!(receiver.next().await.body()["kind"], json!("bind"));
     assert_eq!(broker.get("/v2/service_instances/i").await.status, 200);
     // The same order again, and another one.
     assert_eq!(broker.provision("i", "").await.status, 200);

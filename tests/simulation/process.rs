@@ -127,11 +127,13 @@ impl Process {
             kubernetes: Some(Placement {
                 service_host: ServiceHost::Dns,
                 cluster_domain: "cluster.local".to_owned(),
+                operator_namespace: HOME.to_owned(),
             }),
             elasticache: Some(ElastiCache {
                 poller: Poller::new(elasticache::client(world, number), "sim", POLL, RESYNC),
                 defaults,
             }),
+            trust: Trust::new(None).unwrap(),
         };
         let operator = Operator {
             client,

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cache_broker::api::{Connection, EngineType, ProviderKind};
-use cache_broker::wire::{self, Flush, Flushed, Reason, Reply, Target, Trust};
+use cache_broker::wire::{
+    self, AclChange, AclUser, DEFAULT_USER, Flush, Flushed, PasswordHash, Reason, Reply, Target, Trust,
+};
 use caches::{Cache, Caches, PASSWORD};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -152,6 +154,52 @@ async fn passwords_are_given_alone_or_with_a_user_and_never_told() {
         // The one user may not ask for the role.
         assert_eq!(only(wire::flush(&target, Flush::All).await).unwrap(), Flushed::Emptied);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_made_and_removed_while_a_redis_runs() {
+    let caches = Caches::start();
+    let node = caches.redis(&["--requirepass", PASSWORD]).await;
+    let trust = Trust::new(None).unwrap();
+    let target = |username: &str, password: &str| {
+        let mut connection = connection(EngineType::Redis, &[&node.address]);
+        connection.username = Some(username.to_owned());
+        connection.password = Some(password.to_owned().into());
+        Target::new(&connection, &trust)
+    };
+    let operator = target(DEFAULT_USER, PASSWORD);
+    let user = |name: &str, password: &str| AclUser {
+        name: name.to_owned(),
+        password: PasswordHash::of(&password.to_owned().into()),
+    };
+    let wanted = [user("a", "one"), user("b", "two")];
+    let difference = async |wanted: &[AclUser]| {
+        let seen = only(wire::users(&operator).await).unwrap();
+        AclChange::between(&seen, wanted)
+    };
+    let change = difference(&wanted).await;
+    assert_eq!((change.set.len(), change.remove.len()), (2, 0));
+    only(wire::change_users(&operator, &change).await).unwrap();
+    assert!(difference(&wanted).await.is_empty(), "it has what it was given");
+    for (name, password) in [("a", "one"), ("b", "two")] {
+        only(wire::ping(&target(name, password)).await).unwrap();
+    }
+    only(wire::ping(&target("a", "two")).await).unwrap_err();
+    let forbidden = only(wire::users(&target("a", "one")).await).unwrap_err();
+    assert!(matches!(forbidden.reason, Reason::Refused(_)), "{forbidden}");
+
+    // One goes, one gets another password.
+    let wanted = [user("b", "three")];
+    let change = difference(&wanted).await;
+    only(wire::change_users(&operator, &change).await).unwrap();
+    assert!(difference(&wanted).await.is_empty());
+    for (name, password) in [("a", "one"), ("b", "two")] {
+        let refused = only(wire::ping(&target(name, password)).await).unwrap_err();
+        assert!(matches!(refused.reason, Reason::Login(_)), "{refused}");
+    }
+    only(wire::ping(&target("b", "three")).await).unwrap();
+    // Again is no difference.
+    only(wire::change_users(&operator, &change).await).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,6 +148,7 @@ async fn play(stage: &mut Stage, report: &Report) -> Result<String, Failure> {
         .await?;
     caches::use_memcached(report, &memcached.credentials).await?;
     receiver.expect(report, &memcached.id, "provision").await?;
+    receiver.expect(report, &memcached.id, "bind").await?;
 
     report.chapter("A platform orders a redis on ElastiCache, with a password and TLS");
     let redis = platform

@@ -115,6 +115,9 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
         let polling = spec.operation_deadline().as_secs().saturating_add(POLLING_MARGIN);
         insert(&mut entry, "maximum_polling_duration", json!(polling));
     }
+    if version >= Version::V17 && spec.has_users() {
+        insert(&mut entry, "binding_rotatable", json!(true));
+    }
     entry
 }
 
@@ -197,6 +200,9 @@ fn bullets(spec: &CachePlanSpec) -> Vec<String> {
             bullets.extend(cache.replicas.map(|count| format!("{count} nodes")));
         }
         None => {}
+    }
+    if spec.has_users() {
+        bullets.push("A user for each binding".to_owned());
     }
     bullets
 }

@@ -207,6 +207,23 @@ mod tests {
         plans.map(|plan| plan["id"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// OSB 2.17, "Service Plan Object" and "Changes": only plans whose bindings can succeed each other say so, and only
+    /// to platforms of 2.17.
+    #[test]
+    fn a_plan_with_a_user_for_each_binding_is_rotatable() {
+        let users = json!({ "spec": { "bindingCredentials": "perBinding" } });
+        for (changes, version, expected) in [
+            (users.clone(), Version::V17, json!(true)),
+            (users, Version::V16, Value::Null),
+            (json!({}), Version::V17, Value::Null),
+        ] {
+            let body = body(&catalog(&[plan(changes)]), version);
+            let services = body["services"].as_array().unwrap();
+            let offered = services.iter().find_map(|service| service["plans"].get(0)).unwrap();
+            assert_eq!(offered["binding_rotatable"], expected);
+        }
+    }
+
     pub(super) fn named(id: &str, changes: Value) -> CachePlan {
         let mut plan = plan(changes);
         plan.metadata.name = Some(format!("plan-{id}"));

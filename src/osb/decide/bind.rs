@@ -1,23 +1,46 @@
-//! OSB 2.17, "Binding".
+//! OSB 2.17, "Binding" and "Binding Rotation".
+
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Reply};
-use crate::ledger::{Binding, Connection, Credentials, Held, Judgement, NewBinding, OperationKind};
-use crate::osb::credentials;
+use crate::api::CachePlanSpec;
+use crate::ledger::{
+    Bindable, Binding, BindingState, Credentials, Held, Judgement, NewBinding, OperationKind, PlanId, ServiceId,
+    Standing,
+};
+use crate::osb::catalog::Catalog;
+use crate::osb::credentials::{self, FreshUser};
 use crate::osb::error::OsbError;
-use crate::osb::request::BindRequest;
+use crate::osb::request::{BindRequest, Origin};
 use crate::osb::version::Version;
+
+/// The `reason` of an instance whose resource is gone without anybody having asked for that over OSB.
+const MISSING: &str = "Missing";
+
+/// What a binding is decided with, beside the request and what stands.
+#[derive(Clone, Debug)]
+pub struct Setting<'a> {
+    /// The platform's version.
+    pub version: Version,
+    /// What is offered, for instances whose plan the ledger did not keep.
+    pub catalog: Option<&'a Catalog>,
+    /// The user that the binding is given, if it gets one of its own.
+    pub user: &'a FreshUser,
+    /// How long it may take.
+    pub deadline: Duration,
+}
 
 /// The decision. A binding that exists is compared before anything is asked of its instance.
 pub fn judge(
     request: &BindRequest,
-    held: Option<&Held<Option<Connection>>>,
-    existing: Option<&Binding>,
-    version: Version,
+    held: Option<&Held<Bindable>>,
+    standing: &Standing,
+    setting: &Setting<'_>,
 ) -> Judgement<Reply, NewBinding> {
-    match decide(request, held, existing, version) {
+    match decide(request, held, standing, setting) {
         Ok(Judgement::Answer(answer)) => Judgement::Answer(Ok(answer)),
         Ok(Judgement::Accept(new)) => Judgement::Accept(new),
         Err(error) => Judgement::Answer(Err(error)),
@@ -26,36 +49,28 @@ pub fn judge(
 
 fn decide(
     request: &BindRequest,
-    held: Option<&Held<Option<Connection>>>,
-    existing: Option<&Binding>,
-    version: Version,
+    held: Option<&Held<Bindable>>,
+    standing: &Standing,
+    setting: &Setting<'_>,
 ) -> Result<Judgement<Answer, NewBinding>, OsbError> {
     let held = held
         .filter(|held| held.instance.deleted_at.is_none())
         .ok_or_else(|| OsbError::not_found("there is no instance of this id to bind to"))?;
+    if let Some(existing) = &standing.existing {
+        return repeated(request, existing, setting.version).map(Judgement::Answer);
+    }
+    let has_users = has_users(held, setting.catalog);
+    let asked = asked(request, held, standing)?;
+    if has_users && !request.accepts_incomplete {
+        return Err(OsbError::async_required());
+    }
+    if request.predecessor().is_some() && !has_users {
+        return Err(OsbError::unprocessable(
+            None,
+            "all bindings of this instance share one password, so one cannot succeed another: bind anew, and unbind",
+        ));
+    }
     let instance = &held.instance;
-    if let Some(existing) = existing {
-        let same = existing.service_id == request.service_id.as_str()
-            && existing.plan_id == request.plan_id.as_str()
-            && existing.app_guid == request.app_guid
-            && existing.parameters == request.parameters;
-        if !same {
-            return Err(OsbError::conflict(
-                "a binding of this id exists with other attributes: bind with a new id, or send what was sent first",
-            ));
-        }
-        return Ok(Judgement::Answer(bound(StatusCode::OK, &existing.credentials, version)));
-    }
-    // While it moves, a platform knows the plan it comes from.
-    let moves = held
-        .running()
-        .is_some_and(|running| running.kind == OperationKind::Update);
-    if !moves && (instance.service_id != request.service_id.as_str() || instance.plan_id != request.plan_id.as_str()) {
-        return Err(OsbError::bad_request(format!(
-            "the instance is of service {} and plan {}: send those as service_id and plan_id",
-            instance.service_id, instance.plan_id
-        )));
-    }
     if let Some(running) = held.running() {
         return Err(OsbError::concurrency(format!(
             "the instance's {} is going on: bind once it ended",
@@ -67,21 +82,134 @@ fn decide(
             "the instance is being deleted and takes no more bindings",
         ));
     }
-    let connection = held.opened.as_ref().ok_or_else(|| unusable(held))?;
+    let connection = held.opened.connection.as_ref();
+    let connection = connection
+        .filter(|_| instance.reason.as_deref() != Some(MISSING))
+        .ok_or_else(|| unusable(held))?;
     Ok(Judgement::Accept(NewBinding {
-        service_id: request.service_id.clone(),
-        plan_id: request.plan_id.clone(),
-        app_guid: request.app_guid.clone(),
-        context: request.context.clone(),
-        parameters: request.parameters.clone(),
-        credentials: credentials::of(connection),
+        service_id: asked.service_id,
+        plan_id: asked.plan_id,
+        app_guid: asked.app_guid,
+        context: asked.context,
+        parameters: asked.parameters,
+        predecessor: request.predecessor().cloned(),
+        credentials: if has_users {
+            credentials::of_user(connection, setting.user)
+        } else {
+            credentials::of(connection)
+        },
+        username: has_users.then(|| setting.user.name.clone()),
+        webhook: request.webhook.clone(),
+        deadline: setting.deadline,
     }))
+}
+
+/// Whether bindings of an instance have users of their own, by the revision of the plan that it runs from.
+fn has_users(held: &Held<Bindable>, catalog: Option<&Catalog>) -> bool {
+    let kept = held.opened.plan_spec.as_ref();
+    let kept = kept.and_then(|spec| serde_json::from_value::<CachePlanSpec>(spec.clone()).ok());
+    match kept {
+        Some(spec) => spec.has_users(),
+        None => catalog
+            .and_then(|catalog| catalog.plan_by_id(&held.instance.plan_id))
+            .is_some_and(|plan| plan.spec.has_users()),
+    }
+}
+
+/// The id is taken.
+fn repeated(request: &BindRequest, existing: &Binding, version: Version) -> Result<Answer, OsbError> {
+    let same = match &request.origin {
+        Origin::Fresh { service_id, plan_id } => {
+            existing.predecessor.is_none()
+                && existing.service_id == service_id.as_str()
+                && existing.plan_id == plan_id.as_str()
+                && existing.app_guid == request.app_guid
+                && existing.parameters == request.parameters
+        }
+        // What it does not say is the predecessor's, which may be gone.
+        Origin::Successor { predecessor } => {
+            existing.predecessor.as_deref() == Some(predecessor.as_str())
+                && (request.app_guid.is_none() || existing.app_guid == request.app_guid)
+                && (request.parameters.is_empty() || existing.parameters == request.parameters)
+        }
+    };
+    if !same {
+        return Err(OsbError::conflict(
+            "a binding of this id exists with other attributes: bind with a new id, or send what was sent first",
+        ));
+    }
+    match (existing.state, existing.running) {
+        (BindingState::Bound, _) => Ok(bound(StatusCode::OK, &existing.credentials, version)),
+        (BindingState::Binding, Some(_)) if !request.accepts_incomplete => Err(OsbError::async_required()),
+        (BindingState::Binding, Some(operation)) => Ok(Answer::accepted(operation)),
+        // A binding that failed is gone in the transaction that says so.
+        (BindingState::Binding | BindingState::Unbinding, _) => Err(OsbError::concurrency(
+            "a binding of this id is being removed: bind once that ended, or with a new id",
+        )),
+    }
+}
+
+/// What a binding is to be for.
+struct Asked {
+    service_id: ServiceId,
+    plan_id: PlanId,
+    app_guid: Option<String>,
+    context: Map<String, Value>,
+    parameters: Map<String, Value>,
+}
+
+fn asked(request: &BindRequest, held: &Held<Bindable>, standing: &Standing) -> Result<Asked, OsbError> {
+    let instance = &held.instance;
+    match &request.origin {
+        Origin::Fresh { service_id, plan_id } => {
+            // While it moves, a platform knows the plan it comes from.
+            let moves = held
+                .running()
+                .is_some_and(|running| running.kind == OperationKind::Update);
+            if !moves && (instance.service_id != service_id.as_str() || instance.plan_id != plan_id.as_str()) {
+                return Err(OsbError::bad_request(format!(
+                    "the instance is of service {} and plan {}: send those as service_id and plan_id",
+                    instance.service_id, instance.plan_id
+                )));
+            }
+            Ok(Asked {
+                service_id: service_id.clone(),
+                plan_id: plan_id.clone(),
+                app_guid: request.app_guid.clone(),
+                context: request.context.clone(),
+                parameters: request.parameters.clone(),
+            })
+        }
+        Origin::Successor { .. } => {
+            let predecessor = standing
+                .predecessor
+                .as_ref()
+                .filter(|predecessor| predecessor.state == BindingState::Bound)
+                .ok_or_else(|| {
+                    OsbError::bad_request(
+                        "predecessor_binding_id names no binding of this instance that holds: send the id of one that does, or bind without",
+                    )
+                })?;
+            let unreadable = |_| OsbError::internal();
+            let or = |sent: &Map<String, Value>, standing: &Map<String, Value>| {
+                if sent.is_empty() { standing } else { sent }.clone()
+            };
+            Ok(Asked {
+                service_id: instance.service_id.parse().map_err(unreadable)?,
+                plan_id: instance.plan_id.parse().map_err(unreadable)?,
+                app_guid: request.app_guid.clone().or_else(|| predecessor.app_guid.clone()),
+                context: or(&request.context, &predecessor.context),
+                parameters: or(&request.parameters, &predecessor.parameters),
+            })
+        }
+    }
 }
 
 fn unusable<S>(held: &Held<S>) -> OsbError {
     let why = held
         .latest
         .as_ref()
+        .filter(|_| held.instance.reason.as_deref() != Some(MISSING))
         .and_then(|latest| latest.description.as_deref())
         .or(held.instance.message.as_deref())
         .unwrap_or("it has no connection");
@@ -108,9 +236,11 @@ fn body(credentials: &Credentials, version: Version) -> Map<String, Value> {
 /// OSB 2.17, "Fetching a Service Binding".
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or it is being made or removed.
 pub fn fetched(binding: Option<&Binding>, version: Version) -> Reply {
-    let binding = binding.ok_or_else(|| OsbError::not_found("there is no binding of this id"))?;
+    let binding = binding
+        .filter(|binding| binding.state == BindingState::Bound)
+        .ok_or_else(|| OsbError::not_found("there is no binding of this id, or it is not ready"))?;
     let mut body = body(&binding.credentials, version);
     if !binding.parameters.is_empty() {
         body.insert("parameters".to_owned(), Value::Object(binding.parameters.clone()));
@@ -119,136 +249,5 @@ pub fn fetched(binding: Option<&Binding>, version: Version) -> Reply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixtures::*;
-    use super::*;
-    use crate::osb::error::Code;
-
-    fn request() -> BindRequest {
-        BindRequest {
-            service_id: SERVICE.parse().unwrap(),
-            plan_id: "p".parse().unwrap(),
-            app_guid: Some("app".to_owned()),
-            context: Map::new(),
-            parameters: Map::new(),
-        }
-    }
-
-    fn existing() -> Binding {
-        Binding {
-            service_id: SERVICE.to_owned(),
-            plan_id: "p".to_owned(),
-            app_guid: Some("app".to_owned()),
-            parameters: Map::new(),
-            credentials: credentials::of(&connection()),
-        }
-    }
-
-    type Row = Option<Held<Option<Connection>>>;
-
-    fn refusal(request: &BindRequest, held: &Row, binding: Option<&Binding>) -> OsbError {
-        match judge(request, held.as_ref(), binding, Version::V17) {
-            Judgement::Answer(Err(error)) => error,
-            other => panic!("no refusal: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn an_instance_that_has_a_connection_is_bound_to() {
-        let Judgement::Accept(new) = judge(&request(), Some(&held(Some(connection()))), None, Version::V17) else {
-            panic!("refused");
-        };
-        assert_eq!(new.credentials, credentials::of(&connection()));
-        // It may be out of order for a moment: its address is the same.
-        let mut unready = held(Some(connection()));
-        unready.instance.ready = false;
-        assert!(matches!(
-            judge(&request(), Some(&unready), None, Version::V17),
-            Judgement::Accept(_)
-        ));
-    }
-
-    #[test]
-    fn what_is_busy_is_a_concurrency_error() {
-        let bare = || Some(connection());
-        for held in [
-            provisioning(None),
-            updating(bare()),
-            deprovisioning(bare()),
-            undeleted(bare()),
-        ] {
-            assert_eq!(refusal(&request(), &Some(held), None).code(), Some(Code::Concurrency));
-        }
-    }
-
-    #[test]
-    fn what_failed_says_why() {
-        let error = refusal(&request(), &Some(failed(None)), None);
-        assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
-        assert!(error.description().contains("out of capacity"));
-    }
-
-    #[test]
-    fn what_is_not_there_is_not_found() {
-        for held in [None, Some(tombstone(Some(connection())))] {
-            assert_eq!(
-                refusal(&request(), &held, Some(&existing())).status(),
-                StatusCode::NOT_FOUND
-            );
-        }
-    }
-
-    #[test]
-    fn a_binding_that_exists_is_compared_first() {
-        let row = Some(updating(Some(connection())));
-        let same = judge(&request(), row.as_ref(), Some(&existing()), Version::V17);
-        assert_eq!(
-            same,
-            Judgement::Answer(Ok(bound(StatusCode::OK, &existing().credentials, Version::V17)))
-        );
-        let other_plan = BindRequest {
-            plan_id: "q".parse().unwrap(),
-            ..request()
-        };
-        assert_eq!(
-            refusal(&other_plan, &row, Some(&existing())).status(),
-            StatusCode::CONFLICT
-        );
-        assert_eq!(refusal(&other_plan, &row, None).code(), Some(Code::Concurrency));
-        let resting = Some(held(Some(connection())));
-        assert_eq!(refusal(&other_plan, &resting, None).status(), StatusCode::BAD_REQUEST);
-        for request in [
-            BindRequest {
-                app_guid: None,
-                ..request()
-            },
-            BindRequest {
-                parameters: members(json!({ "a": 1 })),
-                ..request()
-            },
-        ] {
-            assert_eq!(
-                refusal(&request, &row, Some(&existing())).status(),
-                StatusCode::CONFLICT
-            );
-        }
-    }
-
-    #[test]
-    fn endpoints_are_told_from_2_15_on() {
-        let answer = |version| bound(StatusCode::CREATED, &existing().credentials, version).body;
-        assert_eq!(answer(Version::V14).get("endpoints"), None);
-        assert_eq!(
-            answer(Version::V15)["endpoints"],
-            json!([{ "host": "cache.example", "ports": ["11211"], "protocol": "tcp" }])
-        );
-    }
-
-    #[test]
-    fn a_binding_is_fetched_as_it_was_made() {
-        assert_eq!(fetched(None, Version::V17).unwrap_err().status(), StatusCode::NOT_FOUND);
-        let body = fetched(Some(&existing()), Version::V17).unwrap().body;
-        assert_eq!(body["credentials"]["MEMCACHED_URL"], json!("cache.example:11211"));
-        assert_eq!(body.get("parameters"), None);
-    }
-}
+#[path = "bind_tests.rs"]
+mod tests;

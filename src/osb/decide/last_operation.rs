@@ -61,7 +61,12 @@ pub fn judge(polled: Option<&Polled>, named: bool, version: Version, now: Timest
     }
     if operation.state == OperationState::Failed && version >= Version::V16 {
         match operation.kind {
-            OperationKind::Provision | OperationKind::Restart | OperationKind::Backup | OperationKind::Restore => {}
+            OperationKind::Provision
+            | OperationKind::Restart
+            | OperationKind::Backup
+            | OperationKind::Restore
+            | OperationKind::Bind
+            | OperationKind::Unbind => {}
             OperationKind::Update => {
                 let remains = operation.remains;
                 let (usable, repeatable) = remains.map_or((true, true), |it| (it.usable, it.repeatable));
@@ -76,10 +81,14 @@ pub fn judge(polled: Option<&Polled>, named: bool, version: Version, now: Timest
     }
     let mut answer = Answer::new(StatusCode::OK, Value::Object(body));
     if operation.state == OperationState::InProgress {
-        let age = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
-        answer.retry_after = Some(pause(age));
+        answer.retry_after = Some(pause_since(operation.created_at, now));
     }
     Ok(answer)
+}
+
+/// When to ask again for what began at a time.
+pub fn pause_since(begun: Timestamp, now: Timestamp) -> Duration {
+    pause(Duration::try_from(now.duration_since(begun)).unwrap_or_default())
 }
 
 /// What goes on for longer is asked for less often.

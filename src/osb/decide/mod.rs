@@ -4,10 +4,12 @@ pub mod actions;
 pub mod bind;
 pub mod deprovision;
 pub mod fetch;
+pub mod last_binding_operation;
 pub mod last_operation;
 pub mod moves;
 pub mod provision;
 pub mod quotas;
+pub mod unbind;
 pub mod update;
 
 use std::time::Duration;

@@ -48,6 +48,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::BindingCredentials;
 
     fn spec(engine: &str, version: &str, provider: Value) -> CachePlanSpec {
         let mut spec = json!({
@@ -64,6 +65,13 @@ mod tests {
             .unwrap()
             .extend(members.as_object().unwrap().clone());
         json!({ "elasticache": spec })
+    }
+
+    fn with_users(spec: CachePlanSpec) -> CachePlanSpec {
+        CachePlanSpec {
+            binding_credentials: BindingCredentials::PerBinding,
+            ..spec
+        }
     }
 
     fn cluster() -> Value {
@@ -120,6 +128,32 @@ mod tests {
                 Some(Move::Replacement("the provider")),
             ),
             (spec("redis", "7.1", aws()), spec("redis", "7.1", cluster()), None),
+            // Credentials.
+            (
+                spec("redis", "7.1", cluster()),
+                with_users(spec("redis", "7.1", cluster())),
+                Some(Move::InPlace),
+            ),
+            (
+                with_users(spec("redis", "7.1", cluster())),
+                spec("redis", "7.1", cluster()),
+                None,
+            ),
+            (
+                spec("redis", "7.1", aws()),
+                with_users(spec("redis", "7.1", aws())),
+                None,
+            ),
+            (
+                with_users(spec("redis", "7.1", aws())),
+                spec("redis", "7.1", aws()),
+                None,
+            ),
+            (
+                with_users(spec("redis", "7.1", aws())),
+                with_users(spec("valkey", "7.2", aws())),
+                Some(Move::InPlace),
+            ),
             // Versions.
             (spec("redis", "7.1", aws()), spec("redis", "7.0", aws()), None),
             (spec("redis", "7.1", aws()), spec("redis", "6.2", aws()), None),

@@ -166,42 +166,99 @@ impl DeprovisionRequest {
     }
 }
 
+/// Where a binding begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// With what the request says.
+    Fresh {
+        /// `service_id`
+        service_id: ServiceId,
+        /// `plan_id`
+        plan_id: PlanId,
+    },
+    /// With what another binding has (OSB 2.17, "Binding Rotation").
+    Successor {
+        /// `predecessor_binding_id`
+        predecessor: BindingId,
+    },
+}
+
 /// OSB 2.17, "Binding".
 #[derive(Clone, Debug, PartialEq)]
 pub struct BindRequest {
-    /// `service_id`
-    pub service_id: ServiceId,
-    /// `plan_id`
-    pub plan_id: PlanId,
+    /// `service_id` and `plan_id`, or `predecessor_binding_id`
+    pub origin: Origin,
     /// `bind_resource.app_guid`, or the older `app_guid`
     pub app_guid: Option<String>,
     /// `context`
     pub context: Map<String, Value>,
     /// `parameters`
     pub parameters: Map<String, Value>,
+    /// `?accepts_incomplete=true`
+    pub accepts_incomplete: bool,
+    /// `?webhook=&secret=`
+    pub webhook: Option<WebhookTarget>,
 }
 
 impl BindRequest {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, OsbError> {
+    /// Platforms before 2.17 do not know `predecessor_binding_id`.
+    pub(super) fn parse(body: &[u8], query: &Query, version: Version, policy: Policy) -> Result<Self, OsbError> {
         let body = Body::parse(body)?;
         let resource = body.object("bind_resource")?;
         let app_guid = match text(&resource, "app_guid", "bind_resource.app_guid")? {
             Some(app) => Some(app),
             None => body.text("app_guid")?,
         };
+        const PREDECESSOR: &str = "predecessor_binding_id";
+        let predecessor = if version >= Version::V17 {
+            body.text(PREDECESSOR)?
+        } else {
+            None
+        };
         Ok(Self {
-            service_id: body.id("service_id")?,
-            plan_id: body.id("plan_id")?,
+            origin: match predecessor {
+                Some(predecessor) => Origin::Successor {
+                    predecessor: id(PREDECESSOR, predecessor)?,
+                },
+                None => Origin::Fresh {
+                    service_id: body.id("service_id")?,
+                    plan_id: body.id("plan_id")?,
+                },
+            },
             app_guid: app_guid.map(str::to_owned),
             context: body.context()?,
             parameters: body.object("parameters")?,
+            accepts_incomplete: query.accepts_incomplete(),
+            webhook: query.webhook(policy)?,
         })
+    }
+
+    /// The binding that it names as its predecessor.
+    pub fn predecessor(&self) -> Option<&BindingId> {
+        match &self.origin {
+            Origin::Fresh { .. } => None,
+            Origin::Successor { predecessor } => Some(predecessor),
+        }
     }
 }
 
-/// OSB 2.17, "Unbinding": the ids that must be there. They are hints, as in [`DeprovisionRequest`].
-pub(super) fn check_unbind(query: &Query) -> Result<(), OsbError> {
-    query.ids().map(drop)
+/// OSB 2.17, "Unbinding".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnbindRequest {
+    /// `?accepts_incomplete=true`
+    pub accepts_incomplete: bool,
+    /// What is wrong with it; a binding that is not there is gone whatever else is wrong.
+    pub fault: Option<OsbError>,
+}
+
+impl UnbindRequest {
+    /// The ids must be there and are hints, as in [`DeprovisionRequest`].
+    pub(super) fn parse(query: &Query) -> Self {
+        Self {
+            accepts_incomplete: query.accepts_incomplete(),
+            fault: query.ids().err(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -318,9 +375,29 @@ mod tests {
         }
     }
 
+    fn bind(body: &Value, version: Version) -> Result<BindRequest, OsbError> {
+        BindRequest::parse(body.to_string().as_bytes(), &Query::default(), version, Policy::Public)
+    }
+
+    /// OSB 2.17, "Request (Rotating a Service Binding)": the predecessor alone is enough.
+    #[test]
+    fn a_successor_needs_its_predecessor_only_and_platforms_before_2_17_know_none() {
+        let body = json!({ "predecessor_binding_id": "b" });
+        let request = bind(&body, Version::V17).unwrap();
+        assert_eq!(request.predecessor().map(BindingId::as_str), Some("b"));
+        let error = bind(&body, Version::V16).unwrap_err();
+        assert!(error.description().contains("service_id is missing"));
+        for wrong in [json!(7), json!("a\u{0}")] {
+            let error = bind(&json!({ "predecessor_binding_id": wrong }), Version::V17).unwrap_err();
+            assert!(error.description().contains("predecessor_binding_id"));
+        }
+        let empty = json!({ "predecessor_binding_id": "", "service_id": "s", "plan_id": "p" });
+        assert_eq!(bind(&empty, Version::V17).unwrap().predecessor(), None);
+    }
+
     #[test]
     fn an_application_is_named_in_either_place() {
-        let bind = |body: Value| BindRequest::parse(body.to_string().as_bytes()).unwrap().app_guid;
+        let bind = |body: Value| bind(&body, Version::V17).unwrap().app_guid;
         assert_eq!(bind(json!({ "service_id": "s", "plan_id": "p" })), None);
         assert_eq!(
             bind(json!({ "service_id": "s", "plan_id": "p", "app_guid": "a", "bind_resource": null })).as_deref(),
@@ -353,7 +430,7 @@ mod tests {
             if let Err(error) = parsed {
                 prop_assert_eq!(error.status(), StatusCode::BAD_REQUEST);
             }
-            let _ = BindRequest::parse(&bytes);
+            let _ = BindRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public);
             let _ = UpdateRequest::parse(&bytes, &Query::parse(&query), Version::V17, Policy::Public);
         }
     }

@@ -1,7 +1,8 @@
 use jiff::Timestamp;
 
 use super::super::window::{Leave, Window};
-use super::super::{Cluster, Decision, Desired, Next, Place, Record, Report};
+use super::super::{Again, Cluster, Decision, Desired, Next, Place, Record, Report};
+use super::access::Users;
 use super::plan::{Change, Way, next_change};
 use super::restart::{Restarting, restarting};
 use super::seed::can_seed;
@@ -10,6 +11,7 @@ use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, li
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, ProviderKind, RunningEngine, annotations};
 use crate::provider::secrets::{self, SecretStep};
+use crate::provider::users::LOOK_AGAIN;
 
 /// What to do next for an instance whose cache on ElastiCache is wanted.
 pub fn present(
@@ -19,15 +21,33 @@ pub fn present(
     observed: &Observed,
     now: Timestamp,
 ) -> Decision<Step> {
+    let users = Users::of(defaults, desired, observed);
+    let mut decision = look(desired, spec, defaults, observed, users.as_ref(), now);
+    if let Some(users) = &users {
+        let record = &mut decision.report.record;
+        record.users = users.record();
+        record.user_group = Some(users.group());
+    }
+    decision
+}
+
+fn look(
+    desired: &Desired,
+    spec: &ElastiCacheSpec,
+    defaults: &Defaults,
+    observed: &Observed,
+    users: Option<&Users<'_>>,
+    now: Timestamp,
+) -> Decision<Step> {
     let mut place = observed.place.clone();
     let id = place.target.id.clone();
     let password = observed
         .secrets
         .get(&desired.auth_secret())
         .and_then(|secret| secrets::password(secret));
-    let authentication = spec.authentication == Some(Authentication::Token);
+    let authentication = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
     let Some(live) = &observed.live else {
-        return missing(desired, spec, defaults, place, password.is_some());
+        return missing(desired, spec, defaults, place, password.is_some(), users);
     };
     let adopted = desired
         .adopt
@@ -142,7 +162,13 @@ pub fn present(
                 let report = view.say(Progress::Reconciling, first, "writing the connection Secret".to_owned());
                 return Decision::act(Step::Secret(step), report);
             }
-            let mut decision = settled(&view, spec);
+            let mut decision = match users.and_then(Users::next) {
+                Some((step, doing)) => {
+                    let report = view.say(Progress::ReadyAndReconciling, first, doing);
+                    Decision::act(Step::Users(step), report)
+                }
+                None => with_users(&view, users, settled(&view, spec)),
+            };
             decision.report.bound = true;
             decision
         }
@@ -186,6 +212,7 @@ fn missing(
     defaults: &Defaults,
     mut place: Cluster,
     has_password: bool,
+    users: Option<&Users<'_>>,
 ) -> Decision<Step> {
     let id = place.target.id.clone();
     let adopted = desired
@@ -223,7 +250,10 @@ fn missing(
         );
         return Decision::rest(working(desired, &anew, Reason::Creating, message)).now();
     }
-    let create = create(desired, spec, defaults, &place.target);
+    let create = Create {
+        user_group: users.map(Users::group),
+        ..create(desired, spec, defaults, &place.target)
+    };
     // It is made with them; that they are there is proven when they are read.
     place.tagged = Tagged {
         keys: create.tags.keys().cloned().collect(),
@@ -243,11 +273,21 @@ fn missing(
         report.record.restored_from.clone_from(&restored_from);
         report
     };
-    if spec.authentication == Some(Authentication::Token) && !has_password {
+    let authentication = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
+    if authentication && !has_password {
         return Decision::act(
             Step::Secret(SecretStep::CreateAuth),
             making("making the password".to_owned()),
         );
+    }
+    if let Some(users) = users {
+        if let Some((step, doing)) = users.next() {
+            return Decision::act(Step::Users(step), making(doing));
+        }
+        if !users.can_serve() {
+            let waiting = format!("waiting for user group {}", users.group());
+            return Decision::rest(making(waiting)).after(LOOK_AGAIN);
+        }
     }
     let message = match (&restored_from, &desired.seed) {
         (Some(backup), _) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
@@ -355,6 +395,30 @@ fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
     };
     match later {
         Some(at) => decision.no_later_than(at, now),
+        None => decision,
+    }
+}
+
+/// The same decision, where it rests, with what users wait for.
+fn with_users(view: &View, users: Option<&Users<'_>>, decision: Decision<Step>) -> Decision<Step> {
+    let Some(users) = users.filter(|_| decision.step == Next::Rest) else {
+        return decision;
+    };
+    let surplus = users.surplus(view.now);
+    if !surplus.is_empty() {
+        let message = format!("deleting the Secrets {}", surplus.join(", "));
+        let report = view.say(Progress::ReadyAndReconciling, Reason::Updating, message);
+        return Decision::act(Step::Secret(SecretStep::Delete(surplus)), report);
+    }
+    match users.pending() {
+        Some(pending) if decision.report.progress == Progress::Ready => {
+            let report = view.say(Progress::ReadyAndReconciling, Reason::Updating, pending);
+            Decision::rest(report).after(LOOK_AGAIN)
+        }
+        Some(_) => match decision.again {
+            Again::After(sooner) if sooner <= LOOK_AGAIN => decision,
+            _ => decision.after(LOOK_AGAIN),
+        },
         None => decision,
     }
 }
@@ -542,6 +606,7 @@ fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target
         security_group_ids,
         transit_encryption: spec.transit_encryption,
         authentication: spec.authentication == Some(Authentication::Token),
+        user_group: None,
         at_rest_encryption: spec.at_rest_encryption,
         maintenance_window: spec.maintenance_window.clone(),
         snapshot_window: spec.snapshot_window.clone(),

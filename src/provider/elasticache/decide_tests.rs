@@ -192,7 +192,7 @@ fn what_is_gone_is_made_anew_under_another_id_only_if_the_instance_says_so() {
     let decision = run(&desired, &with_auth(observed(None)));
     assert_eq!(
         (decision.step, decision.again),
-        (Next::Rest, crate::provider::Again::After(std::time::Duration::ZERO))
+        (Next::Rest, Again::After(std::time::Duration::ZERO))
     );
     desired.record = decision.report.record;
     assert_eq!(desired.record.cluster(), Some(&cluster(1, GROUP)));
@@ -288,10 +288,7 @@ fn a_change_in_place_is_made_at_once_and_one_that_loses_data_waits_for_leave() {
         "{}",
         sunday.report.message
     );
-    assert_eq!(
-        sunday.again,
-        crate::provider::Again::After(std::time::Duration::from_secs(13 * 3600))
-    );
+    assert_eq!(sunday.again, Again::After(std::time::Duration::from_secs(13 * 3600)));
     let monday = run_at(&wanted, &before, at("2026-11-23T01:30:00Z"));
     assert!(matches!(monday.step, Next::Act(Step::Modify(..))));
     wanted.consent = crate::provider::Consent::Given;

@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
+use super::super::users::Credentials;
 use super::super::{Cluster, Consent, Desired, Existence, Published, Record};
 use super::{
     Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Tagged, Target, Tls, provider_id,
@@ -69,6 +70,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         adopt: None,
         as_found: false,
         restore: None,
+        users: Vec::new(),
         seed: None,
         grace: Duration::from_secs(3600),
         release_superseded: false,
@@ -137,6 +139,7 @@ pub(in super::super) fn made(plan: &CachePlanSpec, generation: u32) -> Live {
             tls,
             at_rest: spec.at_rest_encryption.unwrap_or(false),
             authentication: spec.authentication == Some(Authentication::Token),
+            user_groups: BTreeSet::new(),
             maintenance_window: Some(
                 spec.maintenance_window
                     .clone()
@@ -219,6 +222,12 @@ pub(in super::super) fn modified(mut live: Live, modification: &Modification) ->
                 config.version.clone_from(&settings.version);
             } else {
                 set(&mut config.version, &settings.version);
+            }
+            if let Some(group) = &settings.user_group {
+                assert!(
+                    config.user_groups.insert(group.clone()),
+                    "a group that it has was added"
+                );
             }
             set(&mut config.parameter_group, &settings.parameter_group);
             set(&mut config.node_type, &settings.node_type);
@@ -315,6 +324,8 @@ pub(in super::super) fn observed(place: Cluster, live: Option<Live>) -> Observed
         failure: None,
         offered: None,
         secrets: BTreeMap::new(),
+        access: None,
+        credentials: Credentials::new(),
     }
 }
 

@@ -5,7 +5,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 ///
 /// At most 40 lower-case letters, digits and hyphens, as `CreateReplicationGroup` takes.
 pub fn provider_id(prefix: &str, uid: &str, generation: u32) -> String {
-    let digest = digest(&SHA256, format!("{uid}/{generation}").as_bytes());
+    derived_id(prefix, &format!("{uid}/{generation}"))
+}
+
+/// An id that follows from a text.
+pub fn derived_id(prefix: &str, text: &str) -> String {
+    let digest = digest(&SHA256, text.as_bytes());
     let hash: String = digest
         .as_ref()
         .iter()

@@ -70,6 +70,8 @@ pub struct Config {
     pub at_rest: bool,
     /// Whether it asks for a password.
     pub authentication: bool,
+    /// The groups of users that it lets in.
+    pub user_groups: BTreeSet<String>,
     /// The weekly maintenance window.
     pub maintenance_window: Option<String>,
     /// The daily snapshot window.

@@ -1,6 +1,7 @@
 //! Caches on AWS ElastiCache: a replication group for redis and valkey, a cache cluster for memcached and for a bare
 //! redis node.
 
+mod access;
 mod client;
 mod decide;
 mod events;
@@ -17,6 +18,7 @@ mod restart;
 mod seed;
 mod tags;
 
+pub use access::{Access, AccessStep, NewUser, UserGroup, UserPhase, asked_users, group_id, may_have_users, user_id};
 pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
 pub use decide::{must_replace, present};
 pub use events::{Occurrence, is_trouble};
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::secrets::SecretStep;
+use super::users::{self, Credentials};
 use super::{Cluster, Desired, Fault, backups};
 use crate::api::{EngineType, Topology};
 
@@ -86,6 +89,10 @@ pub struct Observed {
     pub offered: Option<Arc<lifecycle::Offered>>,
     /// The instance's Secrets, by name.
     pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// What there is of its users, if it has or may have some.
+    pub access: Option<Access>,
+    /// The passwords of its users.
+    pub credentials: Credentials,
 }
 
 /// What can be done on ElastiCache.
@@ -93,6 +100,8 @@ pub struct Observed {
 pub enum Step {
     /// Writes one of the instance's Secrets.
     Secret(SecretStep),
+    /// Makes, changes or deletes users and the group they are in.
+    Users(AccessStep),
     /// `CreateReplicationGroup` or `CreateCacheCluster`.
     Create(Box<Create>),
     /// Changes a cache in place.
@@ -172,6 +181,8 @@ pub struct Create {
     pub transit_encryption: Option<bool>,
     /// Whether clients need the password of the auth Secret.
     pub authentication: bool,
+    /// The group of users that it lets in.
+    pub user_group: Option<String>,
     /// Encryption at rest.
     pub at_rest_encryption: Option<bool>,
     /// Weekly maintenance window.
@@ -193,12 +204,19 @@ pub struct Create {
 pub async fn act(
     kube: &kube::Client,
     poller: &Poller,
+    defaults: &Defaults,
     desired: &Desired,
     secrets: &BTreeMap<String, Arc<Secret>>,
     step: &Step,
 ) -> Result<(), Fault> {
     match step {
         Step::Secret(step) => super::secrets::act(kube, desired, step).await,
+        Step::Users(step) => {
+            let group = group_id(defaults, desired);
+            let outcome = change_users(kube, poller.client(), &group, desired, step).await;
+            poller.users_changed(&group);
+            outcome
+        }
         Step::Create(create) => {
             let token = if create.authentication {
                 let auth = secrets
@@ -226,5 +244,34 @@ pub async fn act(
             }
             poller.delete(target, final_snapshot.as_deref()).await
         }
+    }
+}
+
+async fn change_users(
+    kube: &kube::Client,
+    client: &Client,
+    group: &str,
+    desired: &Desired,
+    step: &AccessStep,
+) -> Result<(), Fault> {
+    match step {
+        AccessStep::CreateUsers(new) => {
+            for user in new {
+                let password = users::password(kube, desired, &user.secret).await?;
+                client.create_user(user, &password, &desired.uid).await?;
+            }
+            Ok(())
+        }
+        AccessStep::DeleteUsers(ids) => {
+            for id in ids {
+                client.delete_user(id).await?;
+            }
+            Ok(())
+        }
+        AccessStep::CreateGroup { engine, users } => {
+            client.create_user_group(group, *engine, users, &desired.uid).await
+        }
+        AccessStep::AddUsers(ids) => client.add_users(group, ids).await,
+        AccessStep::DeleteGroup => client.delete_user_group(group).await,
     }
 }

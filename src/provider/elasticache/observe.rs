@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 
+use super::super::users::{self, Credentials};
 use super::super::{Cluster, Desired, Existence, Fault};
-use super::{Defaults, Observed, Phase, Poller, Tagged, Target, provider_id, tags};
+use super::{Defaults, Observed, Phase, Poller, Tagged, Target, access, provider_id, tags};
 use crate::api::{Authentication, DeletionPolicy, Topology};
 
 /// How many generations are looked for when a status is lost.
@@ -12,11 +13,13 @@ const GENERATIONS: u32 = 16;
 
 /// Gathers what there is of an instance on ElastiCache, at a place or, without one, where it is to be first.
 ///
-/// Tags are read only until they have proven that the cache is ours, after they may have changed, or to let it go.
+/// Tags are read only until they have proven that the cache is ours, after they may have changed, or to let it go; users
+/// only where there are some.
 ///
 /// # Errors
 /// When ElastiCache does not answer.
 pub async fn observe(
+    kube: &kube::Client,
     poller: &Poller,
     desired: &Desired,
     place: Option<&Cluster>,
@@ -54,6 +57,16 @@ pub async fn observe(
             failure = poller.cause(&place.target).await;
         }
     }
+    let (mut access, mut credentials) = (None, Credentials::new());
+    if access::may_have_users(desired) {
+        let leaving = desired.existence != Existence::Present;
+        let group = access::group_id(defaults, desired);
+        let asked = |group: Option<&access::UserGroup>| access::asked_users(defaults, desired, group, leaving);
+        access = Some(poller.access(&group, asked).await?);
+        if !leaving {
+            credentials = users::find(kube, desired, &secrets).await?;
+        }
+    }
     Ok(Observed {
         place,
         live,
@@ -62,6 +75,8 @@ pub async fn observe(
         failure,
         offered: poller.offered(),
         secrets,
+        access,
+        credentials,
     })
 }
 
@@ -73,6 +88,7 @@ fn is_new(desired: &Desired, place: &Cluster, recorded: bool, has_password: bool
         .elasticache
         .as_ref()
         .is_some_and(|spec| spec.authentication == Some(Authentication::Token));
+    let token = token || desired.plan.has_users();
     desired.existence == Existence::Present
         && desired.adopt.is_none()
         && place.arn.is_none()

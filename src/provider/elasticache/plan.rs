@@ -83,6 +83,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// `AutomaticFailoverEnabled` and `MultiAZEnabled`
     pub multi_az: Option<bool>,
+    /// `UserGroupIdsToAdd`
+    pub user_group: Option<String>,
 }
 
 /// The next difference between what is asked for and what is; `None` if there is none.
@@ -91,7 +93,7 @@ pub fn next_change(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Op
         .or_else(|| upkeep(spec, live))
         .or_else(|| version(desired, spec, live))
         .or_else(|| match live.topology {
-            Topology::ReplicationGroup => group(spec, live),
+            Topology::ReplicationGroup => users(desired, live).or_else(|| group(spec, live)),
             Topology::CacheCluster => cluster(desired, spec, live),
         })
 }
@@ -221,6 +223,21 @@ fn version(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option<Cha
         Way::InPlace(modification)
     };
     Some(Change { what, way })
+}
+
+/// The group of users that it is to let in; somebody may have taken it away, or the cache was taken over without.
+fn users(desired: &Desired, live: &Live) -> Option<Change> {
+    let group = desired
+        .record
+        .user_group
+        .as_ref()
+        .filter(|_| desired.plan.has_users())?;
+    let settings = Settings {
+        user_group: Some(group.clone()),
+        ..Settings::default()
+    };
+    let differs = !live.config.user_groups.contains(group);
+    differs.then(|| by_settings(format!("it does not ask for the users of group {group}"), settings))
 }
 
 fn group(spec: &ElastiCacheSpec, live: &Live) -> Option<Change> {

@@ -5,7 +5,7 @@
 //! instance whose cache changed is nudged; nothing else is woken. Between the looks it is read what happened meanwhile,
 //! for all caches at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
-use super::{Client, Create, Live, LiveNode, Modification, Tags};
+use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, UserGroup, UserPhase};
 use crate::ambient;
 use crate::api::{CacheInstance, Topology};
 use crate::telemetry::metrics::record::{self, SavedBy};
@@ -53,6 +53,8 @@ struct Shared {
 struct View {
     seen: HashMap<Target, Seen>,
     instances: HashMap<Target, Interest>,
+    /// Users, by the id of their group, that were at rest when they were last asked for.
+    access: HashMap<String, Access>,
     /// Why caches failed, as far as that was asked.
     causes: HashMap<Target, Option<String>>,
     pages: usize,
@@ -198,6 +200,47 @@ impl Poller {
     pub async fn reboot(&self, target: &Target, node: &LiveNode) -> Result<(), Fault> {
         let outcome = self.0.client.reboot(target, node).await;
         self.noted(target, outcome)
+    }
+
+    /// The users of a group, as last seen if they were at rest then. `asked` says which of them the group does not tell
+    /// of.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer.
+    pub async fn access(
+        &self,
+        group: &str,
+        asked: impl Fn(Option<&UserGroup>) -> BTreeSet<String>,
+    ) -> Result<Access, Fault> {
+        let seen = self.0.view.read().access.get(group).cloned();
+        if let Some(seen) = seen.filter(|seen| asked(seen.group.as_ref()).is_empty()) {
+            return Ok(seen);
+        }
+        let client = &self.0.client;
+        let mut access = Access {
+            group: client.user_group(group).await?,
+            ..Access::default()
+        };
+        for id in asked(access.group.as_ref()) {
+            if let Some(phase) = client.user(&id).await? {
+                access.users.insert(id, phase);
+            }
+        }
+        let at_rest = access
+            .group
+            .as_ref()
+            .is_some_and(|group| group.phase == UserPhase::Active);
+        if at_rest && access.users.is_empty() {
+            self.0.view.write().access.insert(group.to_owned(), access.clone());
+        } else {
+            self.users_changed(group);
+        }
+        Ok(access)
+    }
+
+    /// Forgets what was seen of a group's users.
+    pub fn users_changed(&self, group: &str) {
+        self.0.view.write().access.remove(group);
     }
 
     /// Asks for a snapshot of a cache, which is busy meanwhile and looked at anew.
@@ -393,6 +436,7 @@ impl Poller {
         let (found, pages) = self.0.client.list().await?;
         let mut missing: HashSet<_> = {
             let mut view = self.0.view.write();
+            view.access.clear();
             view.pages = pages;
             view.seen
                 .iter()

@@ -1,10 +1,12 @@
 //! The end of a cache.
 
 use super::super::{Cluster, Decision, Desired, Existence, Place, Record, Report};
+use super::access::{self, Removal};
 use super::{Observed, Ownership, Phase, Step};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{DeletionPolicy, EngineType};
 use crate::provider::secrets::{self, SecretStep};
+use crate::provider::users::LOOK_AGAIN;
 
 /// What to do next about a cache that is to go.
 pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
@@ -27,6 +29,18 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
         Existence::Present | Existence::Superseded => (DeletionPolicy::Delete, Vec::new()),
     };
     let Some(live) = &observed.live else {
+        if let (Existence::Absent(_), Some(access)) = (desired.existence, &observed.access) {
+            match access::removal(access) {
+                Removal::Do(step) => {
+                    return Decision::act(Step::Users(step), deleting("deleting its users".to_owned()));
+                }
+                Removal::Wait => {
+                    let report = deleting("waiting for the end of its users in ElastiCache".to_owned());
+                    return Decision::rest(report).after(LOOK_AGAIN);
+                }
+                Removal::Done => {}
+            }
+        }
         // Not left to the cluster's garbage collector: who is told that the cache is gone may count on its password
         // being gone.
         return if secrets.is_empty() {

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -6,14 +9,22 @@ use kube::Client;
 
 use super::super::{Desired, Fault, objects, secrets};
 use super::adopt::Claim;
-use super::{Kind, Manifest, Step};
+use super::{Kind, Manifest, Step, users};
+use crate::wire::Trust;
 
 /// Does one step in the cluster.
 ///
 /// # Errors
 /// When the API server cannot be reached or refuses, or an object of the name belongs to somebody else.
-pub async fn act(client: &Client, desired: &Desired, step: &Step) -> Result<(), Fault> {
+pub async fn act(
+    client: &Client,
+    trust: &Trust,
+    desired: &Desired,
+    watched: &BTreeMap<String, Arc<Secret>>,
+    step: &Step,
+) -> Result<(), Fault> {
     match step {
+        Step::Users { address, change, .. } => users::change(trust, desired, watched, address, change).await,
         Step::Secret(step) => secrets::act(client, desired, step).await,
         Step::Apply(manifests) => {
             for manifest in manifests {

@@ -17,6 +17,8 @@ mod adopting;
 mod simulated;
 #[path = "standing_tests.rs"]
 mod standing;
+#[path = "users_tests.rs"]
+mod users;
 #[path = "whatever_tests.rs"]
 mod whatever;
 
@@ -26,6 +28,7 @@ fn placement() -> Placement {
     Placement {
         service_host: ServiceHost::Dns,
         cluster_domain: "cluster.local".to_owned(),
+        operator_namespace: "operator".to_owned(),
     }
 }
 
@@ -50,6 +53,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         adopt: None,
         as_found: false,
         restore: None,
+        users: Vec::new(),
         seed: None,
         grace: Duration::ZERO,
         release_superseded: false,

@@ -41,6 +41,9 @@ pub struct Inputs<'a> {
     priority_class: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     persistent: bool,
+    /// Whether it starts with users beside the default one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    users: bool,
     /// Whether redis asks for no password.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     open: bool,
@@ -58,7 +61,13 @@ enum Image<'a> {
 
 impl<'a> Inputs<'a> {
     /// What a node is made from.
-    pub fn of(node: &'a str, engine: &'a Engine, spec: &'a KubernetesSpec, restarted_at: Option<Timestamp>) -> Self {
+    pub fn of(
+        node: &'a str,
+        engine: &'a Engine,
+        spec: &'a KubernetesSpec,
+        users: bool,
+        restarted_at: Option<Timestamp>,
+    ) -> Self {
         let redis_like = engine.type_.is_redis_like();
         Self {
             node,
@@ -81,6 +90,7 @@ impl<'a> Inputs<'a> {
             topology_spread: &spec.topology_spread,
             priority_class: spec.priority_class.as_deref(),
             persistent: spec.persistence.is_some(),
+            users: users && redis_like,
             open: false,
             restarted_at,
         }
@@ -119,7 +129,14 @@ mod tests {
             serde_json::from_value(engine.clone()).unwrap(),
             serde_json::from_value(spec.clone()).unwrap(),
         );
-        Inputs::of("i", &engine, &spec, restarted_at.map(|time| time.parse().unwrap())).digest()
+        Inputs::of(
+            "i",
+            &engine,
+            &spec,
+            false,
+            restarted_at.map(|time| time.parse().unwrap()),
+        )
+        .digest()
     }
 
     #[test]

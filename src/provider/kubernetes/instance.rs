@@ -11,11 +11,13 @@ use super::decide::report;
 use super::node::{Lack, Node, Setting, Stage, look};
 use super::observed::Observed;
 use super::sizing::{self, Impossible};
+use super::users::Users;
 use super::workload::{Workload, workloads};
 use super::{Kind, Placement, Step, manifests, template};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{self, Connection, Endpoint, KubernetesSpec, ProviderKind, annotations};
 use crate::provider::secrets::{self, SecretStep};
+use crate::provider::users::LOOK_AGAIN;
 use crate::settings::ServiceHost;
 
 /// An instance that is to exist, and what stands of it.
@@ -34,6 +36,8 @@ pub struct Instance<'a> {
     restart: Option<Timestamp>,
     /// Whether a change that loses data may be made now.
     leave: Leave,
+    /// Its users, if it has some.
+    users: Option<Users<'a>>,
 }
 
 impl<'a> Instance<'a> {
@@ -74,6 +78,7 @@ impl<'a> Instance<'a> {
             surplus,
             restart,
             leave,
+            users: password(desired, observed).and_then(|password| Users::of(desired, observed, &password)),
         }
     }
 
@@ -87,14 +92,17 @@ impl<'a> Instance<'a> {
                 return Decision::rest(self.say(Progress::Stalled, Reason::ProviderRefused, message, &[]));
             }
         };
-        let password = self.observed.secrets.get(&self.desired.auth_secret());
-        let password = password.and_then(|secret| secrets::password(secret));
+        let password = password(self.desired, self.observed);
         let open = self.desired.took_over_workload();
         if self.desired.plan.engine.type_.is_redis_like() && password.is_none() && !open {
             let report = self.working("making the password", &[]);
             return Decision::act(Step::Secret(SecretStep::CreateAuth), report);
         }
         let nodes = self.nodes(item_memory);
+        if let Some(step) = self.users.as_ref().and_then(Users::file) {
+            let report = self.working("writing the users that Pods start with", &nodes);
+            return Decision::act(Step::Secret(step), report);
+        }
         let decision = self
             .next(&nodes, password)
             .unwrap_or_else(|| Decision::rest(self.at_rest(&nodes)));
@@ -146,6 +154,7 @@ impl<'a> Instance<'a> {
             item_memory,
             restart: self.restart,
             leave: self.leave == Leave::Granted,
+            users: self.users.as_ref(),
         };
         let mut turn = true;
         let look = |name: &String| {
@@ -159,13 +168,22 @@ impl<'a> Instance<'a> {
 
     /// The next step, if there is one.
     fn next(&self, nodes: &[Node], password: Option<SecretString>) -> Option<Decision<Step>> {
-        let shared: Vec<_> = manifests::shared(self.desired, self.spec)
+        let shared: Vec<_> = manifests::shared(self.desired, self.spec, self.placement)
             .into_iter()
             .filter(|manifest| !self.observed.has(manifest))
             .collect();
         if !shared.is_empty() {
             let report = self.working("applying what all nodes share", nodes);
             return Some(Decision::act(Step::Apply(shared), report));
+        }
+        if let Some((pod, address, change)) = self.users.as_ref().and_then(Users::difference) {
+            let report = self.working(&format!("telling Pod {pod} of users"), nodes);
+            let step = Step::Users {
+                pod: pod.to_owned(),
+                address,
+                change,
+            };
+            return Some(Decision::act(step, report));
         }
         if let Some((step, doing)) = todo(nodes) {
             return Some(Decision::act(step, self.working(&doing, nodes)));
@@ -177,7 +195,7 @@ impl<'a> Instance<'a> {
         if nodes.iter().any(|node| node.stage != Stage::Settled) {
             return None;
         }
-        let surplus = self.surplus_objects();
+        let surplus = self.surplus_objects(nodes);
         (!surplus.is_empty()).then(|| {
             let report = self.working("removing what is not wanted any more", nodes);
             Decision::act(Step::Delete(surplus), report)
@@ -220,7 +238,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Objects that are not wanted any more, as far as they may go.
-    fn surplus_objects(&self) -> Vec<(Kind, String)> {
+    fn surplus_objects(&self, nodes: &[Node]) -> Vec<(Kind, String)> {
         let held: BTreeSet<_> = self.held_surplus().collect();
         let of_nodes = self.surplus.iter().filter(|name| !held.contains(name.as_str()));
         let of_nodes = of_nodes.flat_map(|name| {
@@ -232,11 +250,15 @@ impl<'a> Instance<'a> {
             ];
             deployments.chain(others)
         });
-        let budgeted = manifests::shared(self.desired, self.spec)
+        let budgeted = manifests::shared(self.desired, self.spec, self.placement)
             .iter()
             .any(|manifest| manifest.kind == Kind::PodDisruptionBudget);
         let budget = (Kind::PodDisruptionBudget, self.desired.name.clone());
+        let users = self.users.as_ref();
+        let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+        let secrets = users.map(|users| users.surplus(&pods, self.now)).unwrap_or_default();
         of_nodes
+            .chain(secrets.into_iter().map(|name| (Kind::Secret, name)))
             .chain((!budgeted && held.is_empty()).then_some(budget))
             .filter(|(kind, name)| self.observed.is_of(&self.desired.uid, *kind, name))
             .filter(|(kind, name)| !self.observed.is_deleting(*kind, name))
@@ -306,6 +328,12 @@ impl<'a> Instance<'a> {
             let message = format!("waiting for the end of {}", self.surplus.join(", "));
             return self.working(&message, nodes);
         }
+        if let Some(pending) = self.pending_users(nodes) {
+            // All others are served.
+            let mut report = self.say(Progress::ReadyAndReconciling, Reason::Updating, pending, nodes);
+            report.bound = true;
+            return report;
+        }
         let first = self.names.first().and_then(|name| self.endpoint(name));
         let Some(endpoint) = first else {
             return self.working("waiting for the Service to get its address", nodes);
@@ -322,8 +350,20 @@ impl<'a> Instance<'a> {
         report
     }
 
-    /// When to look again although nothing changed.
+    /// What of the users is waited for.
+    fn pending_users(&self, nodes: &[Node]) -> Option<String> {
+        let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+        self.users.as_ref()?.pending(&pods)
+    }
+
+    /// When to look again although nothing changed. Of what Pods do with their users nobody tells.
     fn look_again(&self, nodes: &[Node]) -> Option<Duration> {
+        let users = self.pending_users(nodes).map(|_| LOOK_AGAIN);
+        users.into_iter().chain(self.opens(nodes)).min()
+    }
+
+    /// When something that waits for its time may be done.
+    fn opens(&self, nodes: &[Node]) -> Option<Duration> {
         let awaits = nodes.iter().any(|node| node.stage == Stage::Held) || self.held_surplus().next().is_some();
         let opens = match self.leave {
             Leave::At(time) if awaits => Some(time),
@@ -366,6 +406,10 @@ impl<'a> Instance<'a> {
             })
         };
         let mut report = report(self.desired, progress, reason, message);
+        if let Some(users) = &self.users {
+            let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
+            report.record.users = users.record(&pods);
+        }
         let names = self.names.iter().map(String::as_str).filter(|name| !coming(name));
         report.nodes = names
             .chain(self.held_surplus())
@@ -398,6 +442,12 @@ impl<'a> Instance<'a> {
         let port = manifests::port(self.desired, self.observed, node);
         Some(Endpoint::new(host, port, false))
     }
+}
+
+/// The password of the default user.
+fn password(desired: &Desired, observed: &Observed) -> Option<SecretString> {
+    let secret = observed.secrets.get(&desired.auth_secret())?;
+    secrets::password(secret)
 }
 
 /// What is to be done for nodes now, and for what. What is to be applied for several is applied at once.

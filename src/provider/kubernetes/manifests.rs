@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::Desired;
 use super::super::objects::metadata;
 use super::inputs::hex;
-use super::{Kind, Manifest, Observed, adopt};
+use super::{Kind, Manifest, Observed, Placement, adopt};
 use crate::api::{KubernetesSpec, Persistence, annotations};
 
 /// The names of an instance's nodes, each that of a Service. The first is named like the instance, however many there
@@ -60,9 +60,10 @@ pub fn instance_selector(desired: &Desired) -> BTreeMap<String, String> {
 }
 
 /// What is there once for an instance.
-pub fn shared(desired: &Desired, spec: &KubernetesSpec) -> Vec<Manifest> {
+pub fn shared(desired: &Desired, spec: &KubernetesSpec, placement: &Placement) -> Vec<Manifest> {
     let named = || metadata(desired, &desired.name);
-    let mut shared = vec![manifest(Kind::NetworkPolicy, named(), network_policy(desired, spec))];
+    let policy = network_policy(desired, spec, placement);
+    let mut shared = vec![manifest(Kind::NetworkPolicy, named(), policy)];
     // For a single node it would forbid to drain the machine that it runs on.
     if spec.replicas.unwrap_or(1) > 1 {
         let budget = json!({ "maxUnavailable": 1, "selector": { "matchLabels": instance_selector(desired) } });
@@ -112,12 +113,19 @@ pub fn claim(desired: &Desired, name: &str, persistence: &Persistence) -> Manife
     manifest(Kind::PersistentVolumeClaim, metadata(desired, name), spec)
 }
 
-fn network_policy(desired: &Desired, spec: &KubernetesSpec) -> Value {
-    let from = match &spec.allowed_from {
-        Some(from) => json!([{ "namespaceSelector": from.namespace_selector.clone().unwrap_or_default(),
-                               "podSelector": from.pod_selector.clone().unwrap_or_default() }]),
-        None => json!([{ "namespaceSelector": {} }]),
+fn network_policy(desired: &Desired, spec: &KubernetesSpec, placement: &Placement) -> Value {
+    let mut from = match &spec.allowed_from {
+        Some(from) => vec![json!({
+            "namespaceSelector": from.namespace_selector.clone().unwrap_or_default(),
+            "podSelector": from.pod_selector.clone().unwrap_or_default(),
+        })],
+        None => vec![json!({ "namespaceSelector": {} })],
     };
+    // The operator tells Pods of their users.
+    if spec.allowed_from.is_some() && desired.plan.has_users() {
+        let labels = json!({ "kubernetes.io/metadata.name": placement.operator_namespace });
+        from.push(json!({ "namespaceSelector": { "matchLabels": labels } }));
+    }
     json!({
         "podSelector": { "matchLabels": instance_selector(desired) },
         "policyTypes": ["Ingress", "Egress"],

@@ -20,17 +20,20 @@ mod observed;
 mod sizing;
 mod stores;
 mod template;
+mod users;
 mod workload;
 
 pub use act::act;
 pub use decide::{decide, remove};
 pub use observed::Observed;
 pub use stores::{Children, Scope, Stores};
+pub use users::ask;
 
 use serde_json::Value;
 
 use super::secrets::SecretStep;
 use crate::settings::ServiceHost;
+use crate::wire::AclChange;
 
 /// Whether a plan's numbers make a cache.
 ///
@@ -48,6 +51,8 @@ pub struct Placement {
     pub service_host: ServiceHost,
     /// The domain of the cluster's Services.
     pub cluster_domain: String,
+    /// The operator's own namespace, from where Pods are told of users.
+    pub operator_namespace: String,
 }
 
 /// The kinds of objects that an instance is made of.
@@ -89,6 +94,15 @@ pub enum Step {
     Apply(Vec<Manifest>),
     /// Gives a Deployment of another template its one Pod again, and changes nothing else of it.
     Scale(String),
+    /// Has a Pod that runs change its users.
+    Users {
+        /// Its name.
+        pod: String,
+        /// Where it answers, as `host:port`.
+        address: String,
+        /// What it is to change.
+        change: AclChange,
+    },
     /// Deletes objects that are not wanted any more.
     Delete(Vec<(Kind, String)>),
     /// Takes our owner references off objects, so that they outlive the instance.

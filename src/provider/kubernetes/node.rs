@@ -11,6 +11,7 @@ use super::super::Desired;
 use super::inputs::Inputs;
 use super::observed::Observed;
 use super::template::{self, Purpose, TEMPLATE, Template};
+use super::users::{Users, has_users};
 use super::workload::{Workload, in_use};
 use super::{Kind, Manifest, Step, legacy, manifests};
 use crate::api::{KubernetesSpec, Memory};
@@ -54,6 +55,8 @@ pub struct Node {
     pub stage: Stage,
     /// Whether it answers.
     pub answers: bool,
+    /// The Pods that its Service leads to.
+    pub pods: Vec<String>,
 }
 
 /// What holds for all nodes of an instance.
@@ -71,6 +74,8 @@ pub struct Setting<'a> {
     pub restart: Option<Timestamp>,
     /// Whether a change that loses what a node holds may be made now.
     pub leave: bool,
+    /// Its users, if it has some.
+    pub users: Option<&'a Users<'a>>,
 }
 
 /// The Deployment that is to serve.
@@ -129,11 +134,12 @@ pub fn look(setting: &Setting<'_>, node: &str, workloads: &[Workload<'_>], turn:
         Some(serving) => look.change(serving, turn),
         None => look.begin(),
     };
-    let answers = serving.is_some_and(|serving| serving.is_available() && look.is_selected(serving));
+    let selected = serving.filter(|serving| look.is_selected(serving));
     Node {
         name: node.to_owned(),
         stage,
-        answers,
+        answers: selected.is_some_and(Workload::is_available),
+        pods: selected.map(Workload::pod_names).unwrap_or_default(),
     }
 }
 
@@ -147,7 +153,8 @@ fn target<'a>(
     let done = desired.record.restarted_at;
     let engine = &desired.plan.engine;
     let legacy = workloads.iter().find(|workload| {
-        let ours = workload.template().is_none() && workload.name == node && !workload.is_deleting();
+        let plain = workload.template().is_none() && !has_users(desired);
+        let ours = plain && workload.name == node && !workload.is_deleting();
         ours && setting.restart <= done && (desired.as_found || legacy::runs(workload.live(), engine, spec))
     });
     if let Some(legacy) = legacy {
@@ -159,7 +166,8 @@ fn target<'a>(
         .filter(|workload| Some(&workload.selector()) == selected)
         .filter_map(Workload::restarted_at);
     let restarted_at = before.chain(done).chain(setting.restart).max();
-    Target::Made(Inputs::of(node, engine, spec, restarted_at).open(desired.took_over_workload()))
+    let users = has_users(desired);
+    Target::Made(Inputs::of(node, engine, spec, users, restarted_at).open(desired.took_over_workload()))
 }
 
 impl<'a> Look<'a> {
@@ -290,6 +298,13 @@ impl<'a> Look<'a> {
                 Some(why) => Stage::Failing(format!("Deployment {next}: {why}")),
                 None => Stage::Wait(format!("waiting for the Pod of Deployment {next} to answer")),
             };
+        }
+        // A Pod may have started before a user was bound.
+        if shared.is_none()
+            && let Some(users) = self.setting.users
+            && !users.stand_on(&successor.pod_names())
+        {
+            return Stage::Wait(format!("waiting for the Pod of Deployment {next} to have all users"));
         }
         match shared {
             None => Stage::Do(

@@ -11,8 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::users::Credentials;
 use super::adopt::Found;
 use super::compare::stands_in;
+use super::users::Heard;
 use super::{Kind, Manifest};
 
 /// What stands in the cluster for one instance, by name.
@@ -32,6 +34,10 @@ pub struct Observed {
     pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     /// The Pods of its Deployments.
     pub pods: BTreeMap<String, Arc<Pod>>,
+    /// The passwords of its users.
+    pub credentials: Credentials,
+    /// What its Pods say of the users that they have.
+    pub heard: Heard,
     /// What stands under its name, whoever made it; looked for while that is to be taken over.
     pub found: Option<Found>,
 }

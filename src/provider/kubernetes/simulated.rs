@@ -13,9 +13,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::provider::kubernetes::adopt::Claim;
+use crate::provider::kubernetes::users::USERS_FILE;
 use crate::provider::kubernetes::{Kind, Manifest, Observed, Step};
-use crate::provider::secrets::SecretStep;
+use crate::provider::secrets::{self, SecretStep};
 use crate::provider::{Desired, objects};
+use crate::wire::{AclUser, SeenUser};
 
 /// An image that cannot be pulled.
 pub const BROKEN: &str = "example.org/broken:1";
@@ -57,12 +59,21 @@ impl Cluster {
                         (desired.auth_secret(), [("password".to_owned(), password)].into())
                     }
                     SecretStep::ApplyConnection(data) => (desired.connection_secret.clone(), data.clone()),
+                    SecretStep::ApplyUsers(data) => (desired.users_secret(), data.clone()),
                     SecretStep::Delete(_) | SecretStep::Disown(_) => panic!("{step:?} is for ElastiCache"),
                 };
                 let mut secret: Secret =
                     serde_json::from_value(json!({ "metadata": objects::metadata(desired, &name) })).unwrap();
                 secret.data = Some(data);
                 observed.secrets.insert(name, Arc::new(secret));
+            }
+            Step::Users { pod, change, .. } => {
+                let heard = observed.heard.get_mut(pod).unwrap().as_mut().unwrap();
+                for name in &change.remove {
+                    heard.remove(name).unwrap();
+                }
+                let set = change.set.iter().map(|user| (user.name.clone(), SeenUser::from(user)));
+                heard.extend(set);
             }
             Step::TakeOver(claims) => claims.iter().for_each(|claim| self.take_over(claim)),
             Step::Delete(objects) => objects.iter().for_each(|(kind, name)| self.delete(*kind, name)),
@@ -148,6 +159,7 @@ impl Cluster {
         observed
             .pods
             .retain(|_, pod| deployments.values().any(|deployment| matches(pod, deployment)));
+        observed.heard.retain(|name, _| observed.pods.contains_key(name));
         for (name, deployment) in &mut observed.deployments {
             let deployment = Arc::make_mut(deployment);
             let spec = deployment.spec.as_ref().unwrap();
@@ -171,12 +183,21 @@ impl Cluster {
             let pod = json!({
                 "metadata": { "name": name, "labels": spec.template.metadata.as_ref().unwrap().labels },
                 "spec": pod_spec,
-                "status": { "containerStatuses": [{
+                "status": { "podIP": "10.0.1.1", "containerStatuses": [{
                     "name": "c", "image": image, "imageID": "", "ready": starts, "restartCount": 0, "state": state,
                 }] },
             });
             deployment.status = Some(serde_json::from_value(status).unwrap());
             if wanted > 0 {
+                let volumes = pod_spec.volumes.iter().flatten();
+                let mounted = volumes
+                    .filter_map(|volume| observed.secrets.get(volume.secret.as_ref()?.secret_name.as_ref()?))
+                    .find_map(|secret| secrets::value(secret, USERS_FILE));
+                if let (true, Some(file)) = (starts, mounted) {
+                    let users = file.lines().filter_map(AclUser::read);
+                    let users = users.map(|user| (user.name.clone(), SeenUser::from(&user))).collect();
+                    observed.heard.entry(name.clone()).or_insert(Ok(users));
+                }
                 observed.pods.insert(name.clone(), read(&pod));
             } else {
                 observed.pods.remove(name);

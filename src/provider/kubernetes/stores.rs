@@ -96,7 +96,7 @@ impl Stores {
             budgets: self.budgets.of(namespace, instance),
             claims: self.claims.of(namespace, instance),
             pods: self.pods.of(namespace, instance),
-            found: None,
+            ..Observed::default()
         }
     }
 

@@ -10,6 +10,7 @@ use super::super::secrets::{PASSWORD, REDIS_AUTH_CONF};
 use super::inputs::Inputs;
 use super::manifests::{instance_selector, manifest};
 use super::sizing::DEFAULT_CONNECTIONS;
+use super::users::{USERS_FILE, has_users};
 use super::{Kind, Manifest};
 use crate::api::labels::{INSTANCE, MANAGED_BY, MANAGER, NAME, NODE, WORKLOAD};
 use crate::api::{EngineType, KubernetesSpec, annotations};
@@ -30,6 +31,8 @@ const MEMCACHED_USER: u32 = 11211;
 const REDIS_USER: u32 = 999;
 /// Where a redis container finds its password.
 const REDIS_AUTH_FOLDER: &str = "/etc/redis-auth";
+/// Where a redis container finds its users.
+const REDIS_USERS_FOLDER: &str = "/etc/redis-users";
 /// Where a redis container keeps its data.
 const DATA_FOLDER: &str = "/data";
 /// How long a Pod that is to go still answers, in seconds, so that Services stop leading to it first. A Service's proxies
@@ -118,6 +121,10 @@ impl Template<'_> {
         manifest(Kind::Deployment, metadata, spec)
     }
 
+    fn has_users(&self) -> bool {
+        has_users(self.desired)
+    }
+
     /// Whether its clients show a password. Those of a redis that was taken over know of none.
     fn asks_for_password(&self) -> bool {
         self.engine().is_redis_like() && !self.desired.took_over_workload()
@@ -138,6 +145,12 @@ impl Template<'_> {
             let items = [REDIS_AUTH_CONF, PASSWORD].map(|key| json!({ "key": key, "path": key }));
             volumes.push(json!({ "name": "auth", "secret": {
                 "secretName": self.desired.auth_secret(), "defaultMode": 0o440, "items": items,
+            } }));
+        }
+        if self.has_users() {
+            volumes.push(json!({ "name": "users", "secret": {
+                "secretName": self.desired.users_secret(), "defaultMode": 0o440,
+                "items": [{ "key": USERS_FILE, "path": USERS_FILE }],
             } }));
         }
         let persistent = self.spec.persistence.is_some();
@@ -200,6 +213,9 @@ impl Template<'_> {
         let mut mounts = Vec::new();
         if self.asks_for_password() {
             mounts.push(json!({ "name": "auth", "mountPath": REDIS_AUTH_FOLDER, "readOnly": true }));
+        }
+        if self.has_users() {
+            mounts.push(json!({ "name": "users", "mountPath": REDIS_USERS_FOLDER, "readOnly": true }));
         }
         if spec.persistence.is_some() {
             mounts.push(json!({ "name": "data", "mountPath": DATA_FOLDER }));
@@ -285,6 +301,13 @@ impl Template<'_> {
             ("--appendfsync", "no".to_owned()),
             ("--dir", folder.to_owned()),
         ]));
+        if self.has_users() {
+            // It has the default user, too, whose password in the other file then does not matter.
+            args.extend(options(vec![(
+                "--aclfile",
+                format!("{REDIS_USERS_FOLDER}/{USERS_FILE}"),
+            )]));
+        }
         (command, args)
     }
 }

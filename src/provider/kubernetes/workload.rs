@@ -125,6 +125,11 @@ impl<'a> Workload<'a> {
         })
     }
 
+    /// The names of its Pods.
+    pub fn pod_names(&self) -> Vec<String> {
+        self.own_pods().filter_map(|pod| pod.metadata.name.clone()).collect()
+    }
+
     fn own_pods(&self) -> impl Iterator<Item = &'a Pod> {
         let selector = self.selector();
         self.pods.values().map(Arc::as_ref).filter(move |pod| {

@@ -56,6 +56,7 @@ impl Client {
             .set_snapshot_retention_limit(create.snapshot_retention_days)
             .set_snapshot_name(create.snapshot.clone())
             .set_auth_token(token.map(|token| token.expose_secret().to_owned()))
+            .set_user_group_ids(create.user_group.clone().map(|group| vec![group]))
             .set_tags(Some(sdk_tags(&create.tags)));
         call = match create.shards {
             Some(shards) => call.num_node_groups(shards).replicas_per_node_group(create.replicas),
@@ -242,7 +243,8 @@ impl Client {
             .set_transit_encryption_enabled(settings.tls.map(|tls| tls != Tls::Off))
             .set_transit_encryption_mode(mode)
             .set_automatic_failover_enabled(settings.multi_az)
-            .set_multi_az_enabled(settings.multi_az);
+            .set_multi_az_enabled(settings.multi_az)
+            .set_user_group_ids_to_add(settings.user_group.clone().map(|group| vec![group]));
         match call.send().await {
             // The reply may tell an old engine, and never tells of members: the group is described anew.
             Ok(_) => self.describe(Topology::ReplicationGroup, id).await,

@@ -9,6 +9,7 @@ mod counting;
 mod describe;
 mod snapshots;
 mod survey;
+mod users;
 mod view;
 
 pub use snapshots::{Snapshot, SnapshotState};

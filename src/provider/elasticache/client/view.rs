@@ -83,6 +83,11 @@ pub fn group(group: &ReplicationGroup, clusters: &Clusters) -> Option<Live> {
         tls,
         at_rest: group.at_rest_encryption_enabled().unwrap_or(false),
         authentication: group.auth_token_enabled().unwrap_or(false),
+        user_groups: group
+            .user_group_ids()
+            .iter()
+            .map(|id| id.to_ascii_lowercase())
+            .collect(),
         snapshot_window: group.snapshot_window().map(str::to_owned),
         snapshot_retention: group.snapshot_retention_limit(),
         ..member.map_or_else(Config::default, of_cluster)
@@ -167,6 +172,7 @@ fn of_cluster(cluster: &CacheCluster) -> Config {
         tls: tls(cluster.transit_encryption_enabled(), cluster.transit_encryption_mode()),
         at_rest: cluster.at_rest_encryption_enabled().unwrap_or(false),
         authentication: cluster.auth_token_enabled().unwrap_or(false),
+        user_groups: std::collections::BTreeSet::new(),
         maintenance_window: text(cluster.preferred_maintenance_window()),
         snapshot_window: text(cluster.snapshot_window()),
         snapshot_retention: cluster.snapshot_retention_limit(),

@@ -1,0 +1,371 @@
+use super::super::fixtures::*;
+use super::*;
+use crate::osb::error::Code;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn request() -> BindRequest {
+    BindRequest {
+        origin: Origin::Fresh {
+            service_id: SERVICE.parse().unwrap(),
+            plan_id: "p".parse().unwrap(),
+        },
+        app_guid: Some("app".to_owned()),
+        context: Map::new(),
+        parameters: Map::new(),
+        accepts_incomplete: false,
+        webhook: None,
+    }
+}
+
+fn patient() -> BindRequest {
+    BindRequest {
+        accepts_incomplete: true,
+        ..request()
+    }
+}
+
+fn successor(predecessor: &str) -> BindRequest {
+    BindRequest {
+        origin: Origin::Successor {
+            predecessor: predecessor.parse().unwrap(),
+        },
+        app_guid: None,
+        ..patient()
+    }
+}
+
+fn of_plan(plan_id: &str) -> BindRequest {
+    BindRequest {
+        origin: Origin::Fresh {
+            service_id: SERVICE.parse().unwrap(),
+            plan_id: plan_id.parse().unwrap(),
+        },
+        ..patient()
+    }
+}
+
+fn existing() -> Binding {
+    Binding {
+        service_id: SERVICE.to_owned(),
+        plan_id: "p".to_owned(),
+        app_guid: Some("app".to_owned()),
+        context: Map::new(),
+        parameters: Map::new(),
+        credentials: credentials::of(&connection()),
+        username: None,
+        predecessor: None,
+        state: BindingState::Bound,
+        running: None,
+    }
+}
+
+fn in_state(state: BindingState, running: bool) -> Binding {
+    Binding {
+        username: Some("b-1".to_owned()),
+        state,
+        running: running.then(operation_id),
+        ..existing()
+    }
+}
+
+/// What an instance whose bindings share a password opens to.
+fn shared() -> Bindable {
+    Bindable {
+        connection: Some(connection()),
+        plan_spec: None,
+    }
+}
+
+/// What an instance whose bindings have users opens to.
+fn users() -> Bindable {
+    let spec = json!({
+        "service": "akkeris-redis", "id": "p", "description": "d", "engine": { "type": "redis", "version": "7.1" },
+        "bindingCredentials": "perBinding", "kubernetes": { "memory": "64Mi" },
+    });
+    Bindable {
+        plan_spec: Some(spec),
+        ..shared()
+    }
+}
+
+fn user() -> FreshUser {
+    FreshUser {
+        name: "b-new".to_owned(),
+        password: "secret".to_owned().into(),
+    }
+}
+
+fn judged(
+    request: &BindRequest,
+    held: Option<&Held<Bindable>>,
+    existing: Option<&Binding>,
+    predecessor: Option<&Binding>,
+) -> Judgement<Reply, NewBinding> {
+    let setting = Setting {
+        version: Version::V17,
+        catalog: None,
+        user: &user(),
+        deadline: HOUR,
+    };
+    let standing = Standing {
+        existing: existing.cloned(),
+        predecessor: predecessor.cloned(),
+    };
+    judge(request, held, &standing, &setting)
+}
+
+fn refusal(request: &BindRequest, held: &Held<Bindable>, existing: Option<&Binding>) -> OsbError {
+    match judged(request, Some(held), existing, None) {
+        Judgement::Answer(Err(error)) => error,
+        other => panic!("no refusal: {other:?}"),
+    }
+}
+
+fn accepted(request: &BindRequest, held: &Held<Bindable>, predecessor: Option<&Binding>) -> NewBinding {
+    match judged(request, Some(held), None, predecessor) {
+        Judgement::Accept(new) => new,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+/// OSB 2.17, "Binding", "Response": 201.
+#[test]
+fn an_instance_that_has_a_connection_is_bound_to() {
+    let new = accepted(&request(), &held(shared()), None);
+    assert_eq!((new.credentials, new.username), (credentials::of(&connection()), None));
+    // It may be out of order for a moment: its address is the same.
+    let mut unready = held(shared());
+    unready.instance.ready = false;
+    accepted(&request(), &unready, None);
+}
+
+/// OSB 2.17, "Asynchronous Operations" and "Error Codes": AsyncRequired.
+#[test]
+fn a_user_of_its_own_takes_a_platform_that_can_wait() {
+    let error = refusal(&request(), &held(users()), None);
+    assert_eq!(error.code(), Some(Code::AsyncRequired));
+    let new = accepted(&patient(), &held(users()), None);
+    assert_eq!(new.username.as_deref(), Some("b-new"));
+    assert_eq!(new.credentials, credentials::of_user(&connection(), &user()));
+    assert_eq!(new.deadline, HOUR);
+    // Where nothing is to be waited for, who can wait need not.
+    assert_eq!(accepted(&patient(), &held(shared()), None).username, None);
+}
+
+/// The plan's revision that the instance runs from says it, whatever became of the plan.
+#[test]
+fn the_catalog_is_asked_only_where_the_ledger_kept_no_plan() {
+    let with_users = plan(json!({ "spec": { "bindingCredentials": "perBinding" } }));
+    let catalog = catalog(&[with_users]);
+    for (opened, expected) in [
+        (shared(), true),
+        (users(), true),
+        (
+            Bindable {
+                plan_spec: Some(json!({
+                    "service": "s", "id": "p", "description": "d", "engine": { "type": "redis", "version": "7.1" },
+                    "kubernetes": { "memory": "64Mi" },
+                })),
+                ..shared()
+            },
+            false,
+        ),
+    ] {
+        assert_eq!(has_users(&held(opened), Some(&catalog)), expected);
+    }
+    assert!(!has_users(&held(shared()), None));
+}
+
+/// OSB 2.17, "Blocking Operations".
+#[test]
+fn what_is_busy_is_a_concurrency_error() {
+    for opened in [shared, users] {
+        let none = Bindable {
+            connection: None,
+            ..opened()
+        };
+        for held in [
+            provisioning(none),
+            updating(opened()),
+            deprovisioning(opened()),
+            undeleted(opened()),
+        ] {
+            assert_eq!(refusal(&patient(), &held, None).code(), Some(Code::Concurrency));
+        }
+    }
+}
+
+#[test]
+fn what_failed_or_is_missing_says_why() {
+    let error = refusal(&patient(), &failed(Bindable::default()), None);
+    assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
+    assert!(error.description().contains("out of capacity"));
+    let mut missing = held(users());
+    missing.instance.reason = Some("Missing".to_owned());
+    missing.instance.message = Some("deleted by somebody else".to_owned());
+    let error = refusal(&patient(), &missing, None);
+    assert!(
+        error.description().contains("deleted by somebody else"),
+        "{}",
+        error.description()
+    );
+}
+
+/// OSB 2.17, "Binding", "Request": the instance must have been provisioned.
+#[test]
+fn what_is_not_there_is_not_found() {
+    let gone = tombstone(shared());
+    for held in [None, Some(&gone)] {
+        let Judgement::Answer(Err(error)) = judged(&request(), held, Some(&existing()), None) else {
+            panic!("no refusal");
+        };
+        assert_eq!(error.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+/// OSB 2.17, "Binding", "Response": 200 for the same, 409 for another; both before the instance is looked at.
+#[test]
+fn a_binding_that_exists_is_compared_first() {
+    let busy = updating(shared());
+    let same = judged(&request(), Some(&busy), Some(&existing()), None);
+    assert_eq!(
+        same,
+        Judgement::Answer(Ok(bound(StatusCode::OK, &existing().credentials, Version::V17)))
+    );
+    let other_plan = of_plan("q");
+    assert_eq!(
+        refusal(&other_plan, &busy, Some(&existing())).status(),
+        StatusCode::CONFLICT
+    );
+    assert_eq!(refusal(&other_plan, &busy, None).code(), Some(Code::Concurrency));
+    let resting = held(users());
+    assert_eq!(refusal(&other_plan, &resting, None).status(), StatusCode::BAD_REQUEST);
+    for request in [
+        BindRequest {
+            app_guid: None,
+            ..request()
+        },
+        BindRequest {
+            parameters: members(json!({ "a": 1 })),
+            ..request()
+        },
+        successor("other"),
+    ] {
+        for binding in [existing(), in_state(BindingState::Binding, true)] {
+            assert_eq!(refusal(&request, &busy, Some(&binding)).status(), StatusCode::CONFLICT);
+        }
+    }
+}
+
+/// OSB 2.17, "Binding", "Response": a re-sent PUT is 202 with the same operation until the binding is made.
+#[test]
+fn a_binding_that_is_made_or_removed_is_waited_for() {
+    let held = held(users());
+    let making = in_state(BindingState::Binding, true);
+    assert_eq!(
+        judged(&patient(), Some(&held), Some(&making), None),
+        Judgement::Answer(Ok(Answer::accepted(operation_id())))
+    );
+    assert_eq!(
+        refusal(&request(), &held, Some(&making)).code(),
+        Some(Code::AsyncRequired)
+    );
+    for running in [true, false] {
+        let removing = in_state(BindingState::Unbinding, running);
+        assert_eq!(
+            refusal(&patient(), &held, Some(&removing)).code(),
+            Some(Code::Concurrency)
+        );
+    }
+}
+
+/// OSB 2.17, "Binding Rotation".
+#[test]
+fn a_successor_has_what_its_predecessor_has_and_another_user() {
+    let predecessor = Binding {
+        parameters: members(json!({ "a": 1 })),
+        context: members(json!({ "platform": "x" })),
+        ..in_state(BindingState::Bound, false)
+    };
+    let new = accepted(&successor("old"), &held(users()), Some(&predecessor));
+    assert_eq!(
+        (new.app_guid.as_deref(), &new.parameters, &new.context),
+        (Some("app"), &predecessor.parameters, &predecessor.context)
+    );
+    assert_eq!(
+        (
+            new.service_id.as_str(),
+            new.plan_id.as_str(),
+            new.predecessor.as_ref().map(|id| id.as_str())
+        ),
+        (SERVICE, "p", Some("old"))
+    );
+    assert_eq!(new.username.as_deref(), Some("b-new"));
+    // It may be for another application; and the same request is known when its predecessor is gone.
+    let elsewhere = BindRequest {
+        app_guid: Some("other".to_owned()),
+        ..successor("old")
+    };
+    let new = accepted(&elsewhere, &held(users()), Some(&predecessor));
+    assert_eq!(new.app_guid.as_deref(), Some("other"));
+    let made = Binding {
+        predecessor: Some("old".to_owned()),
+        ..predecessor
+    };
+    assert_eq!(
+        judged(&successor("old"), Some(&held(users())), Some(&made), None),
+        Judgement::Answer(Ok(bound(StatusCode::OK, &made.credentials, Version::V17)))
+    );
+}
+
+#[test]
+fn only_what_holds_has_successors_and_shared_credentials_have_none() {
+    let resting = held(users());
+    for predecessor in [
+        None,
+        Some(in_state(BindingState::Binding, true)),
+        Some(in_state(BindingState::Unbinding, true)),
+    ] {
+        let Judgement::Answer(Err(error)) = judged(&successor("old"), Some(&resting), None, predecessor.as_ref())
+        else {
+            panic!("no refusal");
+        };
+        assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+    }
+    let Judgement::Answer(Err(error)) = judged(&successor("old"), Some(&held(shared())), None, Some(&existing()))
+    else {
+        panic!("no refusal");
+    };
+    assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
+    // One of before the plan gave out users is succeeded by one that has its own.
+    accepted(&successor("old"), &resting, Some(&existing()));
+}
+
+/// OSB 2.17, "Changes": endpoints came with 2.15.
+#[test]
+fn endpoints_are_told_from_2_15_on() {
+    let answer = |version| bound(StatusCode::CREATED, &existing().credentials, version).body;
+    assert_eq!(answer(Version::V14).get("endpoints"), None);
+    assert_eq!(
+        answer(Version::V15)["endpoints"],
+        json!([{ "host": "cache.example", "ports": ["11211"], "protocol": "tcp" }])
+    );
+}
+
+/// OSB 2.17, "Fetching a Service Binding": 404 while a binding operation is in progress.
+#[test]
+fn a_binding_is_fetched_as_it_was_made_and_only_while_it_holds() {
+    for binding in [
+        None,
+        Some(in_state(BindingState::Binding, true)),
+        Some(in_state(BindingState::Unbinding, true)),
+        Some(in_state(BindingState::Unbinding, false)),
+    ] {
+        let error = fetched(binding.as_ref(), Version::V17).unwrap_err();
+        assert_eq!(error.status(), StatusCode::NOT_FOUND);
+    }
+    let body = fetched(Some(&existing()), Version::V17).unwrap().body;
+    assert_eq!(body["credentials"]["MEMCACHED_URL"], json!("cache.example:11211"));
+    assert_eq!(body.get("parameters"), None);
+}
