@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -166,6 +166,10 @@ where
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(bounds.write));
     let service = service_fn(move |mut request: Request<Incoming>| {
+        // A target without a path (RFC 9112, 3.2.3, or nonsense) is none of the API's, and warp would panic at it.
+        if request.uri().path_and_query().is_none() {
+            *request.uri_mut() = Uri::from_static("/");
+        }
         if let Some(subject) = &subject {
             request.extensions_mut().insert(subject.clone());
         }

@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -171,11 +173,32 @@ fn kind(answer: &Answer) -> String {
     format!("{} {words}", answer.status)
 }
 
+/// Panics of tasks: one that ends a connection leaves no answer to judge.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // Tests that panic by themselves do so on threads of their own name.
+            if std::thread::current()
+                .name()
+                .is_some_and(|name| name.starts_with("tokio"))
+            {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
+            before(panic);
+        }));
+    });
+}
+
 /// Feeds the requests that `request` makes of inputs; `whole` says whether each is sure to be complete.
 async fn feed(target: &str, corpus: &[&[u8]], whole: bool, request: impl Fn(&[u8]) -> Vec<u8>) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = number("FUZZ_SEED").unwrap_or_else(rand::random);
     println!("{target}: FUZZ_SEED={seed}");
+    count_panics();
     let broker = Broker::start().await;
     assert_eq!(broker.provision("i", "").await.status, 202);
     broker.seen("i", Verdict::Ready, 1).await;
@@ -192,10 +215,10 @@ async fn feed(target: &str, corpus: &[&[u8]], whole: bool, request: impl Fn(&[u8
         let input = corpus.get(fed).map_or_else(|| mutator.next(), |input| input.to_vec());
         fed += 1;
         let sent = request(&input);
-        let Some(answer) = ask(broker.address, &sent, whole).await else {
-            continue;
-        };
+        let answer = ask(broker.address, &sent, whole).await;
         let shown = || format!("{target}: FUZZ_SEED={seed}: {}", sent.escape_ascii());
+        assert_eq!(PANICS.load(Ordering::SeqCst), 0, "at or just before {}", shown());
+        let Some(answer) = answer else { continue };
         // The cache of these tests is nowhere, which flushing it would find.
         let of_the_cache = answer.status == 503 && String::from_utf8_lossy(&answer.body).contains("node");
         assert!(

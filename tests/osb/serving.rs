@@ -146,6 +146,19 @@ async fn who_finds_no_room_waits_until_there_is_some() {
 }
 
 #[tokio::test]
+async fn a_target_without_a_path_is_refused_like_any_other() {
+    let (address, _catalog) = bounded(server::Bounds::default()).await;
+    for target in ["example", "example:80", "*"] {
+        let headers = "host: x\r\nx-broker-api-version: 2.17\r\nconnection: close\r\n\r\n";
+        let said = answer(address, &format!("GET {target} HTTP/1.1\r\n{headers}")).await;
+        assert!(
+            said.starts_with("HTTP/1.1 404") && said.contains("not part of the API"),
+            "{target}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn heads_without_end_are_refused() {
     let (address, _catalog) = bounded(server::Bounds::default()).await;
     let many = "a: b\r\n".repeat(200);
