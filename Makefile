@@ -57,7 +57,7 @@ simulate: ## Simulate the broker under faults: SEEDS=N mixtures, or one SEED=x; 
 	$(if $(SEED),,unset SIMULATION_VERBOSE SIMULATION_TRACE)
 	$(if $(SEED),export SIMULATION_SEED=$(SEED))
 	export SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
-	cargo test --locked --test simulation -- --nocapture --test-threads=1 $(if $(SEED),mixtures)
+	cargo test --locked --test simulation -- --nocapture --include-ignored --test-threads=1 $(if $(SEED),mixtures)
 
 .PHONY: lint
 lint: ## Check format and clippy's opinion

@@ -147,7 +147,7 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
     for due in claimed {
         let (ledger, deliverer, event) = (ledger.clone(), deliverer.clone(), due.clone());
         let attempt = async move {
-            if let Err(error) = attempt(&ledger, retry, &*deliverer, &event, ambient::fraction()).await {
+            if let Err(error) = attempt(&ledger, retry, &deliverer, &event, ambient::fraction()).await {
                 let (event, instance) = (event.id, &event.instance_id);
                 tracing::warn!(%event, %instance, %error, "a webhook's attempt was not recorded; it is delivered again");
             }

@@ -157,6 +157,7 @@ const UNTOLD: &[&str] = &[
     "cache.akkeris.io/restarted-at",
     "instances",
     "clusterIP",
+    "cache.akkeris.io/applied-digest",
 ];
 
 fn told(value: &Value) -> Value {
