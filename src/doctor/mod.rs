@@ -1,7 +1,7 @@
 //! `cache-broker doctor`: do the ledger, the custom resources and the provider say the same? What they do not agree on is
 //! listed; with `--fix`, what can be mended without a loss is mended.
 //!
-//! Three snapshots ([`look`]), a pure comparison of them ([`compare`]), and the mending ([`mend`]). The snapshots are not
+//! Three snapshots ([`look`]), a pure comparison of them ([`compare()`]), and the mending ([`mend`]). The snapshots are not
 //! taken at one moment, so whatever is under way would look like a disagreement: what was found is looked for a second
 //! time, and only what is there both times counts.
 

@@ -164,7 +164,7 @@ pub struct ImportArguments {
 /// A broker to be asked.
 #[derive(Clone, Debug, Args)]
 pub struct Probe {
-    /// Where it is: https://HOST[:PORT] or http://HOST[:PORT].
+    /// Where it is: `https://HOST[:PORT]` or `http://HOST[:PORT]`.
     #[arg(long)]
     pub url: String,
     /// File of lines USER:PASSWORD, of which the first is used.

@@ -348,7 +348,7 @@ impl Metrics {
     }
 }
 
-/// The content type of [`text`].
+/// The content type of [`text()`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics as they stand, in the OpenMetrics text format.
