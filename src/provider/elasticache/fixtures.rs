@@ -143,7 +143,7 @@ pub(in super::super) fn made(plan: &CachePlanSpec, generation: u32) -> Live {
             maintenance_window: Some(
                 spec.maintenance_window
                     .clone()
-                    .unwrap_or_else(|| "tue:05:00-tue:06:00".to_owned()),
+                    .unwrap_or_else(|| "mon:01:00-mon:02:00".to_owned()),
             ),
             snapshot_window: Some(spec.snapshot_window.clone().unwrap_or_else(|| "03:00-04:00".to_owned())),
             snapshot_retention: Some(spec.snapshot_retention_days.map_or(0, i32::from)),
