@@ -253,9 +253,13 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
     }
     let groups = world.sandbox.elasticache().unwrap().remaining().replication_groups;
     assert_eq!(groups.len(), 1, "what AWS has is left alone");
-    let (code, told) = examined(&world, &[]).await;
-    assert_eq!(code, 3);
-    assert_eq!(kinds(&told), ["Missing", "Missing", "Missing", "Orphan"], "{told}");
+    // Kubernetes takes its time to collect what the deleted resources owned.
+    let told = eventually("what is lost, and nothing besides", async || {
+        let (code, told) = examined(&world, &[]).await;
+        assert_eq!(code, 3);
+        (kinds(&told) == ["Missing", "Missing", "Missing", "Orphan"]).then_some(told)
+    })
+    .await;
     assert!(told.contains(&groups[0]), "{told}");
     // The platform gives back what it has lost.
     let osb = world.osb();
