@@ -9,7 +9,7 @@ use cache_broker::{api, commands, serve, telemetry};
 
 /// The exit code for settings that cannot be understood or do not suffice.
 const BAD_SETTINGS: u8 = 2;
-/// The exit code for an import some rows of which need a decision.
+/// The exit code for an import some rows of which need a decision, or wait.
 const UNDECIDED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -91,7 +91,7 @@ async fn run(
 
 fn imported(report: &Report) -> ExitCode {
     print!("{report}");
-    if report.undecided() == 0 {
+    if report.undecided() == 0 && report.waiting.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(UNDECIDED)

@@ -99,6 +99,7 @@ pub async fn import(
         dry_run: asked.dry_run,
         out: asked.out,
         apply: asked.apply,
+        wait: asked.wait,
         ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
         client,
         elasticache,
@@ -484,12 +485,21 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
 }
 
 pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
-    let config = if settings.use_local_kube_context {
-        kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
+    let options = kube::config::KubeConfigOptions::default();
+    let config = if let Some(path) = &settings.kube_config {
+        let wrong = |error| format!("reading --kube-config {}: {error}", path.display());
+        let kubeconfig = kube::config::Kubeconfig::read_from(path).map_err(wrong)?;
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
-            .map_err(|error| {
+            .map_err(wrong)?
+    } else if settings.use_local_kube_context {
+        let local = kube::Config::from_kubeconfig(&options).await;
+        // Set in a Pod, it means the service account, as it did in the broker that this one replaces.
+        local.or_else(|error| {
+            kube::Config::incluster().map_err(|_| {
                 format!("reading the kubeconfig: {error}; set KUBECONFIG, or USE_LOCAL_KUBE_CONTEXT=false in a Pod")
-            })?
+            })
+        })?
     } else {
         kube::Config::incluster().map_err(|error| {
             format!(

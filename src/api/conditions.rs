@@ -78,6 +78,8 @@ pub enum Reason {
     ProviderUnavailable,
     /// The provider answers with a state that is not known.
     ProviderStateUnknown,
+    /// It does so for longer than an operation may take; it is looked at on.
+    ProviderStateOverdue,
 }
 
 impl Reason {
@@ -112,6 +114,7 @@ impl Reason {
             Self::ProviderRefused => "ProviderRefused",
             Self::ProviderUnavailable => "ProviderUnavailable",
             Self::ProviderStateUnknown => "ProviderStateUnknown",
+            Self::ProviderStateOverdue => "ProviderStateOverdue",
         }
     }
 }

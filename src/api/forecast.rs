@@ -235,6 +235,10 @@ fn elasticache(
         new.subnet_group.as_ref(),
         Effect::Replace,
     );
+    if let Some(port) = new.port {
+        let before = old.port.unwrap_or_else(|| from.engine.type_.default_port());
+        found.changed("the port", before, port, Effect::Replace);
+    }
     if let Some(at_rest) = new.at_rest_encryption {
         found.changed("encryption at rest", on(was_at_rest), on(at_rest), Effect::Replace);
     }
@@ -260,7 +264,13 @@ fn elasticache(
     found.changed("the node type", &old.node_type, &new.node_type, cold);
     if group {
         let token = |spec: &ElastiCacheSpec| spec.authentication == Some(Authentication::Token);
-        found.changed("the password", on(token(old)), on(token(new)), Effect::Replace);
+        match (token(old), token(new)) {
+            (false, true) => {
+                let change = "from off to on: who shows none is let in until replaceGracePeriod is over";
+                found.add("the password", change, Effect::InPlace);
+            }
+            (before, after) => found.changed("the password", on(before), on(after), Effect::Replace),
+        }
         match (old.shards, new.shards) {
             (Some(old), Some(new)) => found.changed("the shards", old, new, Effect::InPlace),
             (old, new) => found.changed("cluster mode", on(old.is_some()), on(new.is_some()), Effect::Replace),
@@ -368,6 +378,12 @@ fn kubernetes(found: &mut Found, (from, old): (&Engine, &KubernetesSpec), (to, n
     found.changed("the nodes", before, after, effect);
     if old.allowed_from != new.allowed_from {
         found.add("which pods are let in", "differs", Effect::InPlace);
+    }
+    let port = |spec: &KubernetesSpec, engine: &Engine| spec.port.unwrap_or_else(|| engine.type_.default_port());
+    let (before, after) = (port(old, from), port(new, to));
+    if before != after {
+        let change = format!("from {before} to {after}, and a cache keeps the one that it was made with");
+        found.add("the port", change, Effect::None);
     }
     if old.maintenance_window != new.maintenance_window {
         found.add("the maintenance window", "differs", Effect::None);

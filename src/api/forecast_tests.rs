@@ -56,11 +56,17 @@ fn every_field_has_its_effect() {
         ),
         (
             redis(json!({ "subnetGroup": "a" })),
-            redis(json!({ "subnetGroup": "b", "atRestEncryption": true, "authentication": "token", "shards": 2 })),
+            redis(
+                json!({ "subnetGroup": "b", "port": 6380, "atRestEncryption": true, "authentication": "token", "shards": 2 }),
+            ),
             vec![
                 ("the subnet group from a to b", Effect::Replace),
+                ("the port from 6379 to 6380", Effect::Replace),
                 ("encryption at rest from off to on", Effect::Replace),
-                ("the password from off to on", Effect::Replace),
+                (
+                    "the password from off to on: who shows none is let in until replaceGracePeriod is over",
+                    Effect::InPlace,
+                ),
                 ("cluster mode from off to on", Effect::Replace),
             ],
         ),
@@ -207,11 +213,15 @@ fn every_field_has_its_effect() {
             cluster(
                 "memcached",
                 "1.6",
-                &json!({ "replicas": 2, "allowedFrom": {}, "maintenanceWindow": "sun:05:00-sun:06:00" }),
+                &json!({ "replicas": 2, "allowedFrom": {}, "maintenanceWindow": "sun:05:00-sun:06:00", "port": 11311 }),
             ),
             vec![
                 ("the nodes from 3 to 2", Effect::Cold),
                 ("which pods are let in differs", Effect::InPlace),
+                (
+                    "the port from 11211 to 11311, and a cache keeps the one that it was made with",
+                    Effect::None,
+                ),
                 ("the maintenance window differs", Effect::None),
             ],
         ),

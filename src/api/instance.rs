@@ -201,6 +201,36 @@ pub struct UserStatus {
     pub secret_version: Option<String>,
 }
 
+/// How far the password of a replication group is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PasswordStatus {
+    /// The `resourceVersion` of the Secret with it.
+    pub secret_version: String,
+    /// How far it is.
+    pub stage: PasswordStage,
+    /// Since when it is let in beside the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// When ElastiCache says it was last changed, as it was before the change that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+}
+
+/// How far a password is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PasswordStage {
+    /// It is asked for.
+    Adding,
+    /// It is let in, and so is who shows the one before, or none.
+    Both,
+    /// It is asked that nobody else is let in.
+    Setting,
+    /// Nobody else is let in.
+    Alone,
+}
+
 /// What is known of a cache.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -268,6 +298,12 @@ pub struct CacheInstanceStatus {
     /// The ElastiCache user group that its users are in. Written before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_group: Option<String>,
+    /// How far the password of a replication group is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordStatus>,
+    /// Since when the provider answers with a state that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_since: Option<Time>,
     /// When it first answered. What never did is deleted without regard to the deletion policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ready_time: Option<Time>,

@@ -24,8 +24,9 @@ pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType, Namespaces};
 pub use forecast::{Difference, Effect, Order, compare_versions, forecast, worst};
 pub use instance::{
-    Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner, PlanRef,
-    PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User, UserStatus,
+    Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner,
+    PasswordStage, PasswordStatus, PlanRef, PlanStatus, ProviderTags, Replacement, RestartStatus, Restore,
+    RunningEngine, Superseded, User, UserStatus,
 };
 pub use memory::{Memory, MemoryError};
 pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};

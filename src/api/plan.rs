@@ -285,6 +285,10 @@ pub struct ElastiCacheSpec {
     /// The node type, such as `cache.t4g.micro`.
     #[schemars(length(max = 64), regex(pattern = r"^cache\.[a-z0-9]+\.[a-z0-9]+$"))]
     pub node_type: String,
+    /// The port that it answers at; the engine's own (11211, 6379) if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
     /// Number of nodes of a memcached cluster; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 60))]
@@ -361,6 +365,10 @@ pub struct KubernetesSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
     pub replicas: Option<u16>,
+    /// The port of its Services; the engine's own (11211, 6379) if absent. A cache keeps the one that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
     /// Client connections at one time; the engine's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65000))]

@@ -1,15 +1,16 @@
 //! What an instance's status keeps about its caches in the providers, read and written.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::{
-    CacheInstance, CacheInstanceStatus, ProviderKind, ProviderTags, Replacement, RestartStatus,
-    Superseded as SupersededStatus, Topology, UserStatus,
+    CacheInstance, CacheInstanceStatus, PasswordStage, PasswordStatus, ProviderKind, ProviderTags, Replacement,
+    RestartStatus, Superseded as SupersededStatus, Topology, UserStatus,
 };
 use crate::provider::elasticache::{Tagged, Target};
 use crate::provider::users::UserRecord;
-use crate::provider::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
+use crate::provider::{Cluster, Place, Record, Restart, RestartingNode, Superseded, Token, TokenStage};
 
 /// What the status of an instance keeps.
 pub fn record(instance: &CacheInstance) -> Record {
@@ -58,6 +59,41 @@ pub fn record(instance: &CacheInstance) -> Record {
             })
             .collect(),
         user_group: status.user_group.clone(),
+        token: status.password.clone().map(token),
+        unknown_since: status.unknown_since.as_ref().map(|time| time.0),
+    }
+}
+
+fn token(written: PasswordStatus) -> Token {
+    let PasswordStatus {
+        secret_version,
+        stage,
+        since,
+        before,
+    } = written;
+    let stage = match (stage, since) {
+        (PasswordStage::Adding, _) => TokenStage::Adding { before },
+        (PasswordStage::Both, since) => TokenStage::Both {
+            since: since.map_or(Timestamp::UNIX_EPOCH, |since| since.0),
+        },
+        (PasswordStage::Setting, _) => TokenStage::Setting { before },
+        (PasswordStage::Alone, _) => TokenStage::Alone,
+    };
+    Token { secret_version, stage }
+}
+
+fn password(token: &Token) -> PasswordStatus {
+    let (stage, since, before) = match token.stage.clone() {
+        TokenStage::Adding { before } => (PasswordStage::Adding, None, before),
+        TokenStage::Both { since } => (PasswordStage::Both, Some(Time(since)), None),
+        TokenStage::Setting { before } => (PasswordStage::Setting, None, before),
+        TokenStage::Alone => (PasswordStage::Alone, None, None),
+    };
+    PasswordStatus {
+        secret_version: token.secret_version.clone(),
+        stage,
+        since,
+        before,
     }
 }
 
@@ -99,6 +135,8 @@ pub fn recorded(instance: &CacheInstance, record: &Record) -> CacheInstanceStatu
             })
             .collect(),
         user_group: record.user_group.clone(),
+        password: record.token.as_ref().map(password),
+        unknown_since: record.unknown_since.map(Time),
         ..CacheInstanceStatus::default()
     }
 }
@@ -147,7 +185,6 @@ fn written(instance: &CacheInstance, place: &Place) -> Replacement {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -206,6 +243,15 @@ mod tests {
         );
         let users = (prop::collection::vec(user, 0..3), proptest::option::of("[a-z]{1,9}"));
         let node = ("[0-9]{4}", any::<bool>()).prop_map(|(id, seen)| RestartingNode { id, seen });
+        let moment = || proptest::option::of("[0-9]{9}");
+        let stage = prop_oneof![
+            moment().prop_map(|before| TokenStage::Adding { before }),
+            any_time().prop_map(|since| TokenStage::Both { since }),
+            moment().prop_map(|before| TokenStage::Setting { before }),
+            Just(TokenStage::Alone),
+        ];
+        let token = ("[0-9]{1,9}", stage).prop_map(|(secret_version, stage)| Token { secret_version, stage });
+        let token = proptest::option::of(token);
         let restart = (
             any_time(),
             prop::collection::vec("[0-9]{4}", 0..3),
@@ -223,10 +269,18 @@ mod tests {
             proptest::option::of(restart),
             proptest::option::of(any_time()),
             proptest::option::of("[a-z]{1,9}"),
-            users,
+            (users, token, proptest::option::of(any_time())),
         )
             .prop_map(
-                |(serving, replacement, superseded, restart, restarted_at, restored_from, (users, user_group))| {
+                |(
+                    serving,
+                    replacement,
+                    superseded,
+                    restart,
+                    restarted_at,
+                    restored_from,
+                    ((users, user_group), token, unknown_since),
+                )| {
                     Record {
                         serving: Some(serving),
                         replacement,
@@ -236,6 +290,8 @@ mod tests {
                         restored_from,
                         users,
                         user_group,
+                        token,
+                        unknown_since,
                     }
                 },
             )

@@ -238,6 +238,17 @@ fn version(named: Option<String>, row: &OldPlan) -> Result<String, String> {
     }
 }
 
+/// The port, where it is another than the engine's own.
+fn port(details: &mut Details<'_>, name: &str, engine: EngineType) -> Result<Option<u16>, String> {
+    let named = details.number(name)?.filter(|port| *port != 0);
+    let port = named.map(|port| {
+        u16::try_from(port).map_err(|_| {
+            format!("{name} of provider_private_details is {port}, which is no port: correct it in the old database")
+        })
+    });
+    Ok(port.transpose()?.filter(|port| *port != engine.default_port()))
+}
+
 fn elasticache(
     row: &OldPlan,
     engine: EngineType,
@@ -312,15 +323,7 @@ fn elasticache(
             "AutoMinorVersionUpgrade is off; new instances have it on, as ElastiCache does by default".to_owned(),
         );
     }
-    if let Some(port) = details
-        .number("Port")?
-        .filter(|port| *port != u32::from(engine.default_port()))
-    {
-        notes.push(format!(
-            "its caches answer at port {port}, and those there are go on so; new ones answer at {}",
-            engine.default_port()
-        ));
-    }
+    let port = port(details, "Port", engine)?;
     let mut snapshot_window = details.text("SnapshotWindow")?;
     let mut retention = details.number("SnapshotRetentionLimit")?;
     if memcached && (snapshot_window.take().is_some() | retention.take().is_some()) {
@@ -336,6 +339,7 @@ fn elasticache(
         elasticache: Some(ElastiCacheSpec {
             topology: (!memcached).then_some(Topology::CacheCluster),
             node_type,
+            port,
             nodes: (nodes > 1).then_some(nodes),
             replicas: None,
             shards: None,
@@ -366,21 +370,14 @@ fn kubernetes(
     )?;
     let version = version(details.text("version")?, row)?;
     let image = details.text("docker_image")?.filter(|image| image != engine.as_str());
-    if let Some(port) = details
-        .number("port")?
-        .filter(|port| *port != 0 && *port != u32::from(engine.default_port()))
-    {
-        notes.push(format!(
-            "its caches answer at port {port}, and those there are go on so; new ones answer at {}",
-            engine.default_port()
-        ));
-    }
+    let port = port(details, "port", engine)?;
     let memcached = engine == EngineType::Memcached;
     let mut spec = KubernetesSpec {
         image: image.map(|image| format!("{image}:{version}")),
         memory: Memory::from_mebibytes(memory),
         cpu: None,
         replicas: None,
+        port,
         connection_limit: None,
         max_item_size: memcached.then_some(LARGEST_ITEM),
         eviction_policy: None,

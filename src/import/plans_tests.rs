@@ -80,8 +80,9 @@ fn a_memcached_on_elasticache_keeps_its_nodes() {
     assert_eq!((spec.nodes, spec.multi_az, spec.topology), (Some(3), Some(true), None));
     assert_eq!((spec.subnet_group, spec.snapshot_window), (None, None));
     assert_eq!(plan.spec.deletion_policy, None);
+    assert_eq!(spec.port, Some(6379));
     let notes = notes.join("; ");
-    for part in ["port 6379", "no snapshots", "NotificationTopicArn"] {
+    for part in ["no snapshots", "NotificationTopicArn"] {
         assert!(notes.contains(part), "{notes}");
     }
 }
@@ -100,12 +101,11 @@ fn caches_in_the_cluster_keep_size_version_and_image() {
     let Rendered { plan, notes, .. } = memcached(details).unwrap();
     assert_eq!(
         serde_json::to_value(plan.spec.kubernetes).unwrap(),
-        json!({ "image": "example.org/memcached:1.6.45", "memory": "64Mi" })
+        json!({ "image": "example.org/memcached:1.6.45", "memory": "64Mi", "port": 11311 })
     );
-    let notes = notes.join("; ");
     assert!(
-        notes.contains("port 11311") && notes.contains("items of 50Mi"),
-        "{notes}"
+        matches!(&notes[..], [one] if one.contains("items of 50Mi")),
+        "{notes:?}"
     );
     let redis = row(
         "redis",
@@ -198,6 +198,12 @@ fn a_broken_row_says_what_to_do() {
             "kubernetes-memcached-instance",
             r#"{"size_in_megabytes":"4"}"#,
             "raise size_in_megabytes",
+        ),
+        (
+            "redis",
+            "kubernetes-redis-instance",
+            r#"{"size_in_megabytes":"64","port":70000}"#,
+            "port of provider_private_details is 70000",
         ),
     ] {
         let why = rendered(&row(engine, provider, details)).map(drop).unwrap_err();

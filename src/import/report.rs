@@ -92,6 +92,8 @@ pub struct Report {
     pub dry_run: bool,
     /// What is to be done next, a sentence each.
     pub next: Vec<String>,
+    /// Caches that were waited for and are not taken over: the id of each, and what is known of it.
+    pub waiting: Vec<(String, String)>,
 }
 
 impl Report {
@@ -150,6 +152,9 @@ impl fmt::Display for Report {
                 kind.plural()
             )?;
         }
+        for (id, message) in &self.waiting {
+            writeln!(f, "not taken over yet: {id}: {message}")?;
+        }
         if self.dry_run {
             writeln!(f, "\nNothing was written: this is what an import would do.")?;
         }
@@ -185,6 +190,7 @@ mod tests {
             ],
             dry_run: true,
             next: Vec::new(),
+            waiting: vec![("i-1".to_owned(), "it waits".to_owned())],
         };
         report.lines[1].notes.push("another port".to_owned());
         let text = report.to_string();
@@ -192,6 +198,7 @@ mod tests {
             "note: instance i-1: another port",
             "needs a decision: instance i-2: it is gone: delete it",
             "Nothing was written",
+            "not taken over yet: i-1: it waits",
         ] {
             assert!(text.contains(part), "{text}");
         }

@@ -140,6 +140,9 @@ fn open_tasks(own: &[&OldTask], resource: &OldResource, written: bool, facts: &F
             "notify-create-service-webhook" if resource.deleted => {
                 skipped(Kind::Webhook, id, format!("instance {} was given back", resource.id))
             }
+            "notify-create-service-webhook" if !resource.claimed => {
+                skipped(Kind::Webhook, id, format!("nobody has ordered {}", resource.id))
+            }
             "notify-create-service-webhook" => match target(task, facts.webhooks) {
                 Err(why) => decision(Kind::Webhook, id, why),
                 Ok(_) if written => Entry {

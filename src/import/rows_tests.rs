@@ -305,6 +305,80 @@ fn tasks_are_carried_on_where_they_can_be() {
     }
 }
 
+/// What the old broker is asked to do (`TaskAction`), and how far it may be (`task_status`).
+const ACTIONS: [&str; 9] = [
+    "delete",
+    "resync-from-provider",
+    "resync-until-available",
+    "notify-create-service-webhook",
+    "notify-create-binding-webhook",
+    "change-providers",
+    "change-plans",
+    "restore",
+    "perform-post-provision",
+];
+const STATES: [&str; 4] = ["pending", "started", "finished", "failed"];
+
+#[test]
+fn every_task_in_every_state_of_every_kind_of_row_has_its_fate() {
+    let word = |entry: &Entry| match entry.line.fate {
+        Fate::Imported => "imported",
+        Fate::Known => "known",
+        Fate::Skipped(_) => "skipped",
+        Fate::NeedsDecision(_) => "decision",
+    };
+    for action in ACTIONS {
+        for (status, deleted) in STATES.into_iter().flat_map(|status| [(status, false), (status, true)]) {
+            for (claimed, given_back) in [(true, false), (false, false), (true, true), (false, true)] {
+                let mut row = resource("0123456789abcdef0123456789abcdef", "c1", "aws");
+                (row.claimed, row.deleted) = (claimed, given_back);
+                let mut task = task("t", &row.id, action, status);
+                task.deleted = deleted;
+                let entries = judged(vec![row], vec![task], &facts());
+                let open = !deleted && ["pending", "started"].contains(&status);
+                let at_work = ["delete", "change-providers", "change-plans", "restore"].contains(&action) && open;
+                let of_row = match (given_back, claimed) {
+                    (true, true) => "imported",
+                    (true, false) => "skipped",
+                    (false, _) if at_work => "decision",
+                    (false, _) => "imported",
+                };
+                let tells = action == "notify-create-service-webhook" && open && claimed && !given_back;
+                let of_task = if tells { "imported" } else { "skipped" };
+                assert_eq!(
+                    (word(&entries[0]), word(&entries[1])),
+                    (of_row, of_task),
+                    "{action} {status} deleted: {deleted} claimed: {claimed} given back: {given_back}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_its_status_was_a_cache_that_stands_is_taken_over() {
+    for (status, made) in [
+        ("available", true),
+        ("creating", false),
+        ("provisioning", false),
+        ("starting", false),
+        ("modifying", true),
+        ("snapshotting", true),
+        ("backing-up", true),
+        ("deleting", true),
+        ("unknown", true),
+        ("", true),
+    ] {
+        let mut row = resource("i", "c1", "aws");
+        row.status = status.to_owned();
+        let entry = one(row);
+        let Standing::Present { awaited, .. } = &instance(&entry).standing else {
+            panic!("{entry:?}")
+        };
+        assert_eq!(awaited.is_none(), made, "{status}");
+    }
+}
+
 #[test]
 fn a_webhook_that_cannot_be_sent_keeps_no_instance_from_being_imported() {
     for (metadata, part) in [

@@ -25,6 +25,10 @@ use crate::provider::elasticache::Client as ElastiCache;
 const FIELD_MANAGER: &str = "cache-broker-import";
 /// How long one call to the API server may take.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How long caches may take to be taken over.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How often it is looked whether they are.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is to be imported, and into what.
 pub struct Options {
@@ -36,6 +40,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// Whether plans are to be applied to the cluster.
     pub apply: bool,
+    /// Whether to wait until every cache is taken over.
+    pub wait: bool,
     /// The ledger.
     pub ledger: Ledger,
     /// The API server.
@@ -143,7 +149,22 @@ pub async fn run(options: &Options) -> Result<Report, String> {
             ),
         });
     }
+    if options.wait {
+        report.waiting = taken_over(&options.ledger).await.map_err(said)?;
+    }
     Ok(report)
+}
+
+/// Waits until all that was ever imported is taken over; what is not, in the end.
+async fn taken_over(ledger: &Ledger) -> Result<Vec<(String, String)>, LedgerError> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let waiting = ledger.not_taken_over().await?;
+        if waiting.is_empty() || tokio::time::Instant::now() >= deadline {
+            return Ok(waiting);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The ids of the caches that are named, as ElastiCache spells them.

@@ -165,6 +165,28 @@ impl Ledger {
         self.within("reading what was imported before", attempt).await
     }
 
+    /// What was imported and is not taken over yet: its id, and what is known of it.
+    ///
+    /// # Errors
+    /// When Postgres cannot be read.
+    pub async fn not_taken_over(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let attempt = async {
+            let client = self.client().await?;
+            let statement = "select id, coalesce(message, outbox_error, 'its CacheInstance is not written yet')
+                               from instances
+                              where adopt is not null and desired = 'present' and deleted_at is null and not ready
+                              union all
+                             select id::text, 'it is made ahead, and not ready in its pool yet'
+                               from pool_members
+                              where adopt is not null and state not in ('ready', 'claimed', 'retired')
+                              order by 1";
+            let rows = client.query(statement, &[]).await;
+            let rows = rows.map_err(LedgerError::statement("reading what is taken over"))?;
+            Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
+        };
+        self.within("reading what is taken over", attempt).await
+    }
+
     /// Writes an instance of another broker. `false` if one of that id is there already, which stays as it is.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ pub mod users;
 mod window;
 
 pub use providers::{ElastiCache, Observed, Providers, Seen, Switches};
-pub use record::{Cluster, Place, Record, Restart, RestartingNode, Superseded};
+pub use record::{Cluster, Place, Record, Restart, RestartingNode, Superseded, Token, TokenStage};
 pub use window::{Consent, Leave, Window};
 
 use std::collections::BTreeMap;

@@ -248,7 +248,10 @@ impl Providers {
             decision.report.progress,
             Progress::Reconciling | Progress::ReadyAndReconciling
         ) && decision.report.reason != Reason::AwaitingMaintenance
-            || decision.report.reason == Reason::Snapshotting
+            || matches!(
+                decision.report.reason,
+                Reason::Snapshotting | Reason::ProviderStateOverdue
+            )
             || desired.existence != Existence::Present;
         let beside = observed.replacement.iter().chain(&observed.superseded);
         for seen in std::iter::once(&observed.serving).chain(beside) {

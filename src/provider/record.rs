@@ -59,6 +59,38 @@ pub struct RestartingNode {
     pub seen: bool,
 }
 
+/// How far the password of a replication group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The `resourceVersion` of the Secret with it.
+    pub secret_version: String,
+    /// How far it is.
+    pub stage: TokenStage,
+}
+
+/// How far a password is. `before` is when ElastiCache says the password was last changed, as it was when the next
+/// change was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenStage {
+    /// ElastiCache is asked to let it in.
+    Adding {
+        /// See above.
+        before: Option<String>,
+    },
+    /// It is let in, and so is who shows the one before, or none.
+    Both {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// ElastiCache is asked to let in nobody else.
+    Setting {
+        /// See above.
+        before: Option<String>,
+    },
+    /// Nobody else is let in.
+    Alone,
+}
+
 /// What an instance's status keeps about its caches in the providers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
@@ -78,6 +110,10 @@ pub struct Record {
     pub users: Vec<UserRecord>,
     /// The user group that they are in on ElastiCache.
     pub user_group: Option<String>,
+    /// The password of the replication group that serves.
+    pub token: Option<Token>,
+    /// Since when the provider answers with a state that is not known.
+    pub unknown_since: Option<Timestamp>,
 }
 
 impl Place {

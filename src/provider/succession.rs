@@ -145,12 +145,11 @@ fn replacing(
         // Applications are there already: what comes next begins from it.
         if is_published(desired, seen) {
             let message = "another cache has taken its place".to_owned();
-            let report = Report::new(
-                Progress::ReadyAndReconciling,
-                Reason::Updating,
-                message,
-                desired.record.clone(),
-            );
+            let record = Record {
+                token: None,
+                ..desired.record.clone()
+            };
+            let report = Report::new(Progress::ReadyAndReconciling, Reason::Updating, message, record);
             return switch(desired, Some(place.clone()), report.publishing(&desired.published), now);
         }
         let going = seen_from(desired, Some(place.clone()), Existence::Superseded);
@@ -182,6 +181,7 @@ fn replacing(
     // It never answered, and nothing is taken over a second time.
     fresh.was_ready = false;
     fresh.adopt = None;
+    fresh.record.token = None;
     let restoring = desired.restore.is_some() && desired.record.restored_from.as_ref() != restored(desired);
     if !restoring {
         fresh.restore = None;
@@ -211,6 +211,7 @@ fn replacing(
     );
     let record = Record {
         replacement: made.or_else(|| Some(place.clone())),
+        unknown_since: decision.report.record.unknown_since,
         ..desired.record.clone()
     };
     let report = Report::new(progress, reason, message, record).publishing(&desired.published);
@@ -398,6 +399,8 @@ fn switch(desired: &Desired, made: Option<Place>, report: Report, now: Timestamp
         restart: None,
         users: report.record.users.clone(),
         user_group: report.record.user_group.clone(),
+        token: report.record.token.clone(),
+        unknown_since: None,
         restarted_at: desired
             .restart_at
             .filter(|at| *at <= now)

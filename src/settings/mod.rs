@@ -22,6 +22,9 @@ pub use check::{Checked, Namespaces, SettingsError, read_credentials};
 /// The longest `NAME_PREFIX`: with a hyphen and the 24 characters behind it, an id fits ElastiCache's 40.
 pub const MAX_NAME_PREFIX: usize = 15;
 
+/// The port of the OSB API.
+const DEFAULT_PORT: u16 = 8443;
+
 /// A Kubernetes operator with an Open Service Broker facade, for caches.
 #[derive(Debug, Parser)]
 #[command(name = "cache-broker", version, about, max_term_width = 120)]
@@ -159,6 +162,9 @@ pub struct ImportArguments {
     /// Apply the plans that are not in the cluster.
     #[arg(long)]
     pub apply: bool,
+    /// Wait, ten minutes at most, until the operator has taken over every cache that was imported.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
 }
 
 /// A broker to be asked.
@@ -250,7 +256,7 @@ pub struct Settings {
     pub listen_address: IpAddr,
 
     /// Port to serve the OSB API on.
-    #[arg(long, env = "PORT", default_value_t = 8443)]
+    #[arg(long, env = "PORT", default_value_t = DEFAULT_PORT, value_parser = parse_port)]
     pub port: u16,
 
     /// Address to serve /livez, /readyz and /metrics on, plain HTTP.
@@ -279,7 +285,7 @@ pub struct Settings {
 
     /// Let in who has a Kubernetes bearer token and may, by RBAC, use the request's method in lower case as a verb on the
     /// non-resource URL /v2. OSB_CREDENTIALS_FILE is not needed then.
-    #[arg(long, env = "OSB_TOKEN_REVIEW", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "OSB_TOKEN_REVIEW", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
     pub osb_token_review: bool,
 
     /// For whom a bearer token must be meant; for the API server itself if absent.
@@ -331,12 +337,16 @@ pub struct Settings {
     pub services_file: Option<PathBuf>,
 
     /// Make caches in the cluster.
-    #[arg(long, env = "USE_KUBERNETES", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "USE_KUBERNETES", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
     pub use_kubernetes: bool,
 
     /// Use the kubeconfig of the local user rather than the Pod's service account.
-    #[arg(long, env = "USE_LOCAL_KUBE_CONTEXT", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "USE_LOCAL_KUBE_CONTEXT", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
     pub use_local_kube_context: bool,
+
+    /// The kubeconfig to use rather than the Pod's service account or the local user's.
+    #[arg(long)]
+    pub kube_config: Option<PathBuf>,
 
     /// Namespaces whose CacheInstances are reconciled, by comma; * for all.
     #[arg(
@@ -409,11 +419,11 @@ pub struct Settings {
     pub aws_calls_per_second: u32,
 
     /// Deliver webhooks again for a day when the receiver does not take them; else each is tried once.
-    #[arg(long, env = "RETRY_WEBHOOKS", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "RETRY_WEBHOOKS", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_any_flag)]
     pub retry_webhooks: bool,
 
     /// Let webhooks go to plain HTTP and to loopback, private and link-local addresses.
-    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
     pub webhook_allow_private: bool,
 
     /// What is logged: a level or tracing-subscriber directives.
@@ -450,7 +460,10 @@ impl CommandLine {
     /// # Errors
     /// When it cannot be understood; the error prints itself as clap's do.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(old::normalized(arguments, |name| std::env::var(name).ok())).map_err(without_secrets)
+        let normal = old::normalized(arguments, |name| std::env::var(name).ok());
+        let mut line = Self::try_parse_from(normal).map_err(without_secrets)?;
+        line.settings.forget_empty();
+        Ok(line)
     }
 }
 
@@ -470,6 +483,20 @@ pub fn variable(name: &str) -> Option<String> {
 }
 
 impl Settings {
+    /// A variable that is set to nothing says nothing.
+    fn forget_empty(&mut self) {
+        for text in [
+            &mut self.aws_region,
+            &mut self.aws_endpoint_url,
+            &mut self.elasticache_security_group,
+            &mut self.redis_subnet_group,
+            &mut self.memcached_subnet_group,
+            &mut self.stackimpact,
+        ] {
+            *text = text.take().filter(|text| !text.is_empty());
+        }
+    }
+
     /// Where instances go that are not made from a resource somebody wrote.
     pub fn namespaces(&self) -> crate::api::Namespaces {
         crate::api::Namespaces {
@@ -506,6 +533,27 @@ impl Settings {
 
 fn parse_database_url(text: &str) -> Result<DatabaseUrl, String> {
     text.parse::<DatabaseUrl>().map_err(|error| error.to_string())
+}
+
+/// Yes or no, in the words that are in use; nothing is no.
+fn parse_flag(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" | "yes" | "on" => Ok(true),
+        "false" | "f" | "0" | "no" | "off" | "" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// The same, where whatever is none of those words is a yes.
+fn parse_any_flag(text: &str) -> Result<bool, std::convert::Infallible> {
+    Ok(parse_flag(text).unwrap_or(true))
+}
+
+fn parse_port(text: &str) -> Result<u16, std::num::ParseIntError> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    text.parse()
 }
 
 fn parse_plan_quota(text: &str) -> Result<(String, u32), String> {

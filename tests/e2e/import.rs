@@ -18,6 +18,9 @@ use crate::receiver::Receiver;
 use crate::steady::Cache;
 use crate::world::{BROKER, Broker, PATIENCE, PROJECT, World, eventually, shared};
 
+/// The states of the old broker's tasks.
+const STATES: [&str; 4] = ["pending", "started", "finished", "failed"];
+
 /// What a client may be refused while one Pod takes the place of another.
 const UNNOTICED: Duration = Duration::from_millis(500);
 
@@ -253,13 +256,55 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
         .await;
     old.task(&instances[2].0.id, "notify-create-service-webhook", "failed", &hook)
         .await;
-    old.task(&instances[2].0.id, "resync-from-provider", "pending", "")
+    let mut busy = Vec::new();
+    for action in ["delete", "change-plans", "change-providers", "restore"] {
+        for status in STATES {
+            // What is at work on a cache is left to the old broker; what was, is over.
+            let of = if ["pending", "started"].contains(&status) {
+                let row = id();
+                old.resource(&row, &name(&format!("b{}", busy.len())), &aws_redis, "")
+                    .await;
+                busy.push(row.clone());
+                row
+            } else {
+                instances[2].0.id.clone()
+            };
+            old.task(&of, action, status, "{}").await;
+        }
+    }
+    for status in STATES {
+        for action in [
+            "resync-from-provider",
+            "resync-until-available",
+            "notify-create-binding-webhook",
+        ] {
+            old.task(&instances[2].0.id, action, status, &hook).await;
+        }
+        old.task(&instances[3].0.id, "perform-post-provision", status, "").await;
+        // Of what was given back all tasks are marked so.
+        for action in ["delete", "notify-create-service-webhook"] {
+            let task = old.task(&returned.id, action, status, &hook).await;
+            old.run(&format!("update tasks set deleted = true where task = '{task}'"))
+                .await;
+        }
+    }
+    old.task(&instances[1].0.id, "notify-create-service-webhook", "finished", &hook)
         .await;
-    old.task(&instances[3].0.id, "perform-post-provision", "finished", "")
+    let unknown = old.task(&instances[1].0.id, "dance", "pending", "").await;
+    let ownerless = old.task(&id(), "resync-from-provider", "pending", "").await;
+    // Made ahead, and not made at all; and one that nobody ever ordered.
+    for (row, deleted) in [(id(), false), (id(), true)] {
+        old.resource(&row, "", &aws_memcached, "").await;
+        old.run(&format!(
+            "update resources set claimed = false, status = 'provisioning', deleted = {deleted} where id = '{row}'"
+        ))
         .await;
-    let busy = id();
-    old.resource(&busy, &name("busy"), &aws_redis, "").await;
-    old.task(&busy, "change-plans", "started", "{}").await;
+    }
+    let skipped_tasks = {
+        let tasks = old.sql.query("select from tasks", &[]).await.unwrap().len();
+        // Those of the services and bindings count as webhooks while they are open.
+        u32::try_from(tasks).unwrap() - 2 - 2 - 2
+    };
 
     let caches: Vec<_> = instances
         .iter()
@@ -282,20 +327,24 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
     let text = said(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert_eq!(counted(&text, "plans"), [8, 0, 0, 2], "{text}");
-    assert_eq!(counted(&text, "instances"), [4, 0, 0, 5], "{text}");
-    assert_eq!(counted(&text, "given back"), [1, 0, 0, 0], "{text}");
-    assert_eq!(counted(&text, "made ahead"), [1, 0, 0, 0], "{text}");
-    assert_eq!(counted(&text, "webhooks"), [1, 0, 0, 1], "{text}");
-    for open in [
+    assert_eq!(busy.len(), 8);
+    assert_eq!(counted(&text, "instances"), [4, 0, 0, 12], "{text}");
+    assert_eq!(counted(&text, "given back"), [1, 0, 1, 0], "{text}");
+    assert_eq!(counted(&text, "made ahead"), [1, 0, 1, 0], "{text}");
+    assert_eq!(counted(&text, "webhooks"), [1, 0, 2, 1], "{text}");
+    assert_eq!(counted(&text, "other tasks"), [0, 0, skipped_tasks, 2], "{text}");
+    let open = [
         &missing,
         &lost,
         &of_broken,
         &of_foreign,
-        &busy,
         &bad_hook,
         &broken,
         &foreign,
-    ] {
+        &unknown,
+        &ownerless,
+    ];
+    for open in open.into_iter().chain(&busy) {
         assert!(text.contains(&format!(" {open}: ")), "{open}: {text}");
     }
     assert!(!text.contains("s3cret"), "{text}");
@@ -321,14 +370,14 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
     let output = import(world, &old.url, &["--apply"]).await;
     let text = said(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert_eq!(counted(&text, "instances"), [4, 0, 0, 5], "{text}");
+    assert_eq!(counted(&text, "instances"), [4, 0, 0, 12], "{text}");
     for _ in 0..2 {
         let output = import(world, &old.url, &["--apply"]).await;
         let text = said(&output);
         assert_eq!(counted(&text, "plans"), [0, 8, 0, 2], "{text}");
-        assert_eq!(counted(&text, "instances"), [0, 4, 0, 5], "{text}");
-        assert_eq!(counted(&text, "given back"), [0, 1, 0, 0], "{text}");
-        assert_eq!(counted(&text, "made ahead"), [0, 1, 0, 0], "{text}");
+        assert_eq!(counted(&text, "instances"), [0, 4, 0, 12], "{text}");
+        assert_eq!(counted(&text, "given back"), [0, 1, 1, 0], "{text}");
+        assert_eq!(counted(&text, "made ahead"), [0, 1, 1, 0], "{text}");
     }
     assert_eq!(count().await, 4);
 
@@ -412,6 +461,13 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
     assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
     assert_eq!(bound(world, &ordered_now).await["MEMCACHED_URL"], json!(spare_address));
     use_memcached(&spare_address).await;
+    // What is ordered now of a plan with a port of its own answers there.
+    let at_port = Order::new(MEMCACHED, &k8s_memcached);
+    assert_eq!(world.osb().provision(&at_port).await.status, StatusCode::ACCEPTED);
+    let credentials = bound(world, &at_port).await;
+    let address = credentials["MEMCACHED_URL"].as_str().unwrap();
+    assert!(address.ends_with(":11311"), "{credentials}");
+    use_memcached(address).await;
 
     for (client, (order, ..)) in clients.into_iter().zip(&instances) {
         let tally = client.end().await;
@@ -452,6 +508,7 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
         world.osb().give_back(order).await;
     }
     world.osb().give_back(&ordered_now).await;
+    world.osb().give_back(&at_port).await;
     for cluster in [&redis_cluster, &memcached_cluster, &spare] {
         assert!(!world.exists_in_elasticache(cluster), "{cluster}");
     }
@@ -572,20 +629,38 @@ async fn every_command_of_the_documentation_does_what_it_says() {
     assert_eq!(old.sql.query("select from resources", &[]).await.unwrap().len(), 2);
 }
 
-/// `start.sh` and `start-background.sh` of the old broker, with its environment.
+/// What started the old broker: the command of its image, `start.sh` and `start-background.sh`, with its environment.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_lines_of_the_old_broker_start_this_one() {
     let world = shared().await;
-    let api = ["-insecure", "-logtostderr=1", "-stderrthreshold", "0"];
+    let api = [
+        "./servicebroker",
+        "-insecure",
+        "-logtostderr=1",
+        "-stderrthreshold",
+        "0",
+    ];
     let worker = [&api[..], &["-background-tasks"]].concat();
-    for (name, port, arguments, serves) in [
-        ("old-api", 9560, &api[..], true),
-        ("old-worker", 9570, &worker[..], false),
+    let database = world.sandbox.postgres().database_url("cache_broker");
+    let flags = [
+        "-database-url",
+        &database,
+        "-name-prefix=old",
+        "-alsologtostderr",
+        "-v",
+        "1",
+    ];
+    let flags = [&["./start.sh"][..], &flags].concat();
+    for (name, port, arguments, retries, serves) in [
+        ("old-api", 9560, &api[..], "1", true),
+        ("old-worker", 9570, &worker[..], "yes", false),
+        ("old-flags", 9580, &flags[..], "", true),
     ] {
         let variables = [
             ("GLOG_logtostderr", "1"),
             ("STACKIMPACT", "agent"),
-            ("RETRY_WEBHOOKS", "true"),
+            ("RETRY_WEBHOOKS", retries),
+            ("REDIS_SUBNET_GROUP", ""),
         ];
         let mut broker = Broker::new(&world.sandbox, name, port, &variables).arguments(arguments);
         broker.start(&world.sandbox).await;

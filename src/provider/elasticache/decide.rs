@@ -1,15 +1,17 @@
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::super::window::{Leave, Window};
 use super::super::{Again, Cluster, Decision, Desired, Next, Place, Record, Report};
 use super::access::Users;
-use super::plan::{Change, Way, next_change};
+use super::make::missing;
+use super::password::{Password, Turn};
+use super::plan::{Change, Modification, TokenStrategy, Way, next_change};
 use super::restart::{Restarting, restarting};
 use super::seed::can_seed;
-use super::tags::{self, Tagged, Tagging};
-use super::{Create, Defaults, Live, Observed, Ownership, Phase, Step, Target, lifecycle, provider_id};
+use super::tags::{self, Tagging};
+use super::{Defaults, Live, Observed, Ownership, Phase, Step, lifecycle};
 use crate::api::conditions::{Progress, Reason};
-use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, ProviderKind, RunningEngine, annotations};
+use crate::api::{Authentication, Connection, ElastiCacheSpec, ProviderKind, RunningEngine, annotations};
 use crate::provider::secrets::{self, SecretStep};
 use crate::provider::users::LOOK_AGAIN;
 
@@ -95,12 +97,14 @@ fn look(
     if let Tagging::Proven(tagged) = &tagging {
         place.tagged = tagged.clone();
     }
+    let guarded = Password::of(desired, spec, live, &observed.secrets, now);
     let view = View {
         desired,
         observed,
         live,
         place: &place,
         tagging,
+        password: guarded.as_ref(),
         now,
     };
     let first = if desired.was_ready {
@@ -125,13 +129,14 @@ fn look(
             );
             Decision::rest(view.say(Progress::Stalled, Reason::Failed, message))
         }
-        Phase::Unknown(status) => {
-            let message =
-                format!("{id} has the status {status:?} in ElastiCache, which is not known; waiting for another");
-            Decision::rest(view.say(Progress::Reconciling, Reason::ProviderStateUnknown, message))
-        }
+        Phase::Unknown(status) => unknown(&view, status),
         Phase::Available | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting => {
             if authentication && password.is_none() {
+                let never_had = !live.config.authentication && desired.record.token.is_none();
+                if never_had && !desired.plan.has_users() {
+                    let report = view.say(Progress::ReadyAndReconciling, first, "making the password".to_owned());
+                    return Decision::act(Step::Secret(SecretStep::CreateAuth), report);
+                }
                 let message = format!(
                     "Secret {} with the password of {id} is gone: put it back from a backup, or delete this instance",
                     desired.auth_secret()
@@ -141,17 +146,21 @@ fn look(
             let Some(endpoint) = &live.endpoint else {
                 return Decision::rest(view.say(Progress::Reconciling, first, format!("{id} has no endpoint yet")));
             };
+            let password = match &guarded {
+                Some(guarded) => guarded.shown(),
+                None => password.filter(|_| authentication),
+            };
             let connection = Connection {
                 engine: live.config.engine.unwrap_or(desired.plan.engine.type_),
                 provider: ProviderKind::ElastiCache,
                 host: endpoint.host.clone(),
                 port: endpoint.port,
                 tls: endpoint.tls,
-                username: authentication
-                    .then(|| desired.plan.engine.default_user())
-                    .flatten()
+                username: password
+                    .as_ref()
+                    .and_then(|_| desired.plan.engine.default_user())
                     .map(str::to_owned),
-                password: password.filter(|_| authentication),
+                password,
                 nodes: live
                     .nodes
                     .iter()
@@ -173,6 +182,28 @@ fn look(
             decision
         }
     }
+}
+
+/// A state that is not known may pass, and may not take longer than an operation.
+fn unknown(view: &View, status: &str) -> Decision<Step> {
+    let (id, now) = (&view.place.target.id, view.now);
+    let since = view.desired.record.unknown_since.unwrap_or(now);
+    let patience = view.desired.plan.operation_deadline();
+    let patience = SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX);
+    let until = since.checked_add(patience).unwrap_or(Timestamp::MAX);
+    let has = format!("{id} has the status {status:?} in ElastiCache, which is not known");
+    let mut decision = if now < until {
+        let message = format!("{has}; waiting for another");
+        Decision::rest(view.say(Progress::Reconciling, Reason::ProviderStateUnknown, message)).no_later_than(until, now)
+    } else {
+        let message = format!(
+            "{has}, since {since}, and no operation may take that long: look at it in the AWS console, and mend it there or \
+             delete this instance; it is looked at on, and goes on by itself once it is available"
+        );
+        Decision::rest(view.say(Progress::Stalled, Reason::ProviderStateOverdue, message))
+    };
+    decision.report.record.unknown_since = Some(since);
+    decision
 }
 
 /// Whether a live cache can become what is asked for only by another one taking its place, and why.
@@ -205,98 +236,6 @@ fn as_found(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
     Decision::rest(view.say(Progress::Ready, Reason::Available, message))
 }
 
-/// A cache that is to be and is not there.
-fn missing(
-    desired: &Desired,
-    spec: &ElastiCacheSpec,
-    defaults: &Defaults,
-    mut place: Cluster,
-    has_password: bool,
-    users: Option<&Users<'_>>,
-) -> Decision<Step> {
-    let id = place.target.id.clone();
-    let adopted = desired
-        .adopt
-        .as_ref()
-        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(&id));
-    if adopted && place.arn.is_none() {
-        let message = format!(
-            "there is no replication group or cache cluster {id} in this region and account: correct spec.adopt in a new instance, or make it"
-        );
-        return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
-    }
-    if place.arn.is_some() {
-        if !desired.recreate {
-            let message = format!(
-                "{id} is gone from ElastiCache although nobody asked for that here: annotate this instance with {}=true to have it made anew, empty and at another address, or delete it",
-                annotations::RECREATE
-            );
-            return Decision::rest(stalled(desired, &place, Reason::ProviderResourceMissing, message));
-        }
-        // Under another id: the old one may linger.
-        let generation = desired.record.newest_generation().map_or(0, |newest| newest + 1);
-        let anew = Cluster {
-            target: Target {
-                topology: desired.plan.topology(),
-                id: provider_id(&defaults.name_prefix, &desired.uid, generation),
-            },
-            arn: None,
-            generation,
-            tagged: Tagged::default(),
-        };
-        let message = format!(
-            "{id} is gone from ElastiCache; it is made anew, empty, as {}",
-            anew.target.id
-        );
-        return Decision::rest(working(desired, &anew, Reason::Creating, message)).now();
-    }
-    let create = Create {
-        user_group: users.map(Users::group),
-        ..create(desired, spec, defaults, &place.target)
-    };
-    // It is made with them; that they are there is proven when they are read.
-    place.tagged = Tagged {
-        keys: create.tags.keys().cloned().collect(),
-        digest: None,
-    };
-    let restored_from = desired.restore.as_ref().map(|restore| restore.backup.clone());
-    let making = |message: String| {
-        let mut report = working(
-            desired,
-            &place,
-            match restored_from {
-                Some(_) => Reason::Restoring,
-                None => Reason::Creating,
-            },
-            message,
-        );
-        report.record.restored_from.clone_from(&restored_from);
-        report
-    };
-    let authentication = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
-    if authentication && !has_password {
-        return Decision::act(
-            Step::Secret(SecretStep::CreateAuth),
-            making("making the password".to_owned()),
-        );
-    }
-    if let Some(users) = users {
-        if let Some((step, doing)) = users.next() {
-            return Decision::act(Step::Users(step), making(doing));
-        }
-        if !users.can_serve() {
-            let waiting = format!("waiting for user group {}", users.group());
-            return Decision::rest(making(waiting)).after(LOOK_AGAIN);
-        }
-    }
-    let message = match (&restored_from, &desired.seed) {
-        (Some(backup), _) => format!("asking ElastiCache for the cache, filled from backup {backup}"),
-        (None, Some(seed)) => format!("asking ElastiCache for the cache, filled from snapshot {seed} of the old one"),
-        (None, None) => "asking ElastiCache for the cache".to_owned(),
-    };
-    Decision::act(Step::Create(Box::new(create)), making(message))
-}
-
 fn recorded(desired: &Desired, place: &Cluster) -> Record {
     Record {
         serving: Some(Place::ElastiCache(place.clone())),
@@ -304,11 +243,13 @@ fn recorded(desired: &Desired, place: &Cluster) -> Record {
     }
 }
 
-fn stalled(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
+/// A report on a cache that cannot go on.
+pub fn stalled(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
     Report::new(Progress::Stalled, reason, message, recorded(desired, place))
 }
 
-fn working(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
+/// A report on a cache that does not answer yet.
+pub fn working(desired: &Desired, place: &Cluster, reason: Reason, message: String) -> Report {
     Report::new(Progress::Reconciling, reason, message, recorded(desired, place))
 }
 
@@ -319,6 +260,7 @@ struct View<'a> {
     live: &'a Live,
     place: &'a Cluster,
     tagging: Tagging,
+    password: Option<&'a Password<'a>>,
     now: Timestamp,
 }
 
@@ -342,6 +284,8 @@ impl View<'_> {
             let offered = self.observed.offered.as_deref();
             report.support = Some(lifecycle::support(engine, version, offered, self.now));
         }
+        report.record.unknown_since = None;
+        report.record.token = self.password.and_then(Password::token);
         report.endpoint.clone_from(&self.live.endpoint);
         report.reader_endpoint.clone_from(&self.live.reader_endpoint);
         report.nodes = self.live.nodes();
@@ -388,8 +332,7 @@ fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
                     Reason::Updating,
                     format!("a change of {id} waits for its maintenance window in ElastiCache"),
                 )),
-                None => retagged(view)
-                    .unwrap_or_else(|| Decision::rest(view.say(Progress::Ready, Reason::Available, view.answers()))),
+                None => as_wanted(view),
             },
         },
     };
@@ -397,6 +340,42 @@ fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
         Some(at) => decision.no_later_than(at, now),
         None => decision,
     }
+}
+
+/// A cache that is as wanted in what its plan says of it: its password and its tags follow.
+fn as_wanted(view: &View) -> Decision<Step> {
+    let turn = view.password.and_then(Password::next);
+    if let Some(Turn::Ask(strategy)) = turn
+        && let Some(password) = view.password
+    {
+        return ask(view, password, strategy);
+    }
+    if let Some(decision) = retagged(view) {
+        return decision;
+    }
+    let ready = |message| Decision::rest(view.say(Progress::Ready, Reason::Available, message));
+    match turn {
+        Some(Turn::Until(until)) => {
+            let message = format!(
+                "{}; who shows the password before this one, or none, is let in until {until}",
+                view.answers()
+            );
+            ready(message).no_later_than(until, view.now)
+        }
+        Some(Turn::Ask(_)) | None => ready(view.answers()),
+    }
+}
+
+/// Asks for another password, or for none but that.
+fn ask(view: &View, password: &Password<'_>, strategy: TokenStrategy) -> Decision<Step> {
+    let target = view.place.target.clone();
+    let doing = match strategy {
+        TokenStrategy::Rotate => format!("having {} let in another password beside the one before", target.id),
+        TokenStrategy::Set => format!("having {} let in no other password", target.id),
+    };
+    let mut report = view.say(Progress::ReadyAndReconciling, Reason::Updating, doing);
+    report.record.token = Some(password.asked(strategy));
+    Decision::act(Step::Modify(target, Modification::Token(strategy)), report)
 }
 
 /// The same decision, where it rests, with what users wait for.
@@ -513,6 +492,10 @@ fn changed(view: &View, spec: &ElastiCacheSpec, change: Change, now: Timestamp) 
         Decision::act(Step::Modify(target.clone(), modification), report)
     };
     match way {
+        Way::InPlace(Modification::Token(strategy)) => match view.password {
+            Some(password) => ask(view, password, strategy),
+            None => modify(Modification::Token(strategy)),
+        },
         Way::InPlace(modification) => modify(modification),
         Way::Cold(modification) => {
             match Leave::of(view.desired.consent, window(spec, view.live), now) {
@@ -576,47 +559,6 @@ fn waiting(view: &View, what: &str, leave: Leave, now: Timestamp) -> Decision<St
     match at {
         Some(at) => decision.no_later_than(at, now),
         None => decision,
-    }
-}
-
-fn create(desired: &Desired, spec: &ElastiCacheSpec, defaults: &Defaults, target: &Target) -> Create {
-    let engine = desired.plan.engine.type_;
-    let subnet_group = match engine {
-        EngineType::Memcached => &defaults.memcached_subnet_group,
-        EngineType::Redis | EngineType::Valkey => &defaults.redis_subnet_group,
-    };
-    let security_group_ids = if spec.security_group_ids.is_empty() {
-        defaults.security_group.iter().cloned().collect()
-    } else {
-        spec.security_group_ids.clone()
-    };
-    Create {
-        topology: target.topology,
-        id: target.id.clone(),
-        engine,
-        version: desired.plan.engine.version.clone(),
-        description: format!("cache-broker {}/{}", desired.namespace, desired.name),
-        node_type: spec.node_type.clone(),
-        nodes: i32::from(spec.nodes.unwrap_or(1)),
-        replicas: i32::from(spec.replicas.unwrap_or(0)),
-        shards: spec.shards.map(i32::from),
-        multi_az: spec.multi_az.unwrap_or(false),
-        parameter_group: spec.parameter_group.clone(),
-        subnet_group: spec.subnet_group.clone().or_else(|| subnet_group.clone()),
-        security_group_ids,
-        transit_encryption: spec.transit_encryption,
-        authentication: spec.authentication == Some(Authentication::Token),
-        user_group: None,
-        at_rest_encryption: spec.at_rest_encryption,
-        maintenance_window: spec.maintenance_window.clone(),
-        snapshot_window: spec.snapshot_window.clone(),
-        snapshot_retention_days: spec.snapshot_retention_days.map(i32::from),
-        snapshot: desired
-            .restore
-            .as_ref()
-            .map(|restore| restore.snapshot.clone())
-            .or_else(|| desired.seed.clone()),
-        tags: tags::wanted(desired, spec),
     }
 }
 

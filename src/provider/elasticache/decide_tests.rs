@@ -9,9 +9,12 @@ use super::super::fixtures::{
     self, UID, at, auth, cluster, defaults, desired, made, observed as observed_at, plan, proven, redis,
 };
 use super::*;
-use crate::api::{DeletionPolicy, Topology};
-use crate::provider::elasticache::{Modification, OWNER_TAG, provider_id, remove};
+use crate::api::{DeletionPolicy, EngineType, Topology};
+use crate::provider::elasticache::{OWNER_TAG, Tagged, Target, provider_id, remove};
 use crate::provider::{Existence, Next, RestoreFrom};
+
+#[path = "password_tests.rs"]
+mod password;
 
 const GROUP: Topology = Topology::ReplicationGroup;
 
@@ -124,6 +127,40 @@ fn each_phase_of_a_new_cache_is_said_as_it_is() {
             "{phase:?}"
         );
     }
+}
+
+#[test]
+fn a_state_that_is_not_known_is_waited_for_and_not_for_ever() {
+    let mut desired = desired(redis());
+    desired.plan.operation_deadline = Some(kube::core::Duration::from(std::time::Duration::from_secs(60)));
+    let pondering = with_auth(observed(Some(live(Phase::Unknown("pondering".to_owned())))));
+    let (first, later, over) = (
+        at("2026-11-25T00:00:00Z"),
+        at("2026-11-25T00:00:59Z"),
+        at("2026-11-25T00:01:00Z"),
+    );
+    let decision = run_at(&desired, &pondering, first);
+    assert_eq!(decision.report.record.unknown_since, Some(first));
+    assert_eq!(decision.again, Again::After(std::time::Duration::from_secs(60)));
+    desired.record = decision.report.record;
+    let decision = run_at(&desired, &pondering, later);
+    assert_eq!(decision.report.reason, Reason::ProviderStateUnknown);
+    assert_eq!(decision.report.record.unknown_since, Some(first));
+    let decision = run_at(&desired, &pondering, over);
+    assert_eq!(
+        (decision.report.progress, decision.report.reason),
+        (Progress::Stalled, Reason::ProviderStateOverdue)
+    );
+    let message = &decision.report.message;
+    assert!(
+        message.contains("pondering") && message.contains("2026-11-25T00:00:00Z"),
+        "{message}"
+    );
+    // It comes back by itself.
+    desired.record = decision.report.record;
+    let decision = run_at(&desired, &with_auth(observed(Some(live(Phase::Available)))), over);
+    assert_eq!(decision.report.record.unknown_since, None);
+    assert_ne!(decision.report.progress, Progress::Stalled);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::super::users::Credentials;
 use super::super::{Cluster, Consent, Desired, Existence, Published, Record};
 use super::{
-    Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Tagged, Target, Tls, provider_id,
+    Config, Defaults, Live, LiveNode, Modification, Observed, Ownership, Phase, Tagged, Target, Tls, TokenStrategy,
+    provider_id,
 };
 use crate::api::{Authentication, CachePlanSpec, Endpoint, Node, Owner, Topology};
 
@@ -116,7 +117,7 @@ pub(in super::super) fn made(plan: &CachePlanSpec, generation: u32) -> Live {
         phase: Phase::Available,
         endpoint: Some(Endpoint::new(
             format!("h{generation}"),
-            plan.engine.type_.default_port(),
+            spec.port.unwrap_or_else(|| plan.engine.type_.default_port()),
             tls != Tls::Off,
         )),
         reader_endpoint: None,
@@ -139,6 +140,7 @@ pub(in super::super) fn made(plan: &CachePlanSpec, generation: u32) -> Live {
             tls,
             at_rest: spec.at_rest_encryption.unwrap_or(false),
             authentication: spec.authentication == Some(Authentication::Token),
+            token_changed: None,
             user_groups: BTreeSet::new(),
             maintenance_window: Some(
                 spec.maintenance_window
@@ -255,6 +257,20 @@ pub(in super::super) fn modified(mut live: Live, modification: &Modification) ->
                 live.config.multi_az = multi_az;
                 live.config.failover = multi_az || live.config.sharded;
             }
+        }
+        Modification::Token(strategy) => {
+            let config = &mut live.config;
+            assert!(group && config.tls != Tls::Off, "only groups with TLS have a password");
+            let changes: u32 = config
+                .token_changed
+                .as_ref()
+                .map_or(0, |changes| changes.parse().unwrap());
+            assert!(
+                *strategy == TokenStrategy::Rotate || changes > 0,
+                "a password is let in before it is set"
+            );
+            config.authentication = true;
+            config.token_changed = Some((changes + 1).to_string());
         }
         Modification::Replicas { count, more } => {
             let count = usize::try_from(*count).unwrap();

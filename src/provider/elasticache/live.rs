@@ -70,6 +70,8 @@ pub struct Config {
     pub at_rest: bool,
     /// Whether it asks for a password.
     pub authentication: bool,
+    /// When its password was last changed, by ElastiCache's clock; compared with itself alone.
+    pub token_changed: Option<String>,
     /// The groups of users that it lets in.
     pub user_groups: BTreeSet<String>,
     /// The weekly maintenance window.

@@ -10,7 +10,9 @@ pub(super) mod fixtures;
 mod id;
 mod lifecycle;
 mod live;
+mod make;
 mod observe;
+mod password;
 mod plan;
 mod poller;
 mod remove;
@@ -25,7 +27,7 @@ pub use events::{Occurrence, is_trouble};
 pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
 pub use observe::observe;
-pub use plan::{Modification, Settings};
+pub use plan::{Modification, Settings, TokenStrategy};
 pub use poller::{Ears, Poller, Target};
 pub use remove::remove;
 pub use seed::{can_seed, seed_name};
@@ -163,6 +165,8 @@ pub struct Create {
     pub description: String,
     /// The node type.
     pub node_type: String,
+    /// The port.
+    pub port: u16,
     /// Nodes of a cache cluster.
     pub nodes: i32,
     /// Replicas a shard.
@@ -209,6 +213,11 @@ pub async fn act(
     secrets: &BTreeMap<String, Arc<Secret>>,
     step: &Step,
 ) -> Result<(), Fault> {
+    let token = || {
+        let auth = secrets.get(&desired.auth_secret());
+        let password = auth.and_then(|secret| super::secrets::password(secret));
+        password.ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))
+    };
     match step {
         Step::Secret(step) => super::secrets::act(kube, desired, step).await,
         Step::Users(step) => {
@@ -218,16 +227,10 @@ pub async fn act(
             outcome
         }
         Step::Create(create) => {
-            let token = if create.authentication {
-                let auth = secrets
-                    .get(&desired.auth_secret())
-                    .and_then(|secret| super::secrets::password(secret));
-                Some(auth.ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))?)
-            } else {
-                None
-            };
+            let token = create.authentication.then(token).transpose()?;
             poller.create(create, token).await
         }
+        Step::Modify(target, Modification::Token(strategy)) => poller.set_token(target, token()?, *strategy).await,
         Step::Modify(target, modification) => poller.modify(target, modification).await,
         Step::Reboot(target, node) => poller.reboot(target, node).await,
         Step::Tag { arn, tags } => poller.tagged(arn, poller.client().tag(arn, tags).await),

@@ -51,6 +51,8 @@ pub enum Modification {
         /// Those that go.
         remove: Vec<String>,
     },
+    /// `ModifyReplicationGroup` with `AuthToken`, the password of the auth Secret, and `AuthTokenUpdateStrategy`.
+    Token(TokenStrategy),
     /// `ModifyCacheCluster` with `NumCacheNodes`.
     Nodes {
         /// How many there are to be.
@@ -58,6 +60,15 @@ pub enum Modification {
         /// Those that go.
         remove: Vec<String>,
     },
+}
+
+/// `AuthTokenUpdateStrategy`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenStrategy {
+    /// `ROTATE`: the password is let in beside the one before, or beside none.
+    Rotate,
+    /// `SET`: it alone is let in. It was rotated in before.
+    Set,
 }
 
 /// Fields of a modify call; `None` is not sent.
@@ -93,7 +104,9 @@ pub fn next_change(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Op
         .or_else(|| upkeep(spec, live))
         .or_else(|| version(desired, spec, live))
         .or_else(|| match live.topology {
-            Topology::ReplicationGroup => users(desired, live).or_else(|| group(spec, live)),
+            Topology::ReplicationGroup => users(desired, live)
+                .or_else(|| group(spec, live))
+                .or_else(|| password(spec, live)),
             Topology::CacheCluster => cluster(desired, spec, live),
         })
 }
@@ -118,7 +131,7 @@ fn replacement(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option
         let cross = live.nodes.len() > 1 && !config.multi_az;
         live.topology == Topology::CacheCluster && spec.multi_az == Some(true) && cross
     };
-    let authentication = spec.authentication == Some(Authentication::Token);
+    let unasked = spec.authentication != Some(Authentication::Token) && config.authentication;
     let group = live.topology == Topology::ReplicationGroup;
     if live.topology != desired.plan.topology() {
         other(match live.topology {
@@ -127,10 +140,15 @@ fn replacement(desired: &Desired, spec: &ElastiCacheSpec, live: &Live) -> Option
         })
     } else if differs(spec.subnet_group.as_ref(), config.subnet_group.as_ref()) {
         other("it is in another subnet group")
+    } else if spec
+        .port
+        .is_some_and(|wanted| live.endpoint.as_ref().is_some_and(|at| at.port != wanted))
+    {
+        other("it answers at another port")
     } else if spec.at_rest_encryption.is_some_and(|wanted| wanted != config.at_rest) {
         other("its encryption at rest differs")
-    } else if group && authentication != config.authentication {
-        other("whether it asks for a password differs")
+    } else if group && unasked {
+        other("it asks for a password and is not to")
     } else if group && spec.shards.is_some() != config.sharded {
         other("its cluster mode differs")
     } else if !group
@@ -318,6 +336,16 @@ fn encryption(spec: &ElastiCacheSpec, live: Tls) -> Option<Change> {
         ..Settings::default()
     };
     Some(by_settings("its encryption in transit differs".to_owned(), settings))
+}
+
+/// The password that it is to ask for and does not know. It comes after encryption, which it needs.
+fn password(spec: &ElastiCacheSpec, live: &Live) -> Option<Change> {
+    let config = &live.config;
+    let lacks = !config.authentication && config.token_changed.is_none();
+    (spec.authentication == Some(Authentication::Token) && lacks).then(|| Change {
+        what: "it asks for no password and is to".to_owned(),
+        way: Way::InPlace(Modification::Token(TokenStrategy::Rotate)),
+    })
 }
 
 fn node_type(spec: &ElastiCacheSpec, live: &Live) -> Option<String> {

@@ -53,8 +53,16 @@ fn every_field_of_a_plan_has_its_class() {
         (redis(), "transitEncryption", json!(false), "in place"),
         (redis(), "shards", json!(2), "replace"),
         (redis(), "subnetGroup", json!("other"), "replace"),
+        (redis(), "port", json!(6380), "replace"),
+        (memcached(), "port", json!(11311), "replace"),
         (redis(), "atRestEncryption", json!(true), "replace"),
         (redis(), "authentication", json!("none"), "replace"),
+        (
+            with(&redis(), "authentication", &json!("none")),
+            "authentication",
+            json!("token"),
+            "in place",
+        ),
         (redis(), "topology", json!("cacheCluster"), "replace"),
         (bare.clone(), "topology", json!("replicationGroup"), "replace"),
         (bare.clone(), "nodeType", json!("cache.r7g.large"), "in place"),
@@ -163,7 +171,7 @@ fn plans(engine: &'static str) -> impl Strategy<Value = CachePlanSpec> {
         prop::sample::select(vec!["cache.t4g.micro", "cache.r7g.large"]),
         1u16..5,
         (0u16..4, proptest::option::of(1u16..4), any::<bool>()),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
         window(),
         proptest::option::of(prop::sample::select(vec!["mine", "yours"])),
         proptest::option::of(0u16..3),
@@ -174,7 +182,7 @@ fn plans(engine: &'static str) -> impl Strategy<Value = CachePlanSpec> {
                 node_type,
                 nodes,
                 (replicas, shards, multi_az),
-                (tls, rest, own),
+                (tls, rest, own, token),
                 window,
                 parameters,
                 retention,
@@ -191,6 +199,7 @@ fn plans(engine: &'static str) -> impl Strategy<Value = CachePlanSpec> {
                     spec["shards"] = json!(shards);
                     spec["multiAz"] = json!(multi_az && replicas > 0);
                     spec["atRestEncryption"] = json!(rest);
+                    spec["authentication"] = json!(if tls && token { "token" } else { "none" });
                     spec["snapshotRetentionDays"] = json!(retention);
                 } else {
                     spec["nodes"] = json!(nodes);
@@ -216,6 +225,7 @@ fn follow(plan: &CachePlanSpec, mut live: Live) -> Option<Live> {
 fn told(live: &Live, plan: &CachePlanSpec) -> (Config, usize, usize) {
     let spec = plan.elasticache.as_ref().unwrap();
     let mut config = live.config.clone();
+    config.token_changed = None;
     if spec.maintenance_window.is_none() {
         config.maintenance_window = None;
     }

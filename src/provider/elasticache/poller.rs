@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
-use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, UserGroup, UserPhase};
+use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, TokenStrategy, UserGroup, UserPhase};
 use crate::ambient;
 use crate::api::{CacheInstance, Topology};
 use crate::telemetry::metrics::record::{self, SavedBy};
@@ -190,6 +190,15 @@ impl Poller {
     /// When ElastiCache refuses or does not answer.
     pub async fn modify(&self, target: &Target, modification: &Modification) -> Result<(), Fault> {
         let outcome = self.0.client.modify(target, modification).await;
+        self.noted(target, outcome)
+    }
+
+    /// Asks for a password to be let in, or to be the only one.
+    ///
+    /// # Errors
+    /// When ElastiCache refuses or does not answer.
+    pub async fn set_token(&self, target: &Target, token: SecretString, strategy: TokenStrategy) -> Result<(), Fault> {
+        let outcome = self.0.client.set_token(&target.id, &token, strategy).await;
         self.noted(target, outcome)
     }
 

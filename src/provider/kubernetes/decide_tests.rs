@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::super::Kind;
@@ -281,6 +282,61 @@ fn a_settled_instance_is_left_alone_and_an_edit_is_put_back() {
     selector.insert("somebody".to_owned(), "else".to_owned());
     settle(&desired, &mut misled);
     assert_eq!(misled.served(), cluster.served());
+}
+
+#[test]
+fn a_port_of_the_plans_is_that_of_the_services_and_stays() {
+    let of = |port: u16, nodes: u16| json!({ "memory": "64Mi", "port": port, "replicas": nodes });
+    let before = serving("memcached", &of(11311, 2));
+    let mut cluster = settled(&before);
+    let (_, decision) = settle(&before, &mut cluster);
+    let told = decision.report.endpoint.clone().unwrap();
+    assert_eq!(told.port, 11311);
+    assert_eq!(
+        url(&cluster),
+        "i.n.svc.cluster.local:11311,i-1.n.svc.cluster.local:11311"
+    );
+    let ports = |cluster: &Cluster| -> Vec<_> {
+        let services = cluster.observed.services.values();
+        let ports = services.map(|service| service.spec.as_ref().unwrap().ports.as_ref().unwrap());
+        ports
+            .map(|ports| (ports.len(), ports[0].port, ports[0].target_port.clone()))
+            .collect()
+    };
+    // Pods answer at the engine's port, so probes and the NetworkPolicy know no other.
+    let pods = Some(IntOrString::Int(11211));
+    assert_eq!(ports(&cluster), [(1, 11311, pods.clone()), (1, 11311, pods.clone())]);
+    let policy = cluster.observed.policies["i"].spec.as_ref().unwrap();
+    let let_in = &policy.ingress.as_ref().unwrap()[0].ports.as_ref().unwrap()[0];
+    assert_eq!(let_in.port, pods);
+
+    // Another plan, or the plan edited: whoever knows the address goes on using it, and new nodes are at that port, too.
+    let known = |desired: Desired| Desired {
+        published: crate::provider::Published {
+            endpoint: Some(told.clone()),
+            ..crate::provider::Published::default()
+        },
+        record: decision.report.record.clone(),
+        ..desired
+    };
+    for (port, nodes) in [(json!(7000), 3), (Value::Null, 3)] {
+        let mut after = of(7000, nodes);
+        after["port"] = port;
+        let (_, decision) = settle(&known(serving("memcached", &after)), &mut cluster);
+        assert_eq!(decision.report.endpoint, Some(told.clone()));
+        assert_eq!(ports(&cluster), vec![(1, 11311, pods.clone()); 3]);
+    }
+    let mut edited = cluster.clone();
+    let service = Arc::make_mut(edited.observed.services.get_mut("i").unwrap());
+    service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 1;
+    settle(&known(serving("memcached", &of(7000, 3))), &mut edited);
+    assert_eq!(ports(&edited), ports(&cluster), "an edit is put back");
+
+    // What takes the place of a cache elsewhere has the plan's, whatever that one had.
+    let mut moved = known(desired("memcached", &of(7000, 1)));
+    moved.was_ready = false;
+    let mut empty = Cluster::default();
+    assert_eq!(settle(&moved, &mut empty).1.report.endpoint.unwrap().port, 7000);
 }
 
 #[test]

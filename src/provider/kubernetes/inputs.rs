@@ -166,6 +166,7 @@ mod tests {
         let before = digest_of(&redis, &plain, None);
         for (member, value, same) in [
             ("allowedFrom", json!({ "podSelector": {} }), true),
+            ("port", json!(7000), true),
             ("maintenanceWindow", json!("sun:05:00-sun:06:00"), true),
             ("maxItemSize", json!("2Mi"), true),
             ("replicas", json!(1), true),

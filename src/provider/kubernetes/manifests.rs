@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::super::Desired;
 use super::super::objects::metadata;
+use super::super::{Desired, Place};
 use super::inputs::hex;
 use super::{Kind, Manifest, Observed, Placement, adopt};
 use crate::api::{KubernetesSpec, Persistence, annotations};
@@ -88,17 +88,27 @@ pub fn service(
     manifest(Kind::Service, metadata(desired, node), spec)
 }
 
-/// The port that a node answers at: the engine's, or the one that its users know where it was taken over.
+/// The port that a node's Service answers at. Those who use the cache were told one, and it stays; before that it is the
+/// plan's or the engine's. Pods always answer at the engine's.
 pub fn port(desired: &Desired, observed: &Observed, node: &str) -> u16 {
-    let standing = || {
-        let service = observed.services.get(node);
-        let known = desired.published.endpoint.as_ref();
-        service
-            .and_then(|service| adopt::port(service))
-            .or(known.map(|known| known.port))
+    let told = || {
+        let here = desired.was_ready && desired.record.serving == Some(Place::Kubernetes);
+        let known = desired
+            .published
+            .endpoint
+            .as_ref()
+            .filter(|_| here || desired.took_over_workload());
+        known.map(|known| known.port)
     };
-    let standing = if desired.took_over_workload() { standing() } else { None };
-    standing.unwrap_or_else(|| desired.plan.engine.type_.default_port())
+    let found = || {
+        let service = observed.services.get(node).filter(|_| desired.took_over_workload());
+        service.and_then(|service| adopt::port(service))
+    };
+    let planned = || desired.plan.kubernetes.as_ref().and_then(|spec| spec.port);
+    found()
+        .or_else(told)
+        .or_else(planned)
+        .unwrap_or_else(|| desired.plan.engine.type_.default_port())
 }
 
 /// The claim to a volume for the data of a node.

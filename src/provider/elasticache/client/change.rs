@@ -1,11 +1,11 @@
 //! Calls that make, change and delete caches.
 
-use aws_sdk_elasticache::types::{AzMode, Tag, TransitEncryptionMode};
+use aws_sdk_elasticache::types::{AuthTokenUpdateStrategyType, AzMode, Tag, TransitEncryptionMode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::super::super::Fault;
 use super::super::live::{Live, LiveNode, Phase, Tls};
-use super::super::plan::{Modification, Settings};
+use super::super::plan::{Modification, Settings, TokenStrategy};
 use super::super::{Create, Tags, Target};
 use super::view::{Clusters, cluster, group};
 use super::{Client, passing, sorted};
@@ -43,7 +43,7 @@ impl Client {
             .engine(create.engine.as_str())
             .engine_version(&create.version)
             .cache_node_type(&create.node_type)
-            .port(i32::from(create.engine.default_port()))
+            .port(i32::from(create.port))
             .automatic_failover_enabled(create.shards.is_some() || create.multi_az)
             .multi_az_enabled(create.multi_az)
             .set_cache_parameter_group_name(create.parameter_group.clone())
@@ -93,7 +93,7 @@ impl Client {
             .engine_version(&create.version)
             .cache_node_type(&create.node_type)
             .num_cache_nodes(create.nodes)
-            .port(i32::from(create.engine.default_port()))
+            .port(i32::from(create.port))
             .set_az_mode(spread.then_some(AzMode::CrossAz))
             .set_cache_parameter_group_name(create.parameter_group.clone())
             .set_cache_subnet_group_name(create.subnet_group.clone())
@@ -214,7 +214,8 @@ impl Client {
             (Topology::ReplicationGroup, Modification::Shards { count, remove }) => {
                 self.modify_shards(id, *count, remove).await
             }
-            (Topology::ReplicationGroup, Modification::Nodes { .. })
+            (_, Modification::Token(_))
+            | (Topology::ReplicationGroup, Modification::Nodes { .. })
             | (Topology::CacheCluster, Modification::Replicas { .. } | Modification::Shards { .. }) => Err(
                 Fault::refused(format!("{id} cannot be changed that way: {modification:?}")),
             ),
@@ -250,6 +251,35 @@ impl Client {
             Ok(_) => self.describe(Topology::ReplicationGroup, id).await,
             Err(error) => Err(sorted(
                 format!("modifying replication group {id}"),
+                &error,
+                is_hopeless!(error),
+            )),
+        }
+    }
+
+    /// `ModifyReplicationGroup` with `AuthToken` and `AuthTokenUpdateStrategy`, and nothing else.
+    pub(in super::super) async fn set_token(
+        &self,
+        id: &str,
+        token: &SecretString,
+        strategy: TokenStrategy,
+    ) -> Result<Option<Live>, Fault> {
+        self.turn().await;
+        let strategy = match strategy {
+            TokenStrategy::Rotate => AuthTokenUpdateStrategyType::Rotate,
+            TokenStrategy::Set => AuthTokenUpdateStrategyType::Set,
+        };
+        let call = self
+            .sdk
+            .modify_replication_group()
+            .replication_group_id(id)
+            .apply_immediately(true)
+            .auth_token(token.expose_secret())
+            .auth_token_update_strategy(strategy);
+        match call.send().await {
+            Ok(_) => self.describe(Topology::ReplicationGroup, id).await,
+            Err(error) => Err(sorted(
+                format!("changing the password of {id}"),
                 &error,
                 is_hopeless!(error),
             )),

@@ -83,6 +83,9 @@ pub fn group(group: &ReplicationGroup, clusters: &Clusters) -> Option<Live> {
         tls,
         at_rest: group.at_rest_encryption_enabled().unwrap_or(false),
         authentication: group.auth_token_enabled().unwrap_or(false),
+        token_changed: group
+            .auth_token_last_modified_date()
+            .map(|date| format!("{}.{:09}", date.secs(), date.subsec_nanos())),
         user_groups: group
             .user_group_ids()
             .iter()
@@ -172,6 +175,7 @@ fn of_cluster(cluster: &CacheCluster) -> Config {
         tls: tls(cluster.transit_encryption_enabled(), cluster.transit_encryption_mode()),
         at_rest: cluster.at_rest_encryption_enabled().unwrap_or(false),
         authentication: cluster.auth_token_enabled().unwrap_or(false),
+        token_changed: None,
         user_groups: std::collections::BTreeSet::new(),
         maintenance_window: text(cluster.preferred_maintenance_window()),
         snapshot_window: text(cluster.snapshot_window()),
