@@ -551,6 +551,7 @@ async fn providers(settings: &Settings, name_prefix: &str, client: Client) -> Re
         }),
         elasticache,
         trust: trust(settings.elasticache_ca_file.as_deref())?,
+        versions: Arc::default(),
     })
 }
 

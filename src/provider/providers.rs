@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +27,8 @@ pub struct Providers {
     pub elasticache: Option<ElastiCache>,
     /// Whose certificates caches may have.
     pub trust: Trust,
+    /// What Pods said that they run.
+    pub versions: Arc<kubernetes::Versions>,
 }
 
 /// ElastiCache, switched on.
@@ -175,6 +178,7 @@ impl Providers {
         let mut observed = self.stores.observe(&desired.namespace, &desired.name);
         if desired.existence == Existence::Present {
             kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
+            self.versions.ask(&self.trust, desired, &mut observed).await;
         }
         Ok(Seen::Kubernetes(Box::new(observed)))
     }

@@ -32,6 +32,7 @@ mod quiet;
 #[path = "../common/receiver.rs"]
 mod receiver;
 mod refusals;
+mod secured;
 mod settings;
 mod soak;
 mod steady;

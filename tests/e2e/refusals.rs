@@ -144,12 +144,21 @@ async fn a_quota_that_is_used_up_is_waited_for() {
     let world = shared().await;
     let name = redis_plan(world, json!({})).await;
     let (place, id) = paused(world, &name).await;
-    strike(world, Fault::new(FaultKind::Quota).times(2), CREATE, &id);
+    // Each quota that a create may meet with, one after the other.
+    let quotas = [
+        "NodeQuotaForCustomerExceeded",
+        "ClusterQuotaForCustomerExceeded",
+        "NodeGroupsPerReplicationGroupQuotaExceeded",
+    ];
+    for quota in quotas {
+        strike(world, refusal(quota).times(1), CREATE, &id);
+    }
     resume(world, &place).await;
     let waiting = world.until_reason(&place, "ProviderUnavailable").await;
     let message = ready(&waiting).unwrap().message;
-    assert!(message.contains("NodeQuotaForCustomerExceeded"), "{message}");
+    assert!(quotas.iter().any(|quota| message.contains(quota)), "{message}");
     world.until_ready(&place).await;
+    assert_eq!(outcomes(world, CREATE, &id), [&quotas[..], &["ok"]].concat());
     assert!(!events(world, &place, "ProviderUnavailable").await.is_empty());
     gone(world, &place, &id).await;
 }
@@ -304,6 +313,19 @@ async fn a_status_that_is_not_known_is_waited_out() {
     let world = shared().await;
     let aws = world.sandbox.elasticache().unwrap();
     let name = redis_plan(world, json!({})).await;
+    let patience = json!({ "spec": { "operationDeadline": "4s" } }).to_string();
+    world
+        .kubectl(&["patch", "cplan", &name, "--type=merge", "-p", &patience])
+        .await;
+    world
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.revision}=2",
+            "cplan",
+            &name,
+            "--timeout=60s",
+        ])
+        .await;
     let place = world.order_by_yaml(&name, json!({})).await;
     let id = provider_id(&world.until_ready(&place).await);
     // Something is in flight, so it is looked at: calls that add replicas are refused meanwhile.
@@ -321,7 +343,14 @@ async fn a_status_that_is_not_known_is_waited_out() {
     assert!(unknown.status.unwrap().endpoint.is_some());
     let told = events(world, &place, "ProviderStateUnknown").await;
     assert!(told.iter().all(|(kind, _)| kind == "Warning"), "{told:?}");
+    // Longer than an operation may take is too long: somebody is to look, and it is looked at on.
+    let message = stalled(world, &place, "ProviderStateOverdue").await;
+    assert!(
+        message.contains("pondering") && message.contains("AWS console"),
+        "{message}"
+    );
     assert!(aws.force_status(&id, "available"));
-    settled(world, &place, 2).await;
+    let instance = settled(world, &place, 3).await;
+    assert_eq!(instance.status.unwrap().unknown_since, None);
     gone(world, &place, &id).await;
 }

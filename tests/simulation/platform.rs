@@ -159,6 +159,25 @@ impl Platform {
     }
 
     /// Orders an instance.
+    /// Lets time pass; what was written meanwhile, and how often ElastiCache was asked, are wrong beyond `questions`.
+    pub async fn idle(&self, long: Duration, questions: u64) -> End {
+        let counted = || {
+            let state = self.world.state();
+            (state.writes, state.counts.questions)
+        };
+        let before = counted();
+        tokio::time::sleep(long).await;
+        let after = counted();
+        let (writes, asked) = (after.0 - before.0, after.1 - before.1);
+        if writes == 0 && asked <= questions {
+            End::Succeeded
+        } else {
+            End::Failed(format!(
+                "{writes} writes and {asked} questions in {long:?} in which nothing happened"
+            ))
+        }
+    }
+
     pub async fn provision(&self, id: &str, plan: &str, parameters: &Value) -> End {
         let path =
             format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=http://{id}.example/hook&secret=s");

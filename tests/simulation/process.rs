@@ -134,6 +134,7 @@ impl Process {
                 defaults,
             }),
             trust: Trust::new(None).unwrap(),
+            versions: Arc::default(),
         };
         let operator = Operator {
             client,

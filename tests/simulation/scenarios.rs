@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -159,6 +160,33 @@ async fn given_back(p: &Platform) -> Vec<End> {
     p.gone("cacheinstances", REDIS, "mine").await;
     Vec::new()
 }
+
+/// Caches of every kind at rest, and ten minutes in which nothing happens. At most one resync falls into them, which lists
+/// groups and clusters and reads events, a page each.
+pub const IDLE: Scenario = Scenario {
+    name: "ten idle minutes",
+    plans: &[
+        "memcached-small",
+        "redis-small",
+        "aws-redis-small",
+        "aws-valkey-small",
+        "aws-memcached-small",
+    ],
+    before: doing!(|p| {
+        let mut ends = Vec::new();
+        for (id, plan) in [
+            ("one", "memcached-small"),
+            ("two", "redis-small"),
+            ("three", "aws-redis-small"),
+            ("four", "aws-valkey-small"),
+            ("five", "aws-memcached-small"),
+        ] {
+            ends.push(p.provision(id, plan, &json!({})).await);
+        }
+        ends
+    }),
+    operation: doing!(|p| vec![p.idle(Duration::from_secs(600), 3).await]),
+};
 
 /// Every operation.
 pub const ALL: &[Scenario] = &[
@@ -392,7 +420,7 @@ pub const ALL: &[Scenario] = &[
                 let p = p.clone();
                 async move { p.provision("one", "aws-redis-small", &json!({})).await }
             });
-            tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+            tokio::time::sleep(Duration::from_secs(15)).await;
             let gone = p.deprovision("one", "aws-redis-small").await;
             drop(making.await);
             assert!(matches!(gone, End::Gone | End::Succeeded), "{gone:?}");

@@ -10,9 +10,10 @@ use crate::faults::{Faults, Storm};
 use crate::gate::{FAILURES, Verdict};
 use crate::idle::{self, Idle};
 use crate::mixture::Mixture;
+use crate::platform::End;
 use crate::postgres::Database;
 use crate::run::{Plan, Report, run};
-use crate::scenarios::{ALL, Scenario};
+use crate::scenarios::{ALL, IDLE, Scenario};
 
 /// How many threads do runs.
 const THREADS: usize = 2;
@@ -176,6 +177,13 @@ fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
         told.lock().unwrap().add(scenario.name, &report, wrong);
     });
     judge("undisturbed", &told, began);
+}
+
+#[test]
+fn ten_idle_minutes_cost_no_write_and_one_resync_at_most() {
+    let report = Rig::new().run(plain(&IDLE, Faults::None, 1));
+    assert_eq!(report.wrong, Vec::<String>::new());
+    assert_eq!(report.ends, [End::Succeeded]);
 }
 
 /// How many of the places where a fault may strike are tried in the tests; `make simulate` tries all.

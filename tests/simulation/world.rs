@@ -78,6 +78,8 @@ pub struct KubeRequest {
 pub struct Counts {
     /// Calls that had their turn.
     pub calls: u64,
+    /// Questions to ElastiCache, which change nothing.
+    pub questions: u64,
     /// Faults, by kind.
     pub faults: BTreeMap<String, u64>,
     /// Successful creations on ElastiCache, by id.
@@ -256,6 +258,7 @@ impl World {
                 .insert(arn.rsplit(':').next().unwrap_or_default().to_owned());
         }
         let answer = state.elasticache.answer(request, now);
+        state.counts.questions += u64::from(!writes(&request.operation));
         if writes(&request.operation) && answer.0.is_success() {
             state.wrote();
             if let Some(id) = ["ReplicationGroupId", "CacheClusterId", "SnapshotName"]

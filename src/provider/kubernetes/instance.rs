@@ -345,9 +345,16 @@ impl<'a> Instance<'a> {
         report.bound = true;
         report.engine = Some(api::RunningEngine {
             type_: engine,
-            version: self.desired.plan.engine.version.clone(),
+            version: self.running(nodes),
         });
         report
+    }
+
+    /// The version that the first node's server says that it runs, else that of the plan.
+    fn running(&self, nodes: &[Node]) -> String {
+        let mut pods = nodes.first().into_iter().flat_map(|node| &node.pods);
+        let said = pods.find_map(|pod| self.observed.versions.get(pod));
+        said.unwrap_or(&self.desired.plan.engine.version).clone()
     }
 
     /// What of the users is waited for.

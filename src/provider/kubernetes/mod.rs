@@ -17,6 +17,7 @@ mod legacy;
 mod manifests;
 mod node;
 mod observed;
+mod running;
 mod sizing;
 mod stores;
 mod template;
@@ -26,6 +27,7 @@ mod workload;
 pub use act::act;
 pub use decide::{decide, remove};
 pub use observed::Observed;
+pub use running::Versions;
 pub use stores::{Children, Scope, Stores};
 pub use users::ask;
 

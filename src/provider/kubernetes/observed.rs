@@ -38,6 +38,8 @@ pub struct Observed {
     pub credentials: Credentials,
     /// What its Pods say of the users that they have.
     pub heard: Heard,
+    /// The versions that its Pods run, by their names, of those that said it.
+    pub versions: BTreeMap<String, String>,
     /// What stands under its name, whoever made it; looked for while that is to be taken over.
     pub found: Option<Found>,
 }

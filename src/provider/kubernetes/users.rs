@@ -49,9 +49,9 @@ pub async fn ask(kube: &Client, trust: &Trust, desired: &Desired, observed: &mut
     let asked = observed
         .pods
         .iter()
-        .filter_map(|(name, pod)| Some((name, address(pod)?)));
+        .filter_map(|(name, pod)| Some((name, address(pod, desired.plan.engine.type_)?)));
     let answers = asked.map(|(name, address)| {
-        let target = target(desired, trust, &address, &password);
+        let target = target(desired, trust, &address, Some(&password));
         async move {
             let reply = wire::users(&target).await.pop();
             let outcome = reply.map_or_else(
@@ -78,7 +78,7 @@ pub async fn change(
 ) -> Result<(), Fault> {
     let password = default_password(desired, secrets)
         .ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))?;
-    let target = target(desired, trust, address, &password);
+    let target = target(desired, trust, address, Some(&password));
     for reply in wire::change_users(&target, change).await {
         reply
             .outcome
@@ -94,12 +94,12 @@ fn default_password(desired: &Desired, secrets: &BTreeMap<String, Arc<Secret>>) 
 }
 
 /// Where a Pod answers, if its containers are ready.
-pub fn address(pod: &Pod) -> Option<String> {
+pub fn address(pod: &Pod, engine: EngineType) -> Option<String> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_ref()?;
     let ready = !containers.is_empty() && containers.iter().all(|container| container.ready);
     let address = status.pod_ip.as_ref().filter(|address| !address.is_empty())?;
-    let port = EngineType::Redis.default_port();
+    let port = engine.default_port();
     let host = if address.contains(':') {
         format!("[{address}]")
     } else {
@@ -108,15 +108,16 @@ pub fn address(pod: &Pod) -> Option<String> {
     (ready && pod.metadata.deletion_timestamp.is_none()).then(|| format!("{host}:{port}"))
 }
 
-fn target(desired: &Desired, trust: &Trust, address: &str, password: &SecretString) -> Target {
+/// A Pod to be spoken to as the default user, where its server has one.
+pub fn target(desired: &Desired, trust: &Trust, address: &str, password: Option<&SecretString>) -> Target {
     let connection = Connection {
         engine: desired.plan.engine.type_,
         provider: ProviderKind::Kubernetes,
         host: address.to_owned(),
         port: desired.plan.engine.type_.default_port(),
         tls: false,
-        username: Some(DEFAULT_USER.to_owned()),
-        password: Some(password.clone()),
+        username: password.map(|_| DEFAULT_USER.to_owned()),
+        password: password.cloned(),
         nodes: vec![address.to_owned()],
     };
     Target::new(&connection, trust)
@@ -172,7 +173,7 @@ impl<'a> Users<'a> {
     pub fn difference(&self) -> Option<(&'a str, String, AclChange)> {
         self.observed.heard.iter().find_map(|(name, heard)| {
             let change = AclChange::between(heard.as_ref().ok()?, &self.wanted);
-            let address = address(self.observed.pods.get(name)?)?;
+            let address = address(self.observed.pods.get(name)?, self.desired.plan.engine.type_)?;
             (!change.is_empty()).then_some((name.as_str(), address, change))
         })
     }

@@ -406,3 +406,92 @@ fn sdk_tags(tags: &Tags) -> Vec<Tag> {
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_elasticache::error::SdkError;
+    use aws_sdk_elasticache::operation::create_cache_cluster::CreateCacheClusterError;
+    use aws_sdk_elasticache::operation::create_replication_group::CreateReplicationGroupError;
+    use aws_sdk_elasticache::operation::create_snapshot::CreateSnapshotError;
+    use aws_sdk_elasticache::operation::create_user::CreateUserError;
+    use aws_sdk_elasticache::operation::create_user_group::CreateUserGroupError;
+    use aws_sdk_elasticache::operation::delete_replication_group::DeleteReplicationGroupError;
+    use aws_sdk_elasticache::operation::increase_replica_count::IncreaseReplicaCountError;
+    use aws_sdk_elasticache::operation::modify_cache_cluster::ModifyCacheClusterError;
+    use aws_sdk_elasticache::operation::modify_replication_group_shard_configuration::ModifyReplicationGroupShardConfigurationError;
+    use aws_sdk_elasticache::operation::modify_user_group::ModifyUserGroupError;
+    use aws_sdk_elasticache::types::error as refused;
+
+    use super::*;
+    use crate::provider::FaultKind;
+
+    /// What becomes of a refusal of an operation.
+    macro_rules! kind {
+        ($of:ident :: $refusal:ident) => {{
+            let refusal = $of::$refusal(refused::$refusal::builder().build());
+            let error = SdkError::<_, ()>::service_error(refusal, ());
+            (
+                stringify!($refusal),
+                sorted("asking".to_owned(), &error, is_hopeless!(error)).kind,
+            )
+        }};
+    }
+
+    /// A quota may be raised and room may come: every call that meets with one is made again. What no retry mends is told
+    /// apart by its type, never by its text.
+    #[test]
+    fn quotas_and_want_of_room_pass_and_what_is_wrong_does_not() {
+        for (what, kind) in [
+            kind!(CreateReplicationGroupError::ClusterQuotaForCustomerExceededFault),
+            kind!(CreateReplicationGroupError::NodeQuotaForClusterExceededFault),
+            kind!(CreateReplicationGroupError::NodeQuotaForCustomerExceededFault),
+            kind!(CreateReplicationGroupError::NodeGroupsPerReplicationGroupQuotaExceededFault),
+            kind!(CreateReplicationGroupError::InsufficientCacheClusterCapacityFault),
+            kind!(CreateReplicationGroupError::CacheSubnetGroupNotFoundFault),
+            kind!(CreateReplicationGroupError::CacheParameterGroupNotFoundFault),
+            kind!(CreateReplicationGroupError::UserGroupNotFoundFault),
+            kind!(CreateCacheClusterError::ClusterQuotaForCustomerExceededFault),
+            kind!(CreateCacheClusterError::NodeQuotaForClusterExceededFault),
+            kind!(CreateCacheClusterError::NodeQuotaForCustomerExceededFault),
+            kind!(CreateCacheClusterError::InsufficientCacheClusterCapacityFault),
+            kind!(ModifyCacheClusterError::NodeQuotaForClusterExceededFault),
+            kind!(ModifyCacheClusterError::NodeQuotaForCustomerExceededFault),
+            kind!(IncreaseReplicaCountError::ClusterQuotaForCustomerExceededFault),
+            kind!(IncreaseReplicaCountError::NodeGroupsPerReplicationGroupQuotaExceededFault),
+            kind!(IncreaseReplicaCountError::NodeQuotaForCustomerExceededFault),
+            kind!(ModifyReplicationGroupShardConfigurationError::NodeGroupsPerReplicationGroupQuotaExceededFault),
+            kind!(ModifyReplicationGroupShardConfigurationError::NodeQuotaForCustomerExceededFault),
+            kind!(CreateUserError::UserQuotaExceededFault),
+            kind!(CreateUserError::ServiceLinkedRoleNotFoundFault),
+            kind!(CreateSnapshotError::SnapshotQuotaExceededFault),
+        ] {
+            assert_eq!(kind, FaultKind::Transient, "{what}");
+        }
+        for (what, kind) in [
+            kind!(CreateReplicationGroupError::InvalidParameterValueException),
+            kind!(CreateReplicationGroupError::InvalidParameterCombinationException),
+            kind!(CreateCacheClusterError::InvalidParameterValueException),
+            kind!(CreateUserError::InvalidParameterValueException),
+        ] {
+            assert_eq!(kind, FaultKind::Refused, "{what}");
+        }
+        // These calls take nothing that a plan or an instance could say wrong: whatever is refused passes.
+        let user_groups = SdkError::<_, ()>::service_error(
+            CreateUserGroupError::UserGroupQuotaExceededFault(refused::UserGroupQuotaExceededFault::builder().build()),
+            (),
+        );
+        let members = SdkError::<_, ()>::service_error(
+            ModifyUserGroupError::InvalidUserGroupStateFault(refused::InvalidUserGroupStateFault::builder().build()),
+            (),
+        );
+        let last = SdkError::<_, ()>::service_error(
+            DeleteReplicationGroupError::SnapshotQuotaExceededFault(
+                refused::SnapshotQuotaExceededFault::builder().build(),
+            ),
+            (),
+        );
+        assert_eq!(passing("making", &user_groups).kind, FaultKind::Transient);
+        assert_eq!(passing("changing", &members).kind, FaultKind::Transient);
+        assert_eq!(passing("deleting", &last).kind, FaultKind::Transient);
+    }
+}
