@@ -383,9 +383,9 @@ pub(super) async fn latest_operation(tx: &Transaction<'_>, id: &InstanceId) -> R
     let refused = |error| LedgerError::statement(format!("reading the latest operation of instance {id}"))(error);
     let statement = tx
         .prepare_cached(&format!(
-            "select {} from operations where instance_id = $1 and binding_id is null
-             order by created_at desc, id limit 1",
-            Operation::COLUMNS
+            "select {} from operations where instance_id = $1 and binding_id is null order by {} limit 1",
+            Operation::COLUMNS,
+            Operation::LATEST_FIRST
         ))
         .await
         .map_err(refused)?;

@@ -133,6 +133,12 @@ impl Operation {
     /// How many those are.
     pub(super) const COLUMN_COUNT: usize = 9;
 
+    /// The order of a table or alias `operations`, of one instance or binding, in which the latest comes first. Each
+    /// counts the instance's desired revision up; the clock may be set back between two of them. Only bindings that
+    /// were made at once share a revision.
+    pub(super) const LATEST_FIRST: &'static str =
+        "operations.desired_revision desc, operations.created_at desc, operations.id";
+
     /// Reads the [columns](Operation::COLUMNS) that begin at a position of a row.
     pub(super) fn from_row(row: &Row, first: usize) -> Result<Self, LedgerError> {
         let unreadable = |reason: String| LedgerError::Row {
