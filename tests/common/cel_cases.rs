@@ -256,7 +256,11 @@ pub fn plans() -> Vec<Case> {
         ),
         case(
             "a name that is none",
-            with(&base, "/spec/bindingParameters", json!({ "properties": { "": integer } })),
+            with(
+                &base,
+                "/spec/bindingParameters",
+                json!({ "properties": { "": integer } }),
+            ),
             "a name has 1 to 64 characters",
         ),
         case(

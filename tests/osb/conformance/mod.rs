@@ -9,6 +9,7 @@ mod calls;
 mod model;
 mod search;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cache_broker::api::Connection;
@@ -112,6 +113,8 @@ struct Case<'a> {
     heard: Vec<Names>,
     cluster: Vec<Option<Resource>>,
     observed: u32,
+    /// How often which call was answered how.
+    answered: BTreeMap<(&'static str, u16), usize>,
 }
 
 /// How the caches of a service are reached.
@@ -344,6 +347,11 @@ impl Case<'_> {
                     self.heard[instance].learn(body);
                 }
             }
+            for (sent, heard) in &mine {
+                if let Heard::Answer(status, _) = heard {
+                    *self.answered.entry((sent.call.name(), *status)).or_default() += 1;
+                }
+            }
             let events: &[Event] = if instance == focus { &happened } else { &[] };
             let batch: Vec<(Call, Heard)> = mine
                 .iter()
@@ -395,7 +403,8 @@ fn with_version(sent: &Sent) -> Call {
     call
 }
 
-async fn play(broker: &Broker, seed: u64) -> Result<usize, String> {
+/// Plays a case, and says how often which call was answered how.
+async fn play(broker: &Broker, seed: u64) -> Result<BTreeMap<(&'static str, u16), usize>, String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let service = one_of(&mut rng, &[Service::Memcached, Service::Redis]);
     let mut case = Case {
@@ -406,11 +415,12 @@ async fn play(broker: &Broker, seed: u64) -> Result<usize, String> {
         heard: vec![Names::default(); INSTANCES],
         cluster: vec![None; INSTANCES],
         observed: 0,
+        answered: BTreeMap::new(),
     };
     for round in 0..ROUNDS {
         case.round(&mut rng, round).await?;
     }
-    Ok(ROUNDS)
+    Ok(case.answered)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -424,16 +434,23 @@ async fn random_platforms_are_answered_as_the_specification_allows() {
     };
     let length = Duration::from_secs(number("CONFORMANCE_SECONDS").unwrap_or(SECONDS));
     let begun = Instant::now();
-    let (mut cases, mut rounds) = (0, 0);
+    let (mut cases, mut answered) = (0, BTreeMap::new());
     while begun.elapsed() < length
         && let Some(seed) = seeds.next()
     {
         println!("CONFORMANCE_SEED={seed}");
-        rounds += play(&broker, seed)
-            .await
-            .unwrap_or_else(|why| panic!("CONFORMANCE_SEED={seed} {why}"));
+        let told = play(&broker, seed).await;
+        for (which, count) in told.unwrap_or_else(|why| panic!("CONFORMANCE_SEED={seed} {why}")) {
+            *answered.entry(which).or_insert(0) += count;
+        }
         cases += 1;
     }
-    println!("{cases} cases, {rounds} batches of calls");
+    println!(
+        "{cases} cases, {} batches of calls, which were answered so:",
+        cases * ROUNDS
+    );
+    for ((call, status), count) in answered {
+        println!("  {call} {status}: {count}");
+    }
     assert!(cases > 0);
 }

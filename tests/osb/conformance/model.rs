@@ -4,6 +4,7 @@
 
 mod actions;
 mod bindings;
+mod instances;
 
 use std::collections::BTreeMap;
 
@@ -94,6 +95,30 @@ pub enum Call {
         incomplete: bool,
         ids: bool,
     },
+}
+
+impl Call {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Provision { .. } => "provision",
+            Self::Update { .. } => "update",
+            Self::Deprovision { .. } => "deprovision",
+            Self::Restart => "restart",
+            Self::Backup => "backup",
+            Self::Backups => "backups",
+            Self::Restore(_) => "restore",
+            Self::Poll(_) => "poll",
+            Self::Fetch => "fetch",
+            Self::Bind {
+                origin: Origin::Fresh { .. },
+                ..
+            } => "bind",
+            Self::Bind { .. } => "rotate",
+            Self::FetchBinding(_) => "fetch binding",
+            Self::PollBinding(..) => "poll binding",
+            Self::Unbind { .. } => "unbind",
+        }
+    }
 }
 
 /// Where a binding begins.
@@ -382,8 +407,8 @@ impl Instance {
 fn possible(service: Service, state: &State, call: &Call) -> Vec<(Expected, State)> {
     let same = |expected| vec![(expected, state.clone())];
     match call {
-        Call::Provision { .. } => provision(state, call),
-        Call::Update { .. } => update(state, call),
+        Call::Provision { .. } => instances::provision(state, call),
+        Call::Update { .. } => instances::update(state, call),
         Call::Deprovision { incomplete, ids } => {
             let State::Here(instance) = state else {
                 return removed(state, *ids, !incomplete, None);
@@ -397,7 +422,7 @@ fn possible(service: Service, state: &State, call: &Call) -> Vec<(Expected, Stat
             removed(state, *ids, !incomplete, Some((Expected::Running, State::Here(next))))
         }
         Call::Restart | Call::Backup | Call::Backups | Call::Restore(_) => actions::possible(service, state, call),
-        Call::Poll(named) => same(polled(state, named)),
+        Call::Poll(named) => same(instances::polled(state, named)),
         Call::Fetch => same(match state {
             // "Fetching a Service Instance", "Response".
             State::Here(instance) if instance.runs(Kind::Update) || instance.runs(Kind::Deprovision) => BUSY,
@@ -439,205 +464,6 @@ fn removed(state: &State, ids: bool, impatient: bool, end: Option<(Expected, Sta
     }
     possible.extend(end.filter(|_| ids && !impatient));
     possible
-}
-
-/// "Provisioning".
-fn provision(state: &State, call: &Call) -> Vec<(Expected, State)> {
-    let Call::Provision {
-        plan,
-        space,
-        parameters,
-        maintenance,
-        incomplete,
-    } = call
-    else {
-        return Vec::new();
-    };
-    let mut possible: Vec<(Expected, State)> = Vec::new();
-    let mut may = |expected| possible.push((expected, state.clone()));
-    // The order of the checks is the broker's.
-    let mut wrong = false;
-    for (is_wrong, refusal) in [
-        (*plan == Plan::Unknown, Refused(400, None)),
-        (!incomplete, ASYNC),
-        (!maintenance.is_of(*plan), STALE),
-        (
-            matches!(parameters, Parameters::Wrong | Parameters::NoLimit),
-            Refused(400, None),
-        ),
-    ] {
-        if is_wrong {
-            wrong = true;
-            may(refusal);
-        }
-    }
-    let limit = match parameters {
-        Parameters::Limit(limit) => Some(*limit),
-        _ => None,
-    };
-    match state {
-        // Ids are not used twice.
-        State::Gone(..) => may(Refused(409, None)),
-        State::Never if wrong => {}
-        State::Never => {
-            let instance = Instance {
-                plan: *plan,
-                space: *space,
-                limit,
-                usable: false,
-                leaving: false,
-                running: None,
-                ended: Vec::new(),
-                bindings: BTreeMap::new(),
-                backups: Vec::new(),
-                filled: None,
-            };
-            let begun = instance.begun(Kind::Provision, Before::Nothing);
-            possible.push((Expected::Running, State::Here(begun)));
-        }
-        State::Here(instance) => {
-            let now = (instance.plan, instance.limit);
-            let was = match instance.running.as_ref().map(|running| &running.before) {
-                Some(Before::Update(_, was)) => *was,
-                _ => now,
-            };
-            let is = |standing| *space == instance.space && (*plan, limit) == standing;
-            let (identical, was_identical) = (!wrong && is(now), !wrong && is(was));
-            if !identical || !was_identical || instance.leaving {
-                may(Refused(409, None));
-            }
-            if instance.leaving && identical {
-                may(BUSY);
-            }
-            if (identical || was_identical) && !instance.leaving {
-                if instance.runs(Kind::Provision) {
-                    // "A re-sent PUT": 202 with the same operation until that ended.
-                    may(Expected::Running);
-                } else if instance.usable {
-                    may(Status(200));
-                } else if let Some(made) = instance.ended.iter().rposition(|ended| ended.kind == Kind::Provision) {
-                    // Polling it says why it failed.
-                    may(Expected::Ended(made));
-                }
-            }
-        }
-    }
-    possible
-}
-
-/// "Updating a Service Instance".
-fn update(state: &State, call: &Call) -> Vec<(Expected, State)> {
-    let Call::Update {
-        plan,
-        parameters,
-        maintenance,
-        incomplete,
-        ..
-    } = call
-    else {
-        return Vec::new();
-    };
-    let mut possible: Vec<(Expected, State)> = Vec::new();
-    let mut may = |expected| possible.push((expected, state.clone()));
-    let said_only = plan.is_none() && *parameters == Parameters::Absent && *maintenance == Maintenance::Absent;
-    if !incomplete && !said_only {
-        may(ASYNC);
-    }
-    let State::Here(instance) = state else {
-        may(Refused(404, None));
-        return possible;
-    };
-    let without_incomplete = |call: &Call| {
-        let mut call = call.clone();
-        if let Call::Update { incomplete, .. } = &mut call {
-            *incomplete = true;
-        }
-        call
-    };
-    if let Some(running) = &instance.running {
-        match &running.before {
-            Before::Update(asked, _) if without_incomplete(asked) == without_incomplete(call) => {
-                if *incomplete || said_only {
-                    may(Expected::Running);
-                }
-            }
-            _ => may(BUSY),
-        }
-        return possible;
-    }
-    if instance.leaving {
-        may(BUSY);
-        return possible;
-    }
-    if !instance.usable {
-        may(Refused(422, None));
-        return possible;
-    }
-    let mut wrong = false;
-    for (is_wrong, refusal) in [
-        (*plan == Some(Plan::Unknown), Refused(400, None)),
-        (!maintenance.is_of(plan.unwrap_or(instance.plan)), STALE),
-        (*parameters == Parameters::Wrong, Refused(400, None)),
-    ] {
-        if is_wrong {
-            wrong = true;
-            may(refusal);
-        }
-    }
-    if wrong {
-        return possible;
-    }
-    let before = (instance.plan, instance.limit);
-    let after = (
-        plan.unwrap_or(instance.plan),
-        match parameters {
-            Parameters::Limit(limit) => Some(*limit),
-            Parameters::NoLimit => None,
-            Parameters::Absent | Parameters::Wrong => instance.limit,
-        },
-    );
-    if before == after {
-        may(Empty(200));
-    } else if *incomplete {
-        let mut next = instance.begun(Kind::Update, Before::Update(without_incomplete(call), before));
-        (next.plan, next.limit) = after;
-        possible.push((Expected::Running, State::Here(next)));
-    }
-    possible
-}
-
-/// "Polling Last Operation for Service Instances".
-fn polled(state: &State, named: &Named) -> Expected {
-    let (running, ended, gone) = match state {
-        State::Never => return Refused(404, None),
-        State::Here(instance) => (instance.running.as_ref(), &instance.ended, false),
-        State::Gone(ended, _) => (None, ended, true),
-    };
-    let told = |ended: &Ended| match (ended.kind, ended.well) {
-        (Kind::Deprovision, well) if well || gone => Empty(410),
-        (_, true) => Told("succeeded"),
-        (_, false) => Told("failed"),
-    };
-    match named {
-        Named::Latest if gone => Empty(410),
-        Named::Latest => {
-            if running.is_some_and(|running| running.kind.is_specified()) {
-                return Told(IN_PROGRESS);
-            }
-            let latest = ended.iter().rev().find(|ended| ended.kind.is_specified());
-            latest.map_or(Told(IN_PROGRESS), told)
-        }
-        Named::Operation(name) => {
-            if running.is_some_and(|running| running.name.as_ref() == Some(name)) {
-                return Told(IN_PROGRESS);
-            }
-            match ended.iter().find(|ended| ended.name.as_ref() == Some(name)) {
-                Some(ended) => told(ended),
-                None if gone => Empty(410),
-                None => Refused(400, None),
-            }
-        }
-    }
 }
 
 /// The state after an answer, with the name of an operation that the answer told; nothing if it is not the one expected.
