@@ -65,7 +65,7 @@ impl Held {
     }
 }
 
-fn live<'a>(state: &'a State, binding: u8) -> Option<(&'a Instance, &'a Binding)> {
+fn live(state: &State, binding: u8) -> Option<(&Instance, &Binding)> {
     let State::Here(instance) = state else { return None };
     Some((instance, instance.bindings.get(&binding)?.live.as_ref()?))
 }
