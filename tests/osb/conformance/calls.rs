@@ -139,7 +139,7 @@ pub fn some_call(rng: &mut StdRng, service: Service, heard: &Heard) -> Call {
         11 => Call::Fetch,
         12..18 => Call::Bind {
             binding: rng.random_range(0..2),
-            origin: if richer && rng.random_bool(0.25) {
+            origin: if richer && rng.random_bool(0.35) {
                 Origin::Successor(rng.random_range(0..2))
             } else {
                 origin(rng)
