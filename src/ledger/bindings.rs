@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::acceptance::latest_operation;
 use super::instances::{self, COLUMN_COUNT, COLUMNS};
 use super::{
-    BindingId, Connection, Held, InstanceId, Ledger, LedgerError, Observation, OperationKind, OperationState, Outcome,
-    PolledOperation, Remains, Verdict, operations,
+    BindingId, Connection, Held, InstanceId, Ledger, LedgerError, Observation, Operation, OperationKind,
+    OperationState, Outcome, PolledOperation, Remains, Verdict, operations,
 };
 
 /// The credentials object of a binding. It shows nothing of itself.
@@ -155,7 +155,7 @@ impl Ledger {
             };
             let client = self.reader().await?;
             let statement = client
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "select bindings.deleted_at is null and instances.deleted_at is null, operations.kind,
                             operations.state, operations.description, operations.created_at
                      from bindings join instances on instances.id = bindings.instance_id
@@ -163,9 +163,10 @@ impl Ledger {
                          select * from operations
                          where operations.instance_id = $1 and operations.binding_id = $2
                              and ($3::uuid is null or operations.id = $3)
-                         order by created_at desc, id limit 1) operations on true
+                         order by {} limit 1) operations on true
                      where bindings.instance_id = $1 and bindings.id = $2",
-                )
+                    Operation::LATEST_FIRST
+                ))
                 .await
                 .map_err(refused)?;
             let row = client

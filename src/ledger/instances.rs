@@ -130,10 +130,11 @@ async fn read_held(client: &impl GenericClient, id: &InstanceId, more: &str) -> 
             "select {COLUMNS}, {}, {more} from instances
              left join lateral (
                  select * from operations where instance_id = instances.id and binding_id is null
-                 order by created_at desc, id limit 1
+                 order by {} limit 1
              ) operations on true
              where instances.id = $1",
-            Operation::COLUMNS
+            Operation::COLUMNS,
+            Operation::LATEST_FIRST
         ))
         .await
         .map_err(refused)?;
@@ -220,10 +221,15 @@ impl Ledger {
              operations.created_at, instance_usable, update_repeatable from instances \
              left join operations on operations.id = $2 and instance_id = instances.id and binding_id is null \
              where instances.id = $1";
-        const LATEST: &str = "select deleted_at is not null, message, kind, state, description, \
-             operations.created_at, instance_usable, update_repeatable from instances left join lateral \
-             (select * from operations where instance_id = instances.id and binding_id is null \
-             and kind in ('provision', 'update', 'deprovision') order by created_at desc, id limit 1) operations on true where instances.id = $1";
+        let latest = format!(
+            "select deleted_at is not null, message, kind, state, description, operations.created_at, instance_usable,
+                 update_repeatable
+             from instances left join lateral (
+                 select * from operations where instance_id = instances.id and binding_id is null
+                 and kind in ('provision', 'update', 'deprovision') order by {} limit 1) operations on true
+             where instances.id = $1",
+            Operation::LATEST_FIRST
+        );
         let refused = |error| LedgerError::statement(format!("reading the state of instance {id}"))(error);
         let unreadable = |reason: String| LedgerError::Row {
             place: format!("the operation of instance {id}"),
@@ -236,7 +242,7 @@ impl Ledger {
                 client.query_opt(&statement, &[&id.as_str(), &operation]).await
             }
             None => {
-                let statement = client.prepare_cached(LATEST).await.map_err(refused)?;
+                let statement = client.prepare_cached(&latest).await.map_err(refused)?;
                 client.query_opt(&statement, &[&id.as_str()]).await
             }
         };

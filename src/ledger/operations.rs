@@ -133,6 +133,12 @@ impl Operation {
     /// How many those are.
     pub(super) const COLUMN_COUNT: usize = 9;
 
+    /// The order of a table or alias `operations`, of one instance or binding, in which the latest comes first. Each
+    /// counts the instance's desired revision up; the clock may be set back between two of them. Only bindings that
+    /// were made at once share a revision.
+    pub(super) const LATEST_FIRST: &'static str =
+        "operations.desired_revision desc, operations.created_at desc, operations.id";
+
     /// Reads the [columns](Operation::COLUMNS) that begin at a position of a row.
     pub(super) fn from_row(row: &Row, first: usize) -> Result<Self, LedgerError> {
         let unreadable = |reason: String| LedgerError::Row {
@@ -299,7 +305,11 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and previous_plan_id is not null
             ), not_restored as (
-                update instances set restore = null
+                update instances set restore = (
+                    select filled.backup from operations filled
+                    where filled.instance_id = ended.instance_id and filled.kind = 'restore'
+                        and filled.state = 'succeeded'
+                    order by filled.created_at desc limit 1)
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
             ), of_binding as (

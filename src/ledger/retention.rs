@@ -80,7 +80,10 @@ impl Ledger {
                  select id from operations
                  where ended_at < now() - make_interval(secs => $1) and kind not in ('provision', 'backup', 'deprovision')
                      and exists (select from operations later
-                         where later.instance_id = operations.instance_id and later.created_at > operations.created_at)
+                         where later.instance_id = operations.instance_id
+                             and (later.binding_id is null or operations.binding_id is not null)
+                             and (later.desired_revision, later.created_at)
+                                 > (operations.desired_revision, operations.created_at))
                      and not exists (select from webhooks
                          where webhooks.operation_id = operations.id and webhooks.state in ('armed', 'due'))
                  order by ended_at limit $2

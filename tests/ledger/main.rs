@@ -16,7 +16,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
     Asked, Asker, Desired, Epoch, Gone, Held, InstanceId, Judgement, Later, Ledger, LedgerError, NewDeprovision,
-    NewInstance, Observation, Projected, Provisioned, Request, Scope, Settled, Usage, Verdict,
+    NewInstance, Observation, OperationKind, OperationState, Projected, Provisioned, Request, Scope, Settled, Usage,
+    Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -334,6 +335,33 @@ async fn a_deprovision_accepted_while_its_absence_is_written_ends_too() {
     transaction.commit().await.unwrap();
     projecting.await.unwrap().unwrap();
     assert_eq!(world.state(deprovision).await.0, "succeeded");
+}
+
+/// Postgres' clock was ahead when the instance was ordered: what was accepted later looks earlier.
+#[tokio::test]
+async fn a_clock_that_is_set_back_hides_no_operation() {
+    let world = World::new().await;
+    let (id, provision) = world.ordered("a", HOUR).await;
+    world.applied().await;
+    let seen = observation(&id, 5, Verdict::Ready);
+    world.ledger.project(world.epoch, &seen).await.unwrap();
+    let ahead = "update operations set created_at = now() + interval '5 minutes', ended_at = now() where id = $1";
+    world.sql.execute(ahead, &[&provision]).await.unwrap();
+    let deprovision = world.given_back(&id).await;
+    let held = world.ledger.instance(&id).await.unwrap().unwrap();
+    assert_eq!(held.running().map(|running| running.id), Some(deprovision));
+    let latest = async || {
+        let polled = world.ledger.poll(&id, None).await.unwrap().unwrap();
+        let operation = polled.operation.unwrap();
+        (operation.kind, operation.state)
+    };
+    assert_eq!(latest().await, (OperationKind::Deprovision, OperationState::InProgress));
+    world
+        .ledger
+        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
+        .await
+        .unwrap();
+    assert_eq!(latest().await, (OperationKind::Deprovision, OperationState::Succeeded));
 }
 
 #[tokio::test]

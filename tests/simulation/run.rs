@@ -32,6 +32,8 @@ const BOUND: Duration = Duration::from_secs(8 * 3600);
 const OVERDUE: Duration = Duration::from_secs(60);
 /// How many turns a run may take.
 const TURNS: u64 = 400_000;
+/// How many turns may be taken while time stands still.
+const TURNS_AT_ONCE: u64 = 20_000;
 /// The least and the most that time goes on at once.
 const LEAST: Duration = Duration::from_millis(20);
 const MOST: Duration = Duration::from_secs(1);
@@ -84,6 +86,8 @@ struct Run {
     wanted: usize,
     step: Duration,
     turns: u64,
+    /// How many of them since time went on.
+    at_once: u64,
     storm_ends: Option<Instant>,
     watchman: Watchman,
     /// What the cluster has to do, at which revision of its objects.
@@ -111,6 +115,7 @@ pub async fn run(idle: &Arc<Idle>, database: &Arc<Database>, plan: Plan) -> Repo
         wanted: plan.processes,
         step: LEAST,
         turns: 0,
+        at_once: 0,
         storm_ends: None,
         watchman: Watchman::default(),
         work: (0, Vec::new()),
@@ -180,7 +185,7 @@ impl Run {
     }
 
     fn hopeless(&self) -> bool {
-        self.turns >= TURNS || self.world.state().wrong.len() > 20
+        self.turns >= TURNS || self.at_once >= TURNS_AT_ONCE || self.world.state().wrong.len() > 20
     }
 
     /// Goes on until nothing was written for a while.
@@ -208,6 +213,10 @@ impl Run {
     async fn turn(&mut self) {
         self.world.idle.wait().await;
         self.turns += 1;
+        self.at_once += 1;
+        if self.at_once == TURNS_AT_ONCE {
+            self.world.accuse("something is done over and over at one moment");
+        }
         self.bury().await;
         while self.processes.len() < self.wanted {
             self.started += 1;
@@ -419,6 +428,7 @@ impl Run {
     async fn let_time_pass(&mut self) {
         let step = self.step;
         self.step = (self.step * 2).min(MOST);
+        self.at_once = 0;
         tokio::time::advance(step).await;
         let now = self.world.now();
         self.world.state().elasticache.advance(now);
