@@ -101,7 +101,7 @@ async fn a_receiver_has_room_of_its_own() {
 async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
     let world = World::new().await;
     told(&world, "a.example", names("i", 1)).await;
-    let all = room(10, &[]);
+    let all = room(40, &[]);
     let short = Duration::from_millis(400);
     let claimed = world.ledger.claim_webhooks(&all, short).await.unwrap();
     let claims: Vec<_> = claimed.iter().map(|due| due.claim).collect();
@@ -137,7 +137,7 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
 async fn what_was_given_up_is_listed_and_gets_another_day() {
     let world = World::new().await;
     told(&world, "gone.example:8443", names("i", 3)).await;
-    let claimed = world.ledger.claim_webhooks(&room(10, &[]), LEASE).await.unwrap();
+    let claimed = world.ledger.claim_webhooks(&room(40, &[]), LEASE).await.unwrap();
     assert_eq!(claimed.len(), 3);
     for due in &claimed[..2] {
         let dead = Attempted::Dead {
@@ -167,7 +167,7 @@ async fn what_was_given_up_is_listed_and_gets_another_day() {
         1
     );
     assert_eq!(world.ledger.retry_letters(&Letters::All).await.unwrap(), 0);
-    let again = world.ledger.claim_webhooks(&room(10, &[]), LEASE).await.unwrap();
+    let again = world.ledger.claim_webhooks(&room(40, &[]), LEASE).await.unwrap();
     assert_eq!(again.len(), 2);
     assert!(again.iter().all(|due| due.attempts == 0), "a day of its own");
 }
