@@ -1,6 +1,8 @@
 //! The pure parts that run often, by themselves: `cargo bench --bench pure`.
 
 #![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has nothing to measure"
 )]
