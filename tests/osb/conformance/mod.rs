@@ -37,7 +37,7 @@ const ROUNDS: usize = 40;
 /// Instances of one case.
 const INSTANCES: usize = 2;
 /// Rows taken from the outbox at a time.
-const ALL: i64 = 100;
+const ALL: usize = 100;
 
 /// What becomes of a request on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
