@@ -221,8 +221,19 @@ async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() 
     let variables = [("ROLE", "api"), ("KUBECONFIG", kubeconfig.as_str())];
     let mut slow = Broker::new(&world.sandbox, "slow", 8453, &variables);
     slow.start(&world.sandbox).await;
-    // Nobody else takes the row first.
     world.kill_broker().await;
+    // Where no operator runs, what takes too long ends all the same.
+    let late = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let overdue = slow.osb().provision(&late).await.operation();
+    let past = "update operations set deadline_at = now() where instance_id = $1";
+    world.sql().await.execute(past, &[&late.id]).await.unwrap();
+    let (state, description) = slow.osb().ended(&late, &overdue).await;
+    assert_eq!(state, "failed");
+    assert!(
+        description.contains("took longer than the plan allows"),
+        "{description}"
+    );
+    // Nobody else takes the row first.
     way.freeze();
     let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
     let operation = slow.osb().provision(&order).await.operation();
