@@ -79,8 +79,12 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
         quiet,
     };
     if request.method == Method::PUT && request.path.contains("/leases/") {
-        let deluded = world.state().deluded;
-        if deluded.is_some_and(|(who, until)| who == process && tokio::time::Instant::now() < until) {
+        let deluded = {
+            let state = world.state();
+            let is_it = |(who, until)| who == process && tokio::time::Instant::now() < until;
+            state.deluded.is_some_and(is_it) || state.outlived.contains(&process)
+        };
+        if deluded {
             return Ok(once(StatusCode::OK, &serde_json::from_slice(&request.body)?));
         }
     }

@@ -73,11 +73,10 @@ impl Told {
             eprintln!("{name}: {} turns, {} writes, {wrong:?}", report.turns, report.writes);
         }
         if !wrong.is_empty() {
-            let last = report.trace.len().saturating_sub(120);
             self.failures.push(format!(
-                "{name}:\n  {}\n  what happened last:\n    {}",
+                "{name}:\n  {}\n  {}",
                 wrong.join("\n  "),
-                report.trace[last..].join("\n    ")
+                told_of(name, &report.trace)
             ));
         }
     }
@@ -99,6 +98,23 @@ impl Told {
             self.failures.len(),
             began.elapsed().as_secs_f64()
         );
+    }
+}
+
+/// Where the whole trace of a run was written to, or its end.
+fn told_of(name: &str, trace: &[String]) -> String {
+    let short = name.split(" (").next().unwrap_or_default();
+    let file: String = short
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("simulation-{file}.log"));
+    match std::fs::write(&path, trace.join("\n")) {
+        Ok(()) => format!("what happened is in {}", path.display()),
+        Err(_) => format!(
+            "what happened last:\n    {}",
+            trace[trace.len().saturating_sub(120)..].join("\n    ")
+        ),
     }
 }
 
