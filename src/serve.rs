@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
+use crate::cluster;
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
 use crate::doctor::Doctor;
@@ -89,7 +90,7 @@ pub async fn import(
     (url, keys): (DatabaseUrl, KeyRing),
     asked: ImportArguments,
 ) -> Result<Report, String> {
-    let client = kube_client(&settings).await?;
+    let client = cluster::client(&settings).await?;
     let elasticache = match &settings.aws_region {
         Some(region) => Some(elasticache(&settings, region).await),
         None => None,
@@ -151,7 +152,7 @@ pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix
     };
     let doctor = Doctor {
         ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
-        client: kube_client(&settings).await?,
+        client: cluster::client(&settings).await?,
         namespaces: settings.watched(),
         elasticache,
     };
@@ -205,7 +206,7 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     } else {
         None
     };
-    let client = kube_client(&settings).await?;
+    let client = cluster::client(&settings).await?;
     let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
         .map_err(|error| error.to_string())?;
 
@@ -481,23 +482,6 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
         })
         .transpose()?;
     Trust::new(authority.as_deref()).map_err(|error| error.to_string())
-}
-
-pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
-    let config = if settings.use_local_kube_context {
-        kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
-            .await
-            .map_err(|error| {
-                format!("reading the kubeconfig: {error}; set KUBECONFIG, or USE_LOCAL_KUBE_CONTEXT=false in a Pod")
-            })?
-    } else {
-        kube::Config::incluster().map_err(|error| {
-            format!(
-                "this is not a Pod with a service account: {error}; set USE_LOCAL_KUBE_CONTEXT=true outside a cluster"
-            )
-        })?
-    };
-    Client::try_from(config).map_err(|error| format!("setting up the Kubernetes client: {error}"))
 }
 
 fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync + 'static {

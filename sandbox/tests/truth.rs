@@ -301,7 +301,6 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "its disagreements are not worked through yet"]
 async fn the_api_server_in_memory_answers_as_the_real_one() {
     let sandbox = Sandbox::builder()
         .without_node()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cache_broker::cluster;
 use futures::StreamExt;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
@@ -24,7 +25,7 @@ type Sent = Response<UnsyncBoxBody<Bytes, BoxError>>;
 pub fn client(world: &Arc<World>, process: usize) -> Client {
     let world = world.clone();
     let service = tower::service_fn(move |request| serve(world.clone(), process, request));
-    Client::new(service, "default")
+    Client::new(cluster::with_deadline(service), "default")
 }
 
 async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Result<Sent, BoxError> {
