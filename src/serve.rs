@@ -188,17 +188,8 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     .await?;
     let services = Services::read(settings.services_file.as_deref()).map_err(|error| error.to_string())?;
     let facade_listener = if role.serves_api() {
-        let tls = match (&settings.tls_cert_file, &settings.tls_key_file) {
-            (Some(certificate), Some(key)) if !settings.insecure => {
-                let paths = tls::Paths {
-                    certificate: certificate.clone(),
-                    key: key.clone(),
-                    client_authority: settings.osb_client_ca_file.clone(),
-                };
-                Some(Tls::read(paths).map_err(|error| error.to_string())?)
-            }
-            _ => None,
-        };
+        let tls = tls_paths(&settings).map(Tls::read).transpose();
+        let tls = tls.map_err(|error| error.to_string())?;
         Some((
             listen(SocketAddr::new(settings.listen_address, settings.port), "PORT").await?,
             tls,
@@ -235,7 +226,7 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
             .then(|| Tokens::new(client.clone(), settings.osb_token_audience.clone()));
         let mut authenticator = Authenticator::new(osb_credentials.as_deref(), tokens);
         if settings.osb_client_ca_file.is_some() && !settings.insecure_no_auth {
-            authenticator = authenticator.and_certificates();
+            authenticator = authenticator.and_certificates(&settings.osb_client_names);
         }
         let authenticator = Arc::new(authenticator);
         if let (Some(_), Some(path)) = (&osb_credentials, &settings.osb_credentials_file) {
@@ -341,6 +332,19 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     let outcome = all_ended(&mut tasks, &ending).await;
     tasks.abort_all();
     outcome
+}
+
+/// The files that TLS is served from, if it is.
+pub(crate) fn tls_paths(settings: &Settings) -> Option<tls::Paths> {
+    if settings.insecure {
+        return None;
+    }
+    Some(tls::Paths {
+        certificate: settings.tls_cert_file.clone()?,
+        key: settings.tls_key_file.clone()?,
+        client_authority: settings.osb_client_ca_file.clone(),
+        client_revocations: settings.osb_client_crl_file.clone(),
+    })
 }
 
 /// Waits for every task, or the first that fails.

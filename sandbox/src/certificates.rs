@@ -1,8 +1,11 @@
 //! Certificates of one sandbox: an authority of its own, and what it issues.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 
 /// A certificate and its private key, both in PEM.
@@ -12,6 +15,7 @@ pub struct Certificate {
     pub certificate: String,
     /// The private key, in PKCS #8.
     pub key: String,
+    serial: SerialNumber,
 }
 
 /// A certificate authority that lives as long as its sandbox.
@@ -67,13 +71,52 @@ impl Authority {
         self.sign(params)
     }
 
+    /// Issues a certificate for a client that is known by a URI only, as workload identities are.
+    ///
+    /// # Errors
+    /// When it is no URI, or no key can be generated.
+    pub fn issue_workload(&self, uri: &str) -> Result<Certificate, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        // There is a name by default.
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    /// A list of certificates that are revoked, in PEM.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn revoke<'a>(&self, revoked: impl IntoIterator<Item = &'a Certificate>) -> Result<String, rcgen::Error> {
+        let revoked = revoked.into_iter().map(|certificate| RevokedCertParams {
+            serial_number: certificate.serial.clone(),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0)?.pem()
+    }
+
     fn sign(&self, mut params: CertificateParams) -> Result<Certificate, rcgen::Error> {
+        static SERIALS: AtomicU64 = AtomicU64::new(1);
+        let serial = SerialNumber::from(SERIALS.fetch_add(1, Ordering::Relaxed));
+        params.serial_number = Some(serial.clone());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         Ok(Certificate {
             certificate: params.signed_by(&key, &self.0)?.pem(),
             key: key.serialize_pem(),
+            serial,
         })
     }
 }

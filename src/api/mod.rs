@@ -28,7 +28,7 @@ pub use instance::{
     PlanStatus, ProviderTags, Replacement, RestartStatus, Restore, RunningEngine, Superseded, User, UserStatus,
 };
 pub use memory::{Memory, MemoryError};
-pub use parameters::{Parameter, ParameterType, ParametersError, Schema, effective};
+pub use parameters::{BindingSchema, Parameter, ParameterType, ParametersError, Schema, effective};
 pub use password::generate_password;
 pub use plan::{
     AllowedFrom, Authentication, BindingCredentials, CachePlan, CachePlanSpec, CachePlanStatus, DeletionPolicy,

@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::{CachePlanSpec, ProviderKind, schema};
 
+/// The draft of JSON schema that documents are written in.
+const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
+
 /// What a tenant may set when ordering from a plan: a JSON schema (draft-07) of an object whose members are
 /// [known parameters](Parameter). Members it does not name are refused.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +19,24 @@ use super::{CachePlanSpec, ProviderKind, schema};
 #[x_kube(validation = Rule::new("!has(self.required) || (has(self.properties) && self.required.all(name, name in self.properties))")
     .message("required names a parameter that properties does not have"))]
 pub struct Schema {
+    /// The parameters by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub properties: BTreeMap<String, ParameterSpec>,
+    /// Names of the parameters that must be given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub required: Vec<String>,
+}
+
+/// What may be sent along with a binding: a JSON schema (draft-07) of an object. Nothing of a cache depends on it; it is
+/// kept with the binding and told to who fetches that. Members it does not name are refused.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.properties) || self.properties.all(name, name.size() > 0 && name.size() <= 64)")
+    .message("a name has 1 to 64 characters"))]
+#[x_kube(validation = Rule::new("!has(self.required) || (has(self.properties) && self.required.all(name, name in self.properties))")
+    .message("required names a parameter that properties does not have"))]
+pub struct BindingSchema {
     /// The parameters by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
@@ -138,14 +159,39 @@ pub enum ParametersError {
 impl Schema {
     /// As a JSON schema document, as OSB catalogs carry it.
     pub fn document(&self) -> Value {
-        json!({
-            "$schema": "http://json-schema.org/draft-07/schema#",
-            "type": "object",
-            "properties": self.properties,
-            "required": self.required,
-            "additionalProperties": false,
-        })
+        closed(&self.properties, &self.required)
     }
+}
+
+impl BindingSchema {
+    /// As a JSON schema document, as OSB catalogs carry it.
+    pub fn document(&self) -> Value {
+        closed(&self.properties, &self.required)
+    }
+
+    /// Whether what is sent along with a binding fits.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, values: &Map<String, Value>) -> Result<(), ParametersError> {
+        validate(&self.document(), values)
+    }
+
+    /// The document of a plan that says nothing of it: anything may be sent.
+    pub fn open() -> Value {
+        json!({ "$schema": DRAFT, "type": "object" })
+    }
+}
+
+/// The schema of an object with those members and no others.
+fn closed(properties: &BTreeMap<String, ParameterSpec>, required: &[String]) -> Value {
+    json!({
+        "$schema": DRAFT,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
 }
 
 /// The plan as it is once a tenant's parameters have taken the place of its own values.
@@ -160,16 +206,15 @@ pub fn effective(plan: &CachePlanSpec, values: &Map<String, Value>) -> Result<Ca
         let names: Vec<_> = values.keys().map(String::as_str).collect();
         return Err(ParametersError::NoneTaken(names.join(", ")));
     };
-    validate(schema, values)?;
+    validate(&schema.document(), values)?;
     let mut plan = plan.clone();
     plan.elasticache = plan.elasticache.map(|spec| overlay(spec, values)).transpose()?;
     plan.kubernetes = plan.kubernetes.map(|spec| overlay(spec, values)).transpose()?;
     Ok(plan)
 }
 
-fn validate(schema: &Schema, values: &Map<String, Value>) -> Result<(), ParametersError> {
-    let validator =
-        jsonschema::draft7::new(&schema.document()).map_err(|error| ParametersError::Schema(error.to_string()))?;
+fn validate(schema: &Value, values: &Map<String, Value>) -> Result<(), ParametersError> {
+    let validator = jsonschema::draft7::new(schema).map_err(|error| ParametersError::Schema(error.to_string()))?;
     let values = Value::Object(values.clone());
     let errors: Vec<_> = validator
         .iter_errors(&values)

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Engine, EngineType, Memory, Schema, schema};
+use super::{BindingSchema, Engine, EngineType, Memory, Schema, schema};
 
 /// What may be ordered: an engine, its size and place, its price, and what a tenant may choose.
 ///
@@ -122,6 +122,10 @@ pub struct CachePlanSpec {
     /// What bindings are handed: the one password of the cache, or a user each (redis and valkey).
     #[serde(default, skip_serializing_if = "BindingCredentials::is_shared")]
     pub binding_credentials: BindingCredentials,
+    /// What may be sent along with a binding, as a JSON schema of an object; anything if absent. It is kept with the
+    /// binding, and changes nothing of the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding_parameters: Option<BindingSchema>,
     /// Made by AWS ElastiCache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elasticache: Option<ElastiCacheSpec>,

@@ -13,8 +13,9 @@ use crate::api::{self, CacheBackup, CacheInstance, CachePlan};
 use crate::cluster;
 use crate::ledger::{DatabaseUrl, KeyRing, Ledger};
 use crate::osb::Services;
-use crate::osb::tls::{Paths, Tls};
+use crate::osb::tls::Tls;
 use crate::provider::elasticache::{Client as ElastiCacheClient, Limits};
+use crate::serve::tls_paths;
 use crate::settings::{Checked, Settings, SettingsError};
 
 /// Kubernetes before this does not know all that the definitions and manifests use.
@@ -80,16 +81,7 @@ fn files(checked: &Checked, findings: &mut Findings) {
         Ok(services) => findings.good("services", format!("{} of them", services.services.len())),
         Err(error) => findings.bad("services", error.to_string()),
     }
-    if let (true, Some(certificate), Some(key)) = (
-        checked.role.serves_api() && !settings.insecure,
-        &settings.tls_cert_file,
-        &settings.tls_key_file,
-    ) {
-        let paths = Paths {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            client_authority: settings.osb_client_ca_file.clone(),
-        };
+    if let Some(paths) = tls_paths(settings).filter(|_| checked.role.serves_api()) {
         match Tls::read(paths) {
             Ok(_) => findings.good("certificate", "goes with its key"),
             Err(error) => findings.bad("certificate", error.to_string()),

@@ -209,6 +209,7 @@ pub fn render(row: &OldPlan, service: &OldService, name: &str, variables: &Varia
         operation_deadline: None,
         replace_grace_period: None,
         binding_credentials: crate::api::BindingCredentials::Shared,
+        binding_parameters: None,
         elasticache: made.elasticache,
         kubernetes: made.kubernetes,
     };

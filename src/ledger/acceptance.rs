@@ -257,11 +257,8 @@ impl Ledger {
         asked: &Asked,
         judge: impl FnOnce(Option<&Held>) -> Judgement<A, NewDeprovision>,
     ) -> Result<Settled<A, Uuid>, LedgerError> {
-        let attempt = async {
-            let refused = |error| LedgerError::statement(format!("recording the end of instance {id}"))(error);
-            let mut client = self.client().await?;
-            let tx = client.transaction().await.map_err(refused)?;
-            let held = lock_instance(&tx, id).await?;
+        let accept = async |tx: &Transaction<'_>| {
+            let held = lock_instance(tx, id).await?;
             let new = match judge(held.as_ref()) {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => new,
@@ -274,15 +271,38 @@ impl Ledger {
                         repeatable: false,
                     },
                 };
-                operations::end(&tx, running.id, &outcome).await?;
+                operations::end(tx, running.id, &outcome).await?;
             }
-            bindings::halt(&tx, id, "superseded by deprovision").await?;
-            let operation = self.write_deprovision(&tx, id, asked, &new).await?;
-            tx.commit().await.map_err(refused)?;
-            Ok(Settled::Accepted(operation))
+            bindings::halt(tx, id, "superseded by deprovision").await?;
+            Ok(Settled::Accepted(self.write_deprovision(tx, id, asked, &new).await?))
         };
-        let settled = self.within("accepting the end of an instance", attempt).await?;
-        if let Settled::Accepted(_) = settled {
+        self.settle("accepting the end of an instance", id, accept, |_| true)
+            .await
+    }
+
+    /// Accepts in one transaction, which does not commit where nothing is accepted; and wakes the outbox for what is to be
+    /// written to the cluster.
+    pub(super) async fn settle<A, T>(
+        &self,
+        attempt: &'static str,
+        id: &InstanceId,
+        accept: impl AsyncFnOnce(&Transaction<'_>) -> Result<Settled<A, T>, LedgerError>,
+        is_to_be_written: impl FnOnce(&T) -> bool,
+    ) -> Result<Settled<A, T>, LedgerError> {
+        let transaction = async {
+            let refused = |error| LedgerError::statement(format!("{attempt}: {id}"))(error);
+            let mut client = self.client().await?;
+            let tx = client.transaction().await.map_err(refused)?;
+            let settled = accept(&tx).await?;
+            if let Settled::Accepted(_) = settled {
+                tx.commit().await.map_err(refused)?;
+            }
+            Ok(settled)
+        };
+        let settled = self.within(attempt, transaction).await?;
+        if let Settled::Accepted(accepted) = &settled
+            && is_to_be_written(accepted)
+        {
             self.outbox.notify_one();
         }
         Ok(settled)

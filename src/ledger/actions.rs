@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -78,12 +78,10 @@ impl Ledger {
         asked: &Asked,
         judge: impl FnOnce(Option<&Held<Option<Connection>>>, &[Backup], Option<&str>) -> Judgement<A, NewAction>,
     ) -> Result<Settled<A, Uuid>, LedgerError> {
-        let attempt = async {
+        let accept = async |tx: &Transaction<'_>| {
             let refused = |error| LedgerError::statement(format!("recording an action on instance {id}"))(error);
-            let backups = self.read_backups(id).await?;
-            let mut client = self.client().await?;
-            let tx = client.transaction().await.map_err(refused)?;
-            let held = self.lock_connected(&tx, id).await?;
+            let held = self.lock_connected(tx, id).await?;
+            let backups = read_backups(tx, id).await?;
             let filled = tx
                 .query_opt("select restore from instances where id = $1", &[&id.as_str()])
                 .await
@@ -93,15 +91,10 @@ impl Ledger {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => new,
             };
-            let operation = self.write_action(&tx, id, asked, &new).await?;
-            tx.commit().await.map_err(refused)?;
-            Ok(Settled::Accepted(operation))
+            Ok(Settled::Accepted(self.write_action(tx, id, asked, &new).await?))
         };
-        let settled = self.within("accepting an action on an instance", attempt).await?;
-        if let Settled::Accepted(_) = settled {
-            self.outbox.notify_one();
-        }
-        Ok(settled)
+        self.settle("accepting an action on an instance", id, accept, |_| true)
+            .await
     }
 
     async fn write_action(
@@ -166,34 +159,34 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be read.
     pub async fn backups(&self, id: &InstanceId) -> Result<Vec<Backup>, LedgerError> {
-        self.within("reading backups", self.read_backups(id)).await
+        let attempt = async { read_backups(&*self.reader().await?, id).await };
+        self.within("reading backups", attempt).await
     }
+}
 
-    async fn read_backups(&self, id: &InstanceId) -> Result<Vec<Backup>, LedgerError> {
-        let refused = |error| LedgerError::statement(format!("reading the backups of instance {id}"))(error);
-        let client = self.reader().await?;
-        let statement = client
-            .prepare_cached(
-                "select backup, state, description, created_at from operations
-                 where instance_id = $1 and kind = 'backup' and backup is not null
-                 order by created_at desc limit 1000",
-            )
-            .await
-            .map_err(refused)?;
-        let rows = client.query(&statement, &[&id.as_str()]).await.map_err(refused)?;
-        rows.iter()
-            .map(|row| {
-                let state: &str = row.try_get(1).map_err(refused)?;
-                Ok(Backup {
-                    name: row.try_get(0).map_err(refused)?,
-                    state: OperationState::parse(state).ok_or_else(|| LedgerError::Row {
-                        place: format!("a backup of instance {id}"),
-                        reason: format!("state {state:?} is not known"),
-                    })?,
-                    description: row.try_get(2).map_err(refused)?,
-                    created_at: row.try_get(3).map_err(refused)?,
-                })
+async fn read_backups(client: &impl GenericClient, id: &InstanceId) -> Result<Vec<Backup>, LedgerError> {
+    let refused = |error| LedgerError::statement(format!("reading the backups of instance {id}"))(error);
+    let statement = client
+        .prepare_cached(
+            "select backup, state, description, created_at from operations
+             where instance_id = $1 and kind = 'backup' and backup is not null
+             order by created_at desc limit 1000",
+        )
+        .await
+        .map_err(refused)?;
+    let rows = client.query(&statement, &[&id.as_str()]).await.map_err(refused)?;
+    rows.iter()
+        .map(|row| {
+            let state: &str = row.try_get(1).map_err(refused)?;
+            Ok(Backup {
+                name: row.try_get(0).map_err(refused)?,
+                state: OperationState::parse(state).ok_or_else(|| LedgerError::Row {
+                    place: format!("a backup of instance {id}"),
+                    reason: format!("state {state:?} is not known"),
+                })?,
+                description: row.try_get(2).map_err(refused)?,
+                created_at: row.try_get(3).map_err(refused)?,
             })
-            .collect()
-    }
+        })
+        .collect()
 }

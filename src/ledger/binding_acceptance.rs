@@ -116,16 +116,12 @@ impl Ledger {
         asked: &Asked,
         judge: impl FnOnce(Option<&Held<Bindable>>, &Standing) -> Judgement<A, NewBinding>,
     ) -> Result<Settled<A, Bound>, LedgerError> {
-        let attempt = async {
-            let refused =
-                |error| LedgerError::statement(format!("recording binding {id} of instance {instance}"))(error);
-            let mut client = self.client().await?;
-            let tx = client.transaction().await.map_err(refused)?;
-            let held = self.lock_bindable(&tx, instance).await?;
+        let accept = async |tx: &Transaction<'_>| {
+            let held = self.lock_bindable(tx, instance).await?;
             let standing = Standing {
-                existing: self.live_binding(&tx, instance, id).await?,
+                existing: self.live_binding(tx, instance, id).await?,
                 predecessor: match predecessor {
-                    Some(predecessor) => self.live_binding(&tx, instance, predecessor).await?,
+                    Some(predecessor) => self.live_binding(tx, instance, predecessor).await?,
                     None => None,
                 },
             };
@@ -133,15 +129,14 @@ impl Ledger {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => new,
             };
-            let bound = self.write_binding(&tx, instance, id, asked, new).await?;
-            tx.commit().await.map_err(refused)?;
-            Ok(Settled::Accepted(bound))
+            Ok(Settled::Accepted(
+                self.write_binding(tx, instance, id, asked, new).await?,
+            ))
         };
-        let settled = self.within("accepting a binding", attempt).await?;
-        if let Settled::Accepted(Bound::Begun(_)) = settled {
-            self.outbox_wakeup().notify_one();
-        }
-        Ok(settled)
+        self.settle("accepting a binding", instance, accept, |bound| {
+            matches!(bound, Bound::Begun(_))
+        })
+        .await
     }
 
     /// Accepts the end of a binding, if the judge does.
@@ -155,34 +150,29 @@ impl Ledger {
         asked: &Asked,
         judge: impl FnOnce(Option<&Held<Bindable>>, Option<&Binding>) -> Judgement<A, NewUnbinding>,
     ) -> Result<Settled<A, Unbound>, LedgerError> {
-        let attempt = async {
-            let refused = |error| LedgerError::statement(format!("ending binding {id} of instance {instance}"))(error);
-            let mut client = self.client().await?;
-            let tx = client.transaction().await.map_err(refused)?;
-            let held = self.lock_bindable(&tx, instance).await?;
-            let existing = self.live_binding(&tx, instance, id).await?;
+        let accept = async |tx: &Transaction<'_>| {
+            let held = self.lock_bindable(tx, instance).await?;
+            let existing = self.live_binding(tx, instance, id).await?;
             let new = match judge(held.as_ref(), existing.as_ref()) {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(new) => new,
             };
             let unbound = match new {
                 NewUnbinding::Now => {
-                    end_binding(&tx, instance, id, existing.as_ref()).await?;
-                    audit::write(&tx, instance, asked, &answered(200)).await?;
+                    end_binding(tx, instance, id, existing.as_ref()).await?;
+                    audit::write(tx, instance, asked, &answered(200)).await?;
                     Unbound::Done
                 }
                 NewUnbinding::Revoke(deadline) => {
-                    Unbound::Begun(revoke(&tx, instance, id, asked, existing.as_ref(), deadline).await?)
+                    Unbound::Begun(revoke(tx, instance, id, asked, existing.as_ref(), deadline).await?)
                 }
             };
-            tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(unbound))
         };
-        let settled = self.within("accepting the end of a binding", attempt).await?;
-        if let Settled::Accepted(Unbound::Begun(_)) = settled {
-            self.outbox_wakeup().notify_one();
-        }
-        Ok(settled)
+        self.settle("accepting the end of a binding", instance, accept, |unbound| {
+            matches!(unbound, Unbound::Begun(_))
+        })
+        .await
     }
 
     /// The users that an instance's cache is to have for its bindings, by name. It reads what was committed by now,

@@ -305,7 +305,11 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and previous_plan_id is not null
             ), not_restored as (
-                update instances set restore = null
+                update instances set restore = (
+                    select filled.backup from operations filled
+                    where filled.instance_id = ended.instance_id and filled.kind = 'restore'
+                        and filled.state = 'succeeded'
+                    order by filled.created_at desc limit 1)
                 from ended
                 where instances.id = ended.instance_id and ended.state = 'failed' and ended.kind = 'restore'
             ), of_binding as (

@@ -26,6 +26,8 @@ pub struct Changeable {
     pub plan_spec: Option<Value>,
     /// What the operation in progress was asked for, if it is an update.
     pub asked: Option<Value>,
+    /// Whether its cache asks nobody for a password.
+    pub open: bool,
 }
 
 /// A change to an instance.
@@ -76,37 +78,30 @@ impl Ledger {
         scope: &Scope,
         judge: impl FnOnce(Option<&Held<Changeable>>, &Usage) -> Judgement<A, Change>,
     ) -> Result<Settled<A, Option<Uuid>>, LedgerError> {
-        let attempt = async {
-            let refused = |error| LedgerError::statement(format!("recording a change of instance {id}"))(error);
-            let mut client = self.client().await?;
-            let tx = client.transaction().await.map_err(refused)?;
-            let held = self.lock_changeable(&tx, id).await?;
-            let usage = Self::usage(&tx, scope).await?;
+        let accept = async |tx: &Transaction<'_>| {
+            let held = self.lock_changeable(tx, id).await?;
+            let usage = Self::usage(tx, scope).await?;
             let change = match judge(held.as_ref(), &usage) {
                 Judgement::Answer(answer) => return Ok(Settled::Answered(answer)),
                 Judgement::Accept(change) => change,
             };
             let operation = match change {
                 Change::Context(context) => {
-                    write_context(&tx, id, &context).await?;
-                    rewrite(&tx, id).await?;
+                    write_context(tx, id, &context).await?;
+                    rewrite(tx, id).await?;
                     let answered = Answered {
                         status: 200,
                         ..Answered::default()
                     };
-                    audit::write(&tx, id, asked, &answered).await?;
+                    audit::write(tx, id, asked, &answered).await?;
                     None
                 }
-                Change::Update(new) => Some(self.write_update(&tx, id, asked, &new).await?),
+                Change::Update(new) => Some(self.write_update(tx, id, asked, &new).await?),
             };
-            tx.commit().await.map_err(refused)?;
             Ok(Settled::Accepted(operation))
         };
-        let settled = self.within("accepting a change of an instance", attempt).await?;
-        if let Settled::Accepted(_) = settled {
-            self.outbox.notify_one();
-        }
-        Ok(settled)
+        self.settle("accepting a change of an instance", id, accept, |_| true)
+            .await
     }
 
     async fn lock_changeable(
@@ -117,7 +112,8 @@ impl Ledger {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
         let statement = tx
             .prepare_cached(&format!(
-                "select {COLUMNS}, instances.parameters, instances.context, plan_revisions.spec from instances
+                "select {COLUMNS}, instances.parameters, instances.context, plan_revisions.spec, instances.connection
+                 from instances
                  left join plan_revisions on plan_revisions.plan_id = instances.plan_id
                      and plan_revisions.revision = instances.plan_revision
                  where instances.id = $1 for update of instances"
@@ -134,6 +130,7 @@ impl Ledger {
         };
         let parameters: &[u8] = row.try_get(COLUMN_COUNT).map_err(refused)?;
         let Json(context) = row.try_get(COLUMN_COUNT + 1).map_err(refused)?;
+        let connection = self.open_connection(id, row.try_get(COLUMN_COUNT + 3).map_err(refused)?)?;
         Ok(Some(Held {
             instance: instances::instance(&row)?,
             latest,
@@ -142,6 +139,7 @@ impl Ledger {
                 context,
                 plan_spec: row.try_get(COLUMN_COUNT + 2).map_err(refused)?,
                 asked,
+                open: connection.is_some_and(|connection| connection.password.is_none()),
             },
         }))
     }

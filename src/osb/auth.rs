@@ -34,7 +34,16 @@ struct Known {
 pub struct Authenticator {
     basic: Option<RwLock<Vec<Known>>>,
     tokens: Option<Tokens>,
-    certificates: bool,
+    certificates: Option<Allowed>,
+}
+
+/// Which certificates of the trusted authorities let in.
+#[derive(Debug)]
+enum Allowed {
+    /// All.
+    Any,
+    /// Those that are made out to one of these names.
+    Named(Vec<String>),
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -54,15 +63,19 @@ impl Authenticator {
         Self {
             basic: credentials.map(|pairs| RwLock::new(known(pairs))),
             tokens,
-            certificates: false,
+            certificates: None,
         }
     }
 
-    /// Lets in who has a client certificate, too.
+    /// Lets in who has a client certificate, too: of one of those names, or of any if there are none.
     #[must_use]
-    pub fn and_certificates(self) -> Self {
+    pub fn and_certificates(self, names: &[String]) -> Self {
         Self {
-            certificates: true,
+            certificates: Some(if names.is_empty() {
+                Allowed::Any
+            } else {
+                Allowed::Named(names.to_vec())
+            }),
             ..self
         }
     }
@@ -85,7 +98,7 @@ impl Authenticator {
         headers: &HeaderMap,
         subject: Option<&Subject>,
     ) -> Result<String, OsbError> {
-        if self.basic.is_none() && self.tokens.is_none() && !self.certificates {
+        if self.basic.is_none() && self.tokens.is_none() && self.certificates.is_none() {
             return Ok(ANYBODY.to_owned());
         }
         if let (Some(tokens), Some(token)) = (&self.tokens, bearer(headers)) {
@@ -94,10 +107,25 @@ impl Authenticator {
         if let Some(pairs) = self.basic.as_ref().filter(|_| headers.contains_key(AUTHORIZATION)) {
             return given(headers, &pairs.read());
         }
-        subject
-            .filter(|_| self.certificates)
-            .map(|subject| format!("certificate:{}", subject.as_str()))
-            .ok_or_else(OsbError::unauthorized)
+        match (&self.certificates, subject) {
+            (Some(allowed), Some(subject)) => allowed.caller(subject),
+            _ => Err(OsbError::unauthorized()),
+        }
+    }
+}
+
+impl Allowed {
+    /// The name of who has a certificate.
+    fn caller(&self, subject: &Subject) -> Result<String, OsbError> {
+        match self {
+            Self::Named(names) if !names.iter().any(|name| subject.is_named(name)) => {
+                Err(OsbError::forbidden(format!(
+                    "the certificate of {} is not one of those that are let in: have one of its names put into OSB_CLIENT_NAMES",
+                    subject.as_str()
+                )))
+            }
+            Self::Named(_) | Self::Any => Ok(format!("certificate:{}", subject.as_str())),
+        }
     }
 }
 

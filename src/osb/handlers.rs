@@ -284,6 +284,6 @@ impl Facade {
     ) -> Reply {
         let named = decide::last_binding_operation::named(asking.query.get("operation"))?;
         let polled = self.ledger.poll_binding(id, binding, named).await?;
-        decide::last_binding_operation::judge(polled.as_ref(), named.is_some(), jiff::Timestamp::now())
+        decide::last_binding_operation::judge(polled.as_ref(), named.is_some(), ambient::now())
     }
 }

@@ -117,6 +117,11 @@ impl Services {
             if service.description.trim().is_empty() {
                 return Err(format!("service {name} has no description: write one sentence"));
             }
+            if let Some(image) = service.image.as_deref().filter(|image| !is_picture(image)) {
+                return Err(format!(
+                    "the image {image:?} of service {name} is none that platforms show: give an https: URL, or a data:image/ one"
+                ));
+            }
             if !ids.insert(id) {
                 return Err(format!("two services have the id {id}: ids must differ"));
             }
@@ -129,6 +134,10 @@ impl Services {
         }
         Ok(read)
     }
+}
+
+fn is_picture(url: &str) -> bool {
+    ["https://", "data:image/"].iter().any(|start| url.starts_with(start))
 }
 
 /// The rule of `CachePlan.spec.service`.
@@ -185,6 +194,10 @@ mod tests {
             (
                 "services:\n- {id: a, name: x, descriptio: d}".to_owned(),
                 "unknown field",
+            ),
+            (
+                "services:\n- {id: a, name: x, description: d, image: cache.svg}".to_owned(),
+                "give an https: URL",
             ),
             (
                 format!("{one}- {{id: a, name: y, description: d}}"),

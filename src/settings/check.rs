@@ -95,6 +95,17 @@ impl Settings {
                     .to_owned(),
             );
         }
+        if role.serves_api() && self.osb_client_ca_file.is_none() {
+            let narrowed = [
+                ("OSB_CLIENT_NAMES", !self.osb_client_names.is_empty()),
+                ("OSB_CLIENT_CRL_FILE", self.osb_client_crl_file.is_some()),
+            ];
+            for (variable, _) in narrowed.into_iter().filter(|(_, is_set)| *is_set) {
+                errors.push(format!(
+                    "{variable} is set, and no client certificate lets in without OSB_CLIENT_CA_FILE: set that, or leave {variable} out"
+                ));
+            }
+        }
         let watch_namespaces = self.watched();
         for (variable, namespace) in [
             ("MEMCACHED_NAMESPACE", &self.memcached_namespace),
@@ -257,6 +268,18 @@ mod tests {
         assert!(!errors.iter().any(refused));
         let asked = |error: &String| error.starts_with("OSB_CREDENTIALS_FILE");
         assert!(!errors.iter().any(asked), "{errors:?}");
+    }
+
+    #[test]
+    fn refuses_to_narrow_what_lets_nobody_in() {
+        for (flag, variable) in [
+            ("--osb-client-names=a,b", "OSB_CLIENT_NAMES"),
+            ("--osb-client-crl-file=crl", "OSB_CLIENT_CRL_FILE"),
+        ] {
+            let refused = |error: &String| error.starts_with(variable);
+            assert!(check(&[flag]).iter().any(refused));
+            assert!(!check(&[flag, "--osb-client-ca-file=ca"]).iter().any(refused));
+        }
     }
 
     #[test]

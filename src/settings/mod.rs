@@ -287,9 +287,20 @@ pub struct Settings {
     pub osb_token_audience: Option<String>,
 
     /// PEM file with the authorities whose client certificates let a caller in, under the certificate's subject; every
-    /// certificate of theirs does. Read again when it changes. OSB_CREDENTIALS_FILE is not needed then.
+    /// certificate of theirs does, unless OSB_CLIENT_NAMES or OSB_CLIENT_CRL_FILE says otherwise. Read again when it
+    /// changes. OSB_CREDENTIALS_FILE is not needed then.
     #[arg(long, env = "OSB_CLIENT_CA_FILE")]
     pub osb_client_ca_file: Option<PathBuf>,
+
+    /// Whose client certificates let in, several separated by commas: the common name, or one of the alternative names
+    /// (host, e-mail, URI), as it is spelled in the certificate. Any if absent.
+    #[arg(long, env = "OSB_CLIENT_NAMES", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub osb_client_names: Vec<String>,
+
+    /// PEM file with lists of revoked client certificates (CRLs). Each authority that issues some must have one there; one
+    /// that is out of date holds all the same. Read again when it changes.
+    #[arg(long, env = "OSB_CLIENT_CRL_FILE")]
+    pub osb_client_crl_file: Option<PathBuf>,
 
     /// Requests a second of one caller, on average; as many again may come at once. The catalog is not counted. 0 is no
     /// limit.

@@ -247,6 +247,28 @@ pub fn plans() -> Vec<Case> {
             "required names a parameter that properties does not have",
         ),
         accepted(
+            "any name for what is sent along with a binding",
+            with(
+                &base,
+                "/spec/bindingParameters",
+                json!({ "properties": { "team name": { "type": "string" } }, "required": ["team name"] }),
+            ),
+        ),
+        case(
+            "a name that is none",
+            with(
+                &base,
+                "/spec/bindingParameters",
+                json!({ "properties": { "": integer } }),
+            ),
+            "a name has 1 to 64 characters",
+        ),
+        case(
+            "something required along with a binding that is not offered",
+            with(&base, "/spec/bindingParameters", json!({ "required": ["team"] })),
+            "required names a parameter that properties does not have",
+        ),
+        accepted(
             "a parameter required",
             schema(json!({ "properties": { "replicas": integer }, "required": ["replicas"] })),
         ),

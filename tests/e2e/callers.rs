@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use http::StatusCode;
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, basic};
@@ -110,6 +111,13 @@ async fn the_audit_command_prints_who_asked_what_and_how_it_ended() {
     let osb = world.osb();
     let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
     osb.have(&order).await;
+    assert_eq!(osb.bind(&order, "b").await.status, StatusCode::CREATED);
+    assert_eq!(osb.unbind(&order, "b").await.status, StatusCode::OK);
+    assert_eq!(osb.act(&order, "flush").await.status, StatusCode::OK);
+    let restart = osb.act(&order, "restart").await.operation();
+    assert_eq!(osb.ended(&order, &restart).await.0, "succeeded");
+    let renamed = json!({ "service_id": MEMCACHED, "context": { "platform": "e2e", "instance_name": "renamed" } });
+    assert_eq!(osb.patch(&order, &renamed).await.status, StatusCode::OK);
     osb.give_back(&order).await;
     let print = async |instance: &str| {
         let mut command = Command::new(BROKER);
@@ -123,14 +131,18 @@ async fn the_audit_command_prints_who_asked_what_and_how_it_ended() {
     assert!(printed.status.success());
     let text = String::from_utf8(printed.stdout).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 2, "{text}");
-    assert!(
-        lines[0].contains("provision plan=") && lines[0].contains("succeeded"),
-        "{text}"
-    );
-    assert!(
-        lines[1].contains("deprovision") && lines[1].contains("the instance was deleted"),
-        "{text}"
-    );
+    let expected: [&[&str]; 7] = [
+        &["  provision plan=", "202  succeeded", ": the instance is ready"],
+        &["  bind binding=b plan=", "  201"],
+        &["  unbind binding=b  by ", "  200"],
+        &["  flush  by ", "  200"],
+        &["  restart  by ", "202  succeeded", ": the instance was restarted"],
+        &["  update  by ", "  200"],
+        &["  deprovision  by ", "202  succeeded", ": the instance was deleted"],
+    ];
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, parts) in lines.iter().zip(expected) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line}");
+    }
     assert_eq!(print("nobody").await.status.code(), Some(1));
 }

@@ -231,6 +231,17 @@ async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() 
         (world.count(taken, &order).await == 1).then_some(())
     })
     .await;
+    // Where no operator runs, what takes too long ends all the same.
+    let late = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let overdue = slow.osb().provision(&late).await.operation();
+    let past = "update operations set deadline_at = now() where instance_id = $1";
+    world.sql().await.execute(past, &[&late.id]).await.unwrap();
+    let (state, description) = slow.osb().ended(&late, &overdue).await;
+    assert_eq!(state, "failed");
+    assert!(
+        description.contains("took longer than the plan allows"),
+        "{description}"
+    );
     world.start_broker().await;
     // It is held while the API server does not answer.
     tokio::time::sleep(Duration::from_secs(7)).await;

@@ -93,7 +93,14 @@ async fn a_member_serves_from_its_order_on_and_another_one_is_made() {
     println!("ordered and bound in {} ms", elapsed.as_millis());
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
     use_credentials(&bound.body["credentials"], ca_file).await;
-    assert_eq!(hook.next().await.body()["state"], json!("succeeded"));
+    let last = format!("/v2/service_instances/{}/last_operation", order.id);
+    assert_eq!(osb.get(&last).await.body, json!({ "state": "succeeded" }));
+    let mut told = async || {
+        let event = hook.next().await.body();
+        assert_eq!(event["state"], json!("succeeded"));
+        event["kind"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([told().await, told().await], ["provision", "bind"]);
 
     // Its resource tells whose it is, and it is one of the plan's instances.
     let place = world.place(&order).await;
@@ -150,6 +157,7 @@ async fn a_member_serves_from_its_order_on_and_another_one_is_made() {
     // A claimed one is given back like any other.
     assert_eq!(osb.unbind(&order, "b").await.status.as_u16(), 200);
     osb.give_back(&order).await;
+    assert_eq!(told().await, "deprovision", "unbinding tells nothing");
     world.until_nothing_is_left(&place, None).await;
     join_all(orders.iter().map(|order| async {
         osb.unbind(order, "b").await;

@@ -102,7 +102,15 @@ async fn a_redis_on_elasticache_is_restarted_backed_up_and_restored() {
     let backup = backups[0]["id"].as_str().unwrap();
     let place = world.place(&order).await;
     let before = world.instance(&place).await.unwrap().status.unwrap();
-    done(osb.restore(&order, backup).await).await;
+    let accepted = osb.restore(&order, backup).await;
+    let operation = accepted.operation();
+    assert_eq!(osb.restore(&order, backup).await.operation(), operation);
+    assert_eq!(osb.poll(&order, &operation).await.body["state"], json!("in progress"));
+    // Without a name, the latest operation that the specification knows.
+    let last = format!("/v2/service_instances/{}/last_operation", order.id);
+    assert_eq!(osb.get(&last).await.body["state"], json!("succeeded"));
+    done(accepted).await;
+    assert_eq!(osb.poll(&order, &operation).await.body["state"], json!("succeeded"));
     let after = world.instance(&place).await.unwrap().status.unwrap();
     assert_eq!(after.restored_from.as_deref(), Some(backup));
     assert_ne!(after.provider_id, before.provider_id);

@@ -74,6 +74,14 @@ async fn bound(osb: &Osb, order: &Order, binding: &str) -> String {
     uri(&credentials(osb, order, binding).await)
 }
 
+/// Has a binding succeed another one, waits, and returns the URI that was handed out.
+async fn rotated(osb: &Osb, order: &Order, binding: &str, predecessor: &str) -> String {
+    let path = format!("{}?accepts_incomplete=true", path(order, binding));
+    let accepted = osb.put(&path, &json!({ "predecessor_binding_id": predecessor })).await;
+    assert_eq!(ended(osb, order, binding, &accepted.operation()).await, "succeeded");
+    uri(&credentials(osb, order, binding).await)
+}
+
 async fn unbound(osb: &Osb, order: &Order, binding: &str) {
     let accepted = unbind(osb, order, binding).await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED, "{accepted:?}");
@@ -191,14 +199,7 @@ async fn in_the_cluster_each_binding_has_a_user_that_survives_its_pod_and_ends_w
     for uri in [&b, &successor] {
         says(uri, ca_file, &["set", "key", "third"], "OK").await;
     }
-    let rotated = osb
-        .put(
-            &format!("{}?accepts_incomplete=true", path(&order, "d")),
-            &json!({ "predecessor_binding_id": "b" }),
-        )
-        .await;
-    assert_eq!(ended(&osb, &order, "d", &rotated.operation()).await, "succeeded");
-    let d = uri(&credentials(&osb, &order, "d").await);
+    let d = rotated(&osb, &order, "d", "b").await;
     unbound(&osb, &order, "b").await;
     says(&d, ca_file, &["get", "key"], "third").await;
     assert!(refused(&redis(&b, ca_file, &["get", "key"]).await));
@@ -308,10 +309,49 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     says(&b, ca_file, &["get", "key"], "value").await;
     let c = bound(&osb, &order, "c").await;
     says(&c, ca_file, &["get", "key"], "value").await;
+    let d = rotated(&osb, &order, "d", "c").await;
+    says(&d, ca_file, &["get", "key"], "value").await;
+    unbound(&osb, &order, "c").await;
     assert_eq!(secrets_of_users(world, &place).await, 2);
 
+    // Another cache takes the place of this one: it has every user from its first day on.
+    let unencrypted = json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true, "atRestEncryption": false });
+    let engine = json!({ "type": "valkey", "version": "7.2" });
+    let replacing_plan = plan(world, engine, "elasticache", unencrypted).await;
+    let mut change = json!({ "service_id": REDIS, "plan_id": replacing_plan });
+    let refused_change = eventually("a word on the other cache", async || {
+        let reply = osb.patch(&order, &change).await;
+        (reply.status == StatusCode::UNPROCESSABLE_ENTITY).then_some(reply)
+    })
+    .await;
+    assert!(refused_change.text.contains("allow_replace"), "{refused_change:?}");
+    change["parameters"] = json!({ "allow_replace": true });
+    let operation = osb.patch(&order, &change).await.operation();
+    let (state, description) = osb.ended(&order, &operation).await;
+    assert_eq!(state, "succeeded", "{description}");
+    order.plan = replacing_plan;
+    let status = world.instance(&place).await.unwrap().status.unwrap();
+    let (replacement, address) = (status.provider_id.unwrap(), status.endpoint.unwrap().address);
+    assert_ne!(replacement, provider_id);
+    let there = |uri: &str| format!("{}@{address}", uri.rsplit_once('@').unwrap().0);
+    for uri in [&b, &d] {
+        says(&there(uri), ca_file, &["get", "key"], "value").await;
+        says(uri, ca_file, &["get", "key"], "value").await;
+    }
+    assert!(refused(&redis(&there(&c), ca_file, &["get", "key"]).await));
+    // Who binds or rotates now is sent to the new one; what is unbound is revoked in both.
+    let e = rotated(&osb, &order, "e", "d").await;
+    assert!(e.ends_with(&address), "{address}");
+    says(&e, ca_file, &["get", "key"], "value").await;
+    unbound(&osb, &order, "b").await;
+    for uri in [&b, &there(&b)] {
+        assert!(refused(&redis(uri, ca_file, &["get", "key"]).await));
+    }
+
     osb.give_back(&order).await;
-    world.until_nothing_is_left(&place, Some(&provider_id)).await;
+    for id in [&provider_id, &replacement] {
+        world.until_nothing_is_left(&place, Some(id)).await;
+    }
     let left = elasticache().remaining();
     assert_eq!(
         (left.users, left.user_groups),

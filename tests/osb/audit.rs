@@ -106,6 +106,96 @@ async fn every_change_is_recorded_with_its_operation() {
     );
 }
 
+/// What takes time is told with how it ended, whatever it was and whoever else went on beside it.
+#[tokio::test]
+async fn every_kind_of_operation_is_told_with_its_end() {
+    use cache_broker::api::{Connection, EngineType, ProviderKind};
+    use cache_broker::ledger::Outcome;
+
+    use crate::broker::connection;
+
+    const REDIS: &str = "0a8d668d-2971-4533-8e38-a816a7c01bec";
+    let broker = Broker::start().await;
+    let mut plan = serde_json::to_value(crate::broker::plan()).unwrap();
+    plan["spec"]["service"] = json!("akkeris-redis");
+    plan["spec"]["engine"] = json!({ "type": "redis", "version": "7.1" });
+    plan["spec"]["bindingCredentials"] = json!("perBinding");
+    broker.offer(&[serde_json::from_value(plan).unwrap()]);
+    let at = || Connection {
+        engine: EngineType::Redis,
+        provider: ProviderKind::ElastiCache,
+        ..connection()
+    };
+    let mut version = 0;
+    let mut ready = async |users: &[(&str, bool)]| {
+        version += 1;
+        let revision = broker.count("select desired_revision from instances").await;
+        broker
+            .observe("i", Verdict::Ready, version, revision, Some(at()), users)
+            .await;
+    };
+    let instance = "/v2/service_instances/i";
+    let actions = format!("{instance}/actions");
+    let mut order = Broker::order();
+    order["service_id"] = json!(REDIS);
+    assert_eq!(broker.put(PATH, &order).await.status, 202);
+    ready(&[]).await;
+    let binding = json!({ "service_id": REDIS, "plan_id": "p" });
+    let path = format!("{instance}/service_bindings/b?accepts_incomplete=true");
+    assert_eq!(broker.put(&path, &binding).await.status, 202);
+    let user = broker
+        .ledger
+        .binding_users(&"i".parse().unwrap())
+        .await
+        .unwrap()
+        .remove(0)
+        .name;
+    ready(&[(&user, true)]).await;
+    let update = json!({ "service_id": REDIS, "parameters": { "connectionLimit": 1 } });
+    assert_eq!(broker.patch("i", &update).await.status, 202);
+    ready(&[(&user, true)]).await;
+    assert_eq!(broker.post(&format!("{actions}/restart")).await.status, 202);
+    ready(&[(&user, true)]).await;
+    let backup = broker.post(&format!("{actions}/backups")).await.operation();
+    let made = broker
+        .ledger
+        .project_backup(broker.epoch, backup.parse().unwrap(), &Outcome::Succeeded);
+    made.await.unwrap();
+    let listed = broker.get(&format!("{actions}/backups")).await.body;
+    let restore = format!("{actions}/backups/{}", listed[0]["id"].as_str().unwrap());
+    assert_eq!(broker.put(&restore, &Value::Null).await.status, 202);
+    ready(&[(&user, true)]).await;
+    let path = format!("{path}&service_id={REDIS}&plan_id=p");
+    assert_eq!(broker.delete(&path).await.status, 202);
+    ready(&[]).await;
+    assert_eq!(broker.deprovision("i").await.status, 202);
+    broker.gone("i").await;
+    let history = broker.ledger.history(&"i".parse().unwrap()).await.unwrap();
+    let told: Vec<_> = history
+        .iter()
+        .map(|entry| {
+            assert_eq!((entry.caller.as_str(), entry.status), ("u", 202), "{entry}");
+            let (state, description, ended) = entry.outcome.clone().unwrap();
+            assert!(state == "succeeded" && ended.is_some(), "{entry}");
+            (entry.request.as_str(), description.unwrap())
+        })
+        .collect();
+    let expected = [
+        ("provision", "the instance is ready"),
+        ("bind", "the binding is ready"),
+        ("update", "the instance was updated"),
+        ("restart", "the instance was restarted"),
+        ("backup", "the backup is complete"),
+        ("restore", "the instance was restored"),
+        ("unbind", "the binding was removed"),
+        ("deprovision", "the instance was deleted"),
+    ];
+    assert_eq!(
+        told,
+        expected.map(|(request, description)| (request, description.to_owned()))
+    );
+}
+
 #[tokio::test]
 async fn a_user_that_cannot_be_read_is_a_bad_request() {
     let broker = Broker::start().await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use cache_broker::api::CachePlan;
-use cache_broker::ledger::{InstanceId, Later, Observation, SeenUser, Verdict};
+use cache_broker::ledger::{InstanceId, Verdict};
 use futures::future::join_all;
 use http::Method;
 use http_body_util::Full;
@@ -43,36 +43,9 @@ async fn with_instance(query: &str) -> Broker {
 
 /// Tells the ledger what was seen of the instance: the revision it was written from, and its users.
 async fn see(broker: &Broker, version: u32, revision: i64, users: &[(&str, bool)], verdict: Verdict) {
-    let user = |(name, ready): &(&str, bool)| SeenUser {
-        name: (*name).to_owned(),
-        ready: *ready,
-    };
-    let row = broker
-        .sql
-        .query_one("select namespace, name from instances where id = 'i'", &[])
-        .await
-        .unwrap();
-    let observation = Observation {
-        instance: instance(),
-        namespace: row.get(0),
-        name: row.get(1),
-        adopts: false,
-        uid: "uid-i".to_owned(),
-        resource_version: version.to_string(),
-        later: Later {
-            revision,
-            ..Later::default()
-        },
-        deleting: false,
-        verdict,
-        ready: true,
-        reason: "Seen".to_owned(),
-        message: format!("seen at {version}"),
-        connection: Some(connection()),
-        users: users.iter().map(user).collect(),
-        current: true,
-    };
-    broker.ledger.project(broker.epoch, &observation).await.unwrap();
+    broker
+        .observe("i", verdict, version, revision, Some(connection()), users)
+        .await;
 }
 
 fn instance() -> InstanceId {

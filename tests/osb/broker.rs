@@ -8,8 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cache_broker::api::{CachePlan, Connection, EngineType, ProviderKind};
-use cache_broker::ledger::{Epoch, Later, Observation, Verdict};
-use cache_broker::ledger::{InstanceId, Ledger};
+use cache_broker::ledger::{Epoch, InstanceId, Later, Ledger, Observation, SeenUser, Verdict};
 use cache_broker::osb::limits::Counter;
 use cache_broker::osb::{Authenticator, Catalog, Facade, Namespaces, Quotas, Services, server};
 use cache_broker::webhooks::Policy;
@@ -245,8 +244,26 @@ impl Broker {
 
     /// The same, of a cache that is reached so.
     pub async fn seen_at(&self, id: &str, verdict: Verdict, version: u32, ledger_revision: i64, at: Connection) {
+        let at = (verdict == Verdict::Ready).then_some(at);
+        self.observe(id, verdict, version, ledger_revision, at, &[]).await;
+    }
+
+    /// Tells the ledger what was seen of an instance: how it is, how it is reached if it answers, and its users, each with
+    /// whether it is let in.
+    pub async fn observe(
+        &self,
+        id: &str,
+        verdict: Verdict,
+        version: u32,
+        ledger_revision: i64,
+        at: Option<Connection>,
+        users: &[(&str, bool)],
+    ) {
         let instance: InstanceId = id.parse().unwrap();
-        let ready = verdict == Verdict::Ready;
+        let user = |(name, ready): &(&str, bool)| SeenUser {
+            name: (*name).to_owned(),
+            ready: *ready,
+        };
         let row = self
             .sql
             .query_one("select namespace, name from instances where id = $1", &[&id])
@@ -265,11 +282,11 @@ impl Broker {
             adopts: false,
             deleting: false,
             verdict,
-            ready,
+            ready: at.is_some(),
             reason: "Seen".to_owned(),
             message: format!("seen at {version}"),
-            connection: ready.then_some(at),
-            users: Vec::new(),
+            connection: at,
+            users: users.iter().map(user).collect(),
             current: true,
         };
         self.ledger.project(self.epoch, &observation).await.unwrap();

@@ -169,6 +169,7 @@ async fn every_call_has_a_script_that_runs() {
     shell.told("last_operation", &[id], "410").await;
 
     backups(&mut shell).await;
+    bindings(&mut shell).await;
     let there: BTreeSet<String> = std::fs::read_dir(folder())
         .unwrap()
         .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
@@ -220,6 +221,51 @@ async fn backups(shell: &mut Shell<'_>) {
     let named = [id, ("BACKUP", backup)];
     assert_eq!(shell.told("backups", &named, "200").await["status"], json!("available"));
     shell.told("restore", &named, "202").await;
+}
+
+/// Where bindings have users they are made by operations, and succeed each other.
+async fn bindings(shell: &mut Shell<'_>) {
+    let broker = shell.broker;
+    let mut users = serde_json::to_value(plan()).unwrap();
+    users["spec"]["service"] = json!("akkeris-redis");
+    users["spec"]["engine"] = json!({ "type": "redis", "version": "7.2" });
+    users["spec"]["bindingCredentials"] = json!("perBinding");
+    broker.offer(&[serde_json::from_value(users).unwrap()]);
+    let id = ("INSTANCE_ID", "users");
+    let of = [
+        id,
+        ("SERVICE_ID", REDIS_SERVICE),
+        ("PLAN_ID", "p"),
+        ("BINDING_ID", "old"),
+    ];
+    shell.told("provision", &of[..3], "202").await;
+    made(broker, id.1, 1, connection()).await;
+    let mut version = 1;
+    let mut bound = async || {
+        let users = broker.ledger.binding_users(&id.1.parse().unwrap()).await.unwrap();
+        let users: Vec<_> = users.iter().map(|user| (user.name.as_str(), true)).collect();
+        let revision = broker
+            .count("select desired_revision from instances where id = 'users'")
+            .await;
+        version += 1;
+        broker
+            .observe(id.1, Verdict::Ready, version, revision, Some(connection()), &users)
+            .await;
+    };
+    let operation = shell.told("bind", &of, "202").await["operation"].clone();
+    let named = [id, of[3], ("OPERATION", operation.as_str().unwrap())];
+    let state = shell.told("last_binding_operation", &named, "200").await["state"].clone();
+    assert_eq!(state, json!("in progress"));
+    bound().await;
+    assert_eq!(
+        shell.told("last_binding_operation", &named[..2], "200").await["state"],
+        json!("succeeded")
+    );
+    let successor = [id, ("BINDING_ID", "new"), ("PREDECESSOR", "old")];
+    shell.told("rotate", &successor, "202").await;
+    bound().await;
+    let fetched = shell.told("fetch_binding", &successor[..2], "200").await;
+    assert!(fetched["credentials"]["username"].is_string(), "{fetched}");
 }
 
 #[tokio::test]

@@ -40,10 +40,12 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &servers.issue(["localhost"]).unwrap());
         std::fs::write(folder.path().join("clients.crt"), clients.certificate()).unwrap();
+        std::fs::write(folder.path().join("revoked.crl"), clients.revoke([]).unwrap()).unwrap();
         let tls = Tls::read(Paths {
             certificate: folder.path().join("tls.crt"),
             key: folder.path().join("tls.key"),
             client_authority: Some(folder.path().join("clients.crt")),
+            client_revocations: Some(folder.path().join("revoked.crl")),
         });
         let tls = tls.unwrap().looked_at_every(Duration::from_millis(20));
         let (facade, catalog) = facade_for(authenticator);
@@ -96,6 +98,7 @@ impl Served {
 
 const SERVED: &str = "HTTP/1.1 200 OK";
 const REFUSED: &str = "HTTP/1.1 401 Unauthorized";
+const FORBIDDEN: &str = "HTTP/1.1 403 Forbidden";
 
 fn pair() -> (String, secrecy::SecretString) {
     ("u".to_owned(), "p".to_owned().into())
@@ -103,7 +106,7 @@ fn pair() -> (String, secrecy::SecretString) {
 
 #[tokio::test]
 async fn a_certificate_of_the_trusted_authority_lets_in_and_no_other() {
-    let served = Served::to(Authenticator::new(None, None).and_certificates()).await;
+    let served = Served::to(Authenticator::new(None, None).and_certificates(&[])).await;
     let known = served.clients.issue_client("platform", "example").unwrap();
     assert_eq!(served.ask(Some(&known), "").await.unwrap(), SERVED);
     // There are no passwords here, so that a platform may send one that means nothing.
@@ -120,7 +123,7 @@ async fn a_certificate_of_the_trusted_authority_lets_in_and_no_other() {
 
 #[tokio::test]
 async fn passwords_and_certificates_hold_side_by_side() {
-    let served = Served::to(Authenticator::new(Some(&[pair()]), None).and_certificates()).await;
+    let served = Served::to(Authenticator::new(Some(&[pair()]), None).and_certificates(&[])).await;
     let known = served.clients.issue_client("platform", "example").unwrap();
     assert_eq!(served.ask(Some(&known), "").await.unwrap(), SERVED);
     assert_eq!(served.ask(None, "authorization: Basic dTpw\r\n").await.unwrap(), SERVED);
@@ -138,14 +141,60 @@ async fn a_certificate_means_nothing_where_that_is_not_switched_on() {
 }
 
 #[tokio::test]
+async fn of_a_list_of_names_those_let_in_that_a_certificate_is_made_out_to() {
+    let names = ["platform", "spiffe://example/platform"].map(str::to_owned);
+    let authenticator = Authenticator::new(Some(&[pair()]), None).and_certificates(&names);
+    let served = Served::to(authenticator).await;
+    let (known, other) = (
+        served.clients.issue_client("platform", "example").unwrap(),
+        served.clients.issue_client("other", "platform").unwrap(),
+    );
+    let workload = served.clients.issue_workload("spiffe://example/platform").unwrap();
+    assert_eq!(served.ask(Some(&known), "").await.unwrap(), SERVED);
+    assert_eq!(served.ask(Some(&workload), "").await.unwrap(), SERVED);
+    assert_eq!(served.ask(Some(&other), "").await.unwrap(), FORBIDDEN);
+    // Who has a password needs no certificate, and may have any.
+    let header = "authorization: Basic dTpw\r\n";
+    assert_eq!(served.ask(Some(&other), header).await.unwrap(), SERVED);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_lets_nobody_in_from_the_next_look_at_the_list_on() {
+    let served = Served::to(Authenticator::new(None, None).and_certificates(&[])).await;
+    let (stolen, kept) = (
+        served.clients.issue_client("platform", "example").unwrap(),
+        served.clients.issue_client("platform", "example").unwrap(),
+    );
+    assert_eq!(served.ask(Some(&stolen), "").await.unwrap(), SERVED);
+    let list = served.folder.path().join("revoked.crl");
+    std::fs::write(&list, served.clients.revoke([&stolen]).unwrap()).unwrap();
+    let revoked = async {
+        while served.ask(Some(&stolen), "").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, revoked).await.unwrap();
+    assert_eq!(served.ask(Some(&kept), "").await.unwrap(), SERVED);
+    // A list of somebody else's says nothing of these.
+    std::fs::write(&list, Authority::new().unwrap().revoke([]).unwrap()).unwrap();
+    let unknown = async {
+        while served.ask(Some(&kept), "").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unknown).await.unwrap();
+}
+
+#[tokio::test]
 async fn changed_files_are_served_to_new_connections() {
-    let mut served = Served::to(Authenticator::new(None, None).and_certificates()).await;
+    let mut served = Served::to(Authenticator::new(None, None).and_certificates(&[])).await;
     let known = served.clients.issue_client("platform", "example").unwrap();
     assert_eq!(served.ask(Some(&known), "").await.unwrap(), SERVED);
     // Another authority for clients, and a certificate that clients of before do not trust.
     let (servers, clients) = (Authority::new().unwrap(), Authority::new().unwrap());
     write(served.folder.path(), &servers.issue(["localhost"]).unwrap());
     std::fs::write(served.folder.path().join("clients.crt"), clients.certificate()).unwrap();
+    std::fs::write(served.folder.path().join("revoked.crl"), clients.revoke([]).unwrap()).unwrap();
     let changed = async {
         while served.ask(None, "").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;

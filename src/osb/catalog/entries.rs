@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{OfferedPlan, maintenance_version};
-use crate::api::{CachePlan, CachePlanSpec, ProviderSpec};
+use crate::api::{BindingSchema, CachePlan, CachePlanSpec, ProviderSpec};
 use crate::osb::actions;
 use crate::osb::decide::moves::{self, Move};
 use crate::osb::request::ALLOW_REPLACE;
@@ -104,6 +104,7 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
             "create": { "parameters": schema },
             "update": { "parameters": update_schema(schema.clone()) },
         },
+        "service_binding": { "create": { "parameters": binding_schema(spec) } },
     });
     insert(&mut entry, "schemas", schemas);
     if version >= Version::V15 {
@@ -119,6 +120,12 @@ fn plan_entry(service: &Service, resource: &CachePlan, plan: &OfferedPlan, versi
         insert(&mut entry, "binding_rotatable", json!(true));
     }
     entry
+}
+
+/// What may be sent along with a binding.
+fn binding_schema(spec: &CachePlanSpec) -> Value {
+    let schema = spec.binding_parameters.as_ref();
+    schema.map_or_else(BindingSchema::open, BindingSchema::document)
 }
 
 /// What an update may set: what an order may, each of it or none; `null` takes a parameter away.
@@ -216,6 +223,7 @@ fn insert(object: &mut Value, key: &str, value: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::osb::catalog::Catalog;
     use crate::osb::catalog::tests::{body, catalog, named};
     use crate::osb::decide::fixtures::plan;
 
@@ -287,6 +295,45 @@ mod tests {
                 "{values}"
             );
         }
+    }
+
+    /// OSB 2.17, "Service Binding Schema Object": as the plan has it, else anything.
+    #[test]
+    fn what_may_be_sent_along_with_a_binding_is_the_plans_to_say() {
+        let schema = |changes: Value| {
+            let body = body(&catalog(&[plan(changes)]), Version::V13);
+            let binding = &body["services"][0]["plans"][0]["schemas"]["service_binding"];
+            jsonschema::draft7::new(&binding["create"]["parameters"]).unwrap()
+        };
+        let properties = json!({ "team": { "type": "string", "enum": ["a", "b"] } });
+        let closed = schema(json!({ "spec": { "bindingParameters": { "properties": properties } } }));
+        let open = schema(json!({}));
+        for (values, fits) in [
+            (json!({}), true),
+            (json!({ "team": "a" }), true),
+            (json!({ "team": "c" }), false),
+            (json!({ "colour": 1 }), false),
+        ] {
+            assert_eq!(closed.is_valid(&values), fits, "{values}");
+            assert!(open.is_valid(&values), "{values}");
+        }
+        assert!(!open.is_valid(&json!([])));
+    }
+
+    /// Of the profile's keys, the picture is the owner's to give: there is none that is nobody's.
+    #[test]
+    fn a_service_has_the_picture_of_its_owner_or_none() {
+        let services = |image: &str| {
+            let text = format!("services:\n- {{id: a, name: akkeris-memcached, description: d{image}}}\n");
+            Services::parse(&text).unwrap()
+        };
+        let shown = |services: &Services| {
+            let catalog = Catalog::new(services, &[plan(json!({}))], &|_| true);
+            body(&catalog, Version::V17)["services"][0]["metadata"]["imageUrl"].clone()
+        };
+        assert_eq!(shown(&services("")), Value::Null);
+        let image = "https://example.com/cache.svg";
+        assert_eq!(shown(&services(&format!(", image: '{image}'"))), json!(image));
     }
 
     /// OSB 2.17, "Service Offering Object": a service has a plan.

@@ -61,6 +61,13 @@ fn decide(
     }
     let has_users = has_users(held, setting.catalog);
     let asked = asked(request, held, standing)?;
+    sent_along(request, held, setting.catalog)?;
+    if has_users && rests(held) && is_open(held) {
+        return Err(OsbError::unprocessable(
+            None,
+            "the cache was taken over and asks for no password, so a user of its own would keep nobody out, and bindings of this plan have one: order a new instance of this plan, or one of a plan whose bindings share credentials, and bind to that",
+        ));
+    }
     if has_users && !request.accepts_incomplete {
         return Err(OsbError::async_required());
     }
@@ -106,14 +113,47 @@ fn decide(
 
 /// Whether bindings of an instance have users of their own, by the revision of the plan that it runs from.
 fn has_users(held: &Held<Bindable>, catalog: Option<&Catalog>) -> bool {
-    let kept = held.opened.plan_spec.as_ref();
-    let kept = kept.and_then(|spec| serde_json::from_value::<CachePlanSpec>(spec.clone()).ok());
-    match kept {
+    match kept(held) {
         Some(spec) => spec.has_users(),
-        None => catalog
-            .and_then(|catalog| catalog.plan_by_id(&held.instance.plan_id))
-            .is_some_and(|plan| plan.spec.has_users()),
+        None => offered(held, catalog).is_some_and(CachePlanSpec::has_users),
     }
+}
+
+/// The plan at the revision that an instance runs from, if the ledger kept it.
+fn kept(held: &Held<Bindable>) -> Option<CachePlanSpec> {
+    serde_json::from_value(held.opened.plan_spec.clone()?).ok()
+}
+
+/// The plan as it is offered now.
+fn offered<'a>(held: &Held<Bindable>, catalog: Option<&'a Catalog>) -> Option<&'a CachePlanSpec> {
+    Some(&catalog?.plan_by_id(&held.instance.plan_id)?.spec)
+}
+
+/// Whether nothing goes on that may change the cache.
+fn rests<S>(held: &Held<S>) -> bool {
+    held.running().is_none() && !held.instance.unwanted
+}
+
+/// Whether the cache lets everybody in. None that was made here for a plan with users does.
+fn is_open(held: &Held<Bindable>) -> bool {
+    let connection = held.opened.connection.as_ref();
+    connection.is_some_and(|connection| connection.password.is_none())
+}
+
+/// Judges what is sent along with a binding by what the catalog says now, which is what the platform was told; once the
+/// plan is gone, by the revision that the instance runs from. A successor that sends nothing has what its predecessor has.
+fn sent_along(request: &BindRequest, held: &Held<Bindable>, catalog: Option<&Catalog>) -> Result<(), OsbError> {
+    if request.predecessor().is_some() && request.parameters.is_empty() {
+        return Ok(());
+    }
+    let schema = match offered(held, catalog) {
+        Some(spec) => spec.binding_parameters.clone(),
+        None => kept(held).and_then(|spec| spec.binding_parameters),
+    };
+    let Some(schema) = schema else { return Ok(()) };
+    schema
+        .check(&request.parameters)
+        .map_err(|error| OsbError::bad_request(error.to_string()))
 }
 
 /// The id is taken.
@@ -242,7 +282,8 @@ pub fn fetched(binding: Option<&Binding>, version: Version) -> Reply {
         .filter(|binding| binding.state == BindingState::Bound)
         .ok_or_else(|| OsbError::not_found("there is no binding of this id, or it is not ready"))?;
     let mut body = body(&binding.credentials, version);
-    if !binding.parameters.is_empty() {
+    // Earlier platforms may refuse what they do not know here.
+    if version >= Version::V16 && !binding.parameters.is_empty() {
         body.insert("parameters".to_owned(), Value::Object(binding.parameters.clone()));
     }
     Ok(Answer::new(StatusCode::OK, Value::Object(body)))

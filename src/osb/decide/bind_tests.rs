@@ -1,5 +1,6 @@
 use super::super::fixtures::*;
 use super::*;
+use crate::api::{Connection, EngineType};
 use crate::osb::error::Code;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -85,7 +86,11 @@ fn users() -> Bindable {
     });
     Bindable {
         plan_spec: Some(spec),
-        ..shared()
+        connection: Some(Connection {
+            engine: EngineType::Redis,
+            password: Some("shared".to_owned().into()),
+            ..connection()
+        }),
     }
 }
 
@@ -147,7 +152,10 @@ fn a_user_of_its_own_takes_a_platform_that_can_wait() {
     assert_eq!(error.code(), Some(Code::AsyncRequired));
     let new = accepted(&patient(), &held(users()), None);
     assert_eq!(new.username.as_deref(), Some("b-new"));
-    assert_eq!(new.credentials, credentials::of_user(&connection(), &user()));
+    assert_eq!(
+        new.credentials,
+        credentials::of_user(users().connection.as_ref().unwrap(), &user())
+    );
     assert_eq!(new.deadline, HOUR);
     // Where nothing is to be waited for, who can wait need not.
     assert_eq!(accepted(&patient(), &held(shared()), None).username, None);
@@ -210,6 +218,84 @@ fn what_failed_or_is_missing_says_why() {
         "{}",
         error.description()
     );
+}
+
+/// What was taken over as it stood may let everybody in. That is said at once: no user will ever be asked for.
+#[test]
+fn a_cache_that_asks_for_no_password_has_no_users() {
+    let open = || Bindable {
+        connection: Some(connection()),
+        ..users()
+    };
+    for request in [request(), patient(), successor("old")] {
+        let Judgement::Answer(Err(error)) = judged(&request, Some(&held(open())), None, Some(&existing())) else {
+            panic!("no refusal");
+        };
+        assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
+        assert!(
+            error.description().contains("order a new instance"),
+            "{}",
+            error.description()
+        );
+    }
+    // What goes on may change that.
+    assert_eq!(
+        refusal(&patient(), &updating(open()), None).code(),
+        Some(Code::Concurrency)
+    );
+    // Where all share what is asked for, that is nothing.
+    accepted(&request(), &held(shared()), None);
+}
+
+/// OSB 2.17, "Input Parameters Schema Object": what is sent fits what the catalog says, or is refused by name.
+#[test]
+fn what_is_sent_along_is_judged_by_the_plan() {
+    let with = |properties: Value, required: Value| {
+        let parameters = json!({ "properties": properties, "required": required });
+        catalog(&[plan(json!({ "spec": { "bindingParameters": parameters } }))])
+    };
+    let closed = with(json!({ "team": { "type": "string" } }), json!(["team"]));
+    let looser = with(json!({ "team": { "type": "string" } }), json!([]));
+    let anything = catalog(&[plan(json!({}))]);
+    let mut kept = held(shared());
+    kept.opened.plan_spec = Some(serde_json::to_value(closed.plan_by_id("p").unwrap().spec.clone()).unwrap());
+    let told = |sent: Value, held: &Held<Bindable>, catalog: Option<&Catalog>, existing: Option<&Binding>| {
+        let setting = Setting {
+            version: Version::V17,
+            catalog,
+            user: &user(),
+            deadline: HOUR,
+        };
+        let request = BindRequest {
+            parameters: members(sent),
+            ..request()
+        };
+        let standing = Standing {
+            existing: existing.cloned(),
+            predecessor: None,
+        };
+        match judge(&request, Some(held), &standing, &setting) {
+            Judgement::Accept(_) => "accepted".to_owned(),
+            Judgement::Answer(Ok(answer)) => answer.status.as_u16().to_string(),
+            Judgement::Answer(Err(error)) => format!("{} {}", error.status().as_u16(), error.description()),
+        }
+    };
+    let resting = held(shared());
+    for (sent, part) in [
+        (json!({ "team": "a" }), "accepted"),
+        (json!({ "team": 1 }), "400 parameter team: 1 is not of type"),
+        (json!({}), "400 \"team\" is a required property"),
+        (json!({ "team": "a", "colour": 1 }), "'colour' was unexpected"),
+    ] {
+        let said = told(sent.clone(), &resting, Some(&closed), None);
+        assert!(said.contains(part), "{sent}: {said}");
+        assert_eq!(told(sent, &resting, Some(&anything), None), "accepted");
+    }
+    // The catalog is what the platform knows; the revision is asked once the plan is gone.
+    assert_eq!(told(json!({}), &kept, Some(&looser), None), "accepted");
+    assert!(told(json!({}), &kept, None, None).starts_with("400"));
+    // What stands is compared and not judged anew.
+    assert_eq!(told(json!({}), &resting, Some(&closed), Some(&existing())), "200");
 }
 
 /// OSB 2.17, "Binding", "Request": the instance must have been provisioned.

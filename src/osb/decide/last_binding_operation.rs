@@ -91,45 +91,6 @@ mod tests {
         judge(polled, named, Timestamp::from_second(80).unwrap())
     }
 
-    /// OSB 2.17, "Polling Last Operation for Service Bindings", "Response": the table, row by row.
-    #[test]
-    fn every_row_of_the_table() {
-        use OperationKind::{Bind, Unbind};
-        use OperationState::{Failed, InProgress, Succeeded};
-        let (gone, succeeded, failed, going) = (Err(410), Ok("succeeded"), Ok("failed"), Ok("in progress"));
-        for (live, kind, state, named, expected) in [
-            (true, Bind, InProgress, true, going),
-            (true, Bind, InProgress, false, going),
-            (true, Bind, Succeeded, true, succeeded),
-            (true, Bind, Succeeded, false, succeeded),
-            // What could not be made is gone, and who asks hears why.
-            (false, Bind, Failed, true, failed),
-            (false, Bind, Failed, false, failed),
-            (true, Unbind, InProgress, true, going),
-            (true, Unbind, InProgress, false, going),
-            (true, Unbind, Failed, true, failed),
-            (true, Unbind, Failed, false, failed),
-            (false, Unbind, Succeeded, true, gone),
-            (false, Unbind, Succeeded, false, gone),
-            // It ended with its instance.
-            (false, Bind, Succeeded, true, succeeded),
-            (false, Bind, Succeeded, false, gone),
-            // Halted by an unbinding: whoever polls the bind by name hears how that ended.
-            (true, Bind, Failed, true, failed),
-        ] {
-            let said = answer(Some(&polled(live, kind, state)), named)
-                .map(|answer| answer.body["state"].as_str().unwrap().to_owned())
-                .map_err(|error| error.status().as_u16());
-            assert_eq!(
-                said.as_deref().map_err(|status| *status),
-                expected,
-                "{live} {kind:?} {state:?} {named}"
-            );
-        }
-        assert_eq!(answer(None, false).unwrap_err().status(), StatusCode::NOT_FOUND);
-        assert_eq!(answer(None, true).unwrap_err().status(), StatusCode::NOT_FOUND);
-    }
-
     #[test]
     fn a_binding_without_operations_was_there_at_once() {
         let bare = |live| PolledBinding { live, operation: None };

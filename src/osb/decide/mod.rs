@@ -9,6 +9,8 @@ pub mod last_operation;
 pub mod moves;
 pub mod provision;
 pub mod quotas;
+#[cfg(test)]
+mod table;
 pub mod unbind;
 pub mod update;
 
@@ -109,6 +111,34 @@ pub(crate) mod fixtures {
             }
             (into, changes) => *into = changes,
         }
+    }
+
+    /// A plan under a name, which is its id.
+    pub fn named(id: &str, changes: Value) -> CachePlan {
+        let mut plan = plan(changes);
+        plan.metadata.name = Some(id.to_owned());
+        plan.spec.id = id.to_owned();
+        plan
+    }
+
+    /// p: what instances run from, revision 3. larger: the same with more. bare, aws: without its parameters.
+    pub fn offered() -> Vec<CachePlan> {
+        let aws = json!({ "kubernetes": null, "parameters": null, "elasticache": { "nodeType": "cache.t4g.micro" } });
+        vec![
+            plan(json!({})),
+            named(
+                "larger",
+                json!({ "spec": { "operationDeadline": "10m" }, "status": { "revision": 5 } }),
+            ),
+            named("bare", json!({ "spec": { "parameters": null } })),
+            named("older", json!({ "spec": { "engine": { "version": "1.5" } } })),
+            named("aws", json!({ "spec": aws })),
+            named(
+                "redis",
+                json!({ "spec": { "service": "akkeris-redis", "engine": { "type": "redis" } } }),
+            ),
+            named("deprecated", json!({ "spec": { "state": "deprecated" } })),
+        ]
     }
 
     pub fn catalog(plans: &[CachePlan]) -> Catalog {

@@ -212,6 +212,11 @@ fn allowed(
     if let Move::Never(why) = moves::judge(from, to) {
         return Err(unsupported(format!("this change is not possible: {why}")));
     }
+    if to.has_users() && !from.has_users() && held.opened.open {
+        return Err(unsupported(
+            "the cache was taken over and asks for no password, so bindings cannot have users of their own: order a new instance of that plan",
+        ));
+    }
     let to = fits(target, to, request.parameters.is_some())?;
     // What it runs with was accepted once, whatever became of the plan since.
     let from = effective(from, &held.opened.parameters).unwrap_or_else(|_| from.clone());

@@ -45,10 +45,14 @@ fn look(
         .secrets
         .get(&desired.auth_secret())
         .and_then(|secret| secrets::password(secret));
-    let authentication = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
     let Some(live) = &observed.live else {
         return missing(desired, spec, defaults, place, password.is_some(), users);
     };
+    // What stays as it was found asks for what it asked for then.
+    let open = desired.as_found && !live.config.authentication && live.config.user_groups.is_empty();
+    let users = users.filter(|_| !open);
+    let planned = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
+    let authentication = planned && !open;
     let adopted = desired
         .adopt
         .as_ref()

@@ -409,6 +409,31 @@ fn what_was_taken_over_as_it_was_found_is_changed_by_an_update_and_nothing_else(
     assert_eq!(run(&wanted, &seen).step, Next::Replace);
 }
 
+/// Whether its clients need a password is told as it is, so that nobody waits for users that it will not have.
+#[test]
+fn what_was_taken_over_open_stays_open_whatever_its_plan_says() {
+    let mut wanted = desired(redis());
+    wanted.was_ready = true;
+    wanted.plan.binding_credentials = crate::api::BindingCredentials::PerBinding;
+    wanted.plan.elasticache.as_mut().unwrap().authentication = None;
+    let mut found = made(&wanted.plan, 0);
+    found.config.authentication = false;
+    let mut seen = serving(&wanted, found);
+    seen.ownership = Ownership::Ours;
+    seen.secrets.clear();
+    wanted.as_found = true;
+    let Next::Act(Step::Secret(SecretStep::ApplyConnection(data))) = run(&wanted, &seen).step else {
+        panic!("{:?}", run(&wanted, &seen));
+    };
+    assert_eq!(data.get("password"), None);
+    wanted.as_found = false;
+    assert_eq!(
+        run(&wanted, &seen).report.reason,
+        Reason::Failed,
+        "its password is gone"
+    );
+}
+
 #[test]
 fn a_delete_waits_until_elasticache_allows_it_and_ends_when_nothing_is_left() {
     let mut desired = desired(redis());

@@ -5,24 +5,29 @@
 //!
 //! `CONFORMANCE_SEED` plays one case again, `CONFORMANCE_SECONDS` says for how long to play.
 
+mod calls;
 mod model;
 mod search;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cache_broker::api::CachePlan;
-use cache_broker::ledger::{Desired, Verdict};
+use cache_broker::api::Connection;
+use cache_broker::ledger::{Desired, Outcome, Remains, Verdict};
 use futures::future::join_all;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use http_body_util::Full;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::broker::{Broker, PATIENCE, Reply, SERVICE, plan};
-use model::{Call, Event, Maintenance, Named, Parameters, Plan};
+use uuid::Uuid;
+
+use crate::broker::{Broker, PATIENCE, Reply};
+use calls::{Heard as Names, offers, request, some_call};
+use model::{Call, Event, Maintenance, Origin, Service};
 use search::{Beliefs, Heard};
 
 /// How long it goes on, if nobody says otherwise.
@@ -54,184 +59,6 @@ struct Sent {
     way: Way,
 }
 
-/// The second plan.
-fn large() -> CachePlan {
-    let mut large = plan();
-    large.metadata.name = Some("memcached-large".to_owned());
-    large.spec.id = Plan::Large.id().to_owned();
-    large.status.as_mut().unwrap().revision = Some(5);
-    large
-}
-
-fn revision(plan: Plan) -> u32 {
-    match plan {
-        Plan::Small => 3,
-        Plan::Large => 5,
-        Plan::Unknown => 1,
-    }
-}
-
-fn one_of<T: Clone>(rng: &mut StdRng, choices: &[T]) -> T {
-    choices[rng.random_range(0..choices.len())].clone()
-}
-
-fn some_plan(rng: &mut StdRng) -> Plan {
-    one_of(
-        rng,
-        &[
-            Plan::Small,
-            Plan::Small,
-            Plan::Small,
-            Plan::Large,
-            Plan::Large,
-            Plan::Unknown,
-        ],
-    )
-}
-
-fn some_maintenance(rng: &mut StdRng) -> Maintenance {
-    use Maintenance::{Absent, Of};
-    one_of(
-        rng,
-        &[
-            Absent,
-            Absent,
-            Absent,
-            Absent,
-            Of(Plan::Small),
-            Of(Plan::Large),
-            Of(Plan::Unknown),
-        ],
-    )
-}
-
-/// A call, of those operations that were heard of.
-fn some_call(rng: &mut StdRng, heard: &[String]) -> Call {
-    use Parameters::{Absent, Limit, NoLimit, Wrong};
-    let mostly = |rng: &mut StdRng| rng.random_bool(0.93);
-    match rng.random_range(0..20) {
-        0..4 => Call::Provision {
-            plan: some_plan(rng),
-            space: u8::from(rng.random_bool(0.2)),
-            parameters: one_of(rng, &[Absent, Absent, Absent, Absent, Limit(1), Wrong]),
-            maintenance: some_maintenance(rng),
-            incomplete: mostly(rng),
-        },
-        4..8 => Call::Update {
-            plan: rng.random_bool(0.6).then(|| some_plan(rng)),
-            parameters: one_of(rng, &[Absent, Absent, Limit(1), Limit(2), NoLimit, Wrong]),
-            maintenance: some_maintenance(rng),
-            context: rng.random_bool(0.2).then(|| rng.random_range(0..2)),
-            incomplete: mostly(rng),
-        },
-        8..10 => Call::Deprovision {
-            incomplete: mostly(rng),
-            ids: mostly(rng),
-        },
-        10 => Call::Restart,
-        11 => Call::Poll(Named::Latest),
-        12..14 if heard.is_empty() => Call::Poll(Named::Latest),
-        12..14 => Call::Poll(Named::Operation(one_of(rng, heard))),
-        14 => Call::Fetch,
-        15..17 => Call::Bind {
-            binding: rng.random_range(0..2),
-            plan: some_plan(rng),
-            app: u8::from(rng.random_bool(0.25)),
-        },
-        17 => Call::FetchBinding(rng.random_range(0..2)),
-        _ => Call::Unbind {
-            binding: rng.random_range(0..2),
-            ids: mostly(rng),
-        },
-    }
-}
-
-/// The request for a call: method, path and body.
-fn request(id: &str, call: &Call) -> (Method, String, Option<Value>) {
-    let instance = format!("/v2/service_instances/{id}");
-    let waits = |incomplete: bool| if incomplete { "?accepts_incomplete=true" } else { "" };
-    let ids = |ids: bool| {
-        if ids {
-            format!("service_id={SERVICE}&plan_id=p")
-        } else {
-            String::new()
-        }
-    };
-    let set = |body: &mut Value, parameters: Parameters| match parameters {
-        Parameters::Absent => {}
-        Parameters::Limit(limit) => body["parameters"] = json!({ "connectionLimit": limit }),
-        Parameters::NoLimit => body["parameters"] = json!({ "connectionLimit": null }),
-        Parameters::Wrong => body["parameters"] = json!({ "connectionLimit": "many" }),
-    };
-    let maintained = |body: &mut Value, maintenance: Maintenance| {
-        if let Maintenance::Of(plan) = maintenance {
-            body["maintenance_info"] = json!({ "version": format!("{}.0.0", revision(plan)) });
-        }
-    };
-    match call {
-        Call::Provision {
-            plan,
-            space,
-            parameters,
-            maintenance,
-            incomplete,
-        } => {
-            let mut body = Broker::order();
-            body["plan_id"] = json!(plan.id());
-            body["space_guid"] = json!(format!("s{space}"));
-            set(&mut body, *parameters);
-            maintained(&mut body, *maintenance);
-            (Method::PUT, format!("{instance}{}", waits(*incomplete)), Some(body))
-        }
-        Call::Update {
-            plan,
-            parameters,
-            maintenance,
-            context,
-            incomplete,
-        } => {
-            let mut body = json!({ "service_id": SERVICE });
-            if let Some(plan) = plan {
-                body["plan_id"] = json!(plan.id());
-            }
-            if let Some(context) = context {
-                body["context"] = json!({ "instance_name": format!("name-{context}") });
-            }
-            set(&mut body, *parameters);
-            maintained(&mut body, *maintenance);
-            (Method::PATCH, format!("{instance}{}", waits(*incomplete)), Some(body))
-        }
-        Call::Deprovision { incomplete, ids: named } => {
-            let query = format!("?accepts_incomplete={incomplete}&{}", ids(*named));
-            (Method::DELETE, format!("{instance}{query}"), None)
-        }
-        Call::Restart => (Method::POST, format!("{instance}/actions/restart"), None),
-        Call::Poll(named) => {
-            let query = match named {
-                Named::Latest => String::new(),
-                Named::Operation(name) => format!("?operation={name}"),
-            };
-            (Method::GET, format!("{instance}/last_operation{query}"), None)
-        }
-        Call::Fetch => (Method::GET, instance, None),
-        Call::Bind { binding, plan, app } => {
-            let body = json!({
-                "service_id": SERVICE, "plan_id": plan.id(), "bind_resource": { "app_guid": format!("app-{app}") },
-            });
-            (
-                Method::PUT,
-                format!("{instance}/service_bindings/{binding}"),
-                Some(body),
-            )
-        }
-        Call::FetchBinding(binding) => (Method::GET, format!("{instance}/service_bindings/{binding}"), None),
-        Call::Unbind { binding, ids: named } => {
-            let path = format!("{instance}/service_bindings/{binding}?{}", ids(*named));
-            (Method::DELETE, path, None)
-        }
-    }
-}
-
 /// What the specification says of every answer, whatever came before.
 fn check_form(sent: &Sent, reply: &Reply) {
     let Reply { status, headers, body } = reply;
@@ -261,22 +88,53 @@ fn check_form(sent: &Sent, reply: &Reply) {
     }
 }
 
+/// A resource in the cluster.
+#[derive(Clone, Copy, Debug)]
+struct Resource {
+    /// The revision that it was written from.
+    revision: i64,
+    /// Whether it is to exist.
+    desired: Desired,
+    /// The operation whose backup is made.
+    backup: Option<Uuid>,
+}
+
+fn one_of<T: Clone>(rng: &mut StdRng, choices: &[T]) -> T {
+    choices[rng.random_range(0..choices.len())].clone()
+}
+
 /// A case: its instances, what they may be by now, and the cluster beneath.
 struct Case<'a> {
     broker: &'a Broker,
+    service: Service,
     ids: Vec<String>,
     beliefs: Vec<Beliefs>,
-    /// The operations that answers told of.
-    heard: Vec<Vec<String>>,
-    /// The revision of each resource in the cluster, and whether it is to exist.
-    cluster: Vec<Option<(i64, Desired)>>,
+    /// What answers told of.
+    heard: Vec<Names>,
+    cluster: Vec<Option<Resource>>,
     observed: u32,
+    /// How often which call was answered how.
+    answered: BTreeMap<(&'static str, u16), usize>,
+}
+
+/// How the caches of a service are reached.
+fn connection(service: Service) -> Connection {
+    use cache_broker::api::{EngineType, ProviderKind};
+    let shared = crate::broker::connection();
+    match service {
+        Service::Memcached => shared,
+        Service::Redis => Connection {
+            engine: EngineType::Redis,
+            provider: ProviderKind::ElastiCache,
+            ..shared
+        },
+    }
 }
 
 impl Case<'_> {
     /// Does what a client does, and says what it heard.
     async fn send(&self, sent: &Sent) -> Heard {
-        let (method, path, body) = request(&self.ids[sent.instance], &sent.call);
+        let (method, path, body) = request(self.service, &self.ids[sent.instance], &sent.call);
         if sent.way == Way::There {
             let version = format!("2.{}", sent.version);
             let body = body.map(|body| body.to_string()).unwrap_or_default();
@@ -317,7 +175,7 @@ impl Case<'_> {
     }
 
     /// What goes on in the cluster beneath an instance, one thing after the other. Returns what came of it.
-    async fn happen(&self, instance: usize, events: &[Event], observed: u32) -> (Option<(i64, Desired)>, Vec<Event>) {
+    async fn happen(&self, instance: usize, events: &[Event], observed: u32) -> (Option<Resource>, Vec<Event>) {
         let (broker, id) = (self.broker, &self.ids[instance]);
         let mut resource = self.cluster[instance];
         let mut happened = Vec::new();
@@ -334,18 +192,38 @@ impl Case<'_> {
                         }
                         // A row that a request has locked just then is passed over.
                         if ours {
-                            resource = Some((item.revision, item.desired));
+                            resource = Some(Resource {
+                                revision: item.revision,
+                                desired: item.desired,
+                                backup: item.backup.map(|(_, operation)| operation),
+                            });
                             happened.push(*event);
                         }
                     }
                 }
                 Event::Ready | Event::Stalled => {
-                    let verdict = match event {
-                        Event::Ready => Verdict::Ready,
-                        _ => Verdict::Failed("it stalls".to_owned()),
+                    self.observe(id, *event == Event::Ready, observed, resource.unwrap().revision)
+                        .await;
+                    happened.push(*event);
+                }
+                Event::Made(well) => {
+                    let outcome = if *well {
+                        Outcome::Succeeded
+                    } else {
+                        Outcome::Failed {
+                            description: "no backup".to_owned(),
+                            remains: Remains {
+                                usable: true,
+                                repeatable: true,
+                            },
+                        }
                     };
-                    let (revision, _) = resource.unwrap();
-                    broker.seen_from(id, verdict, observed, revision).await;
+                    // One that ended otherwise is not written anew.
+                    let Some(operation) = resource.and_then(|resource| resource.backup) else {
+                        continue;
+                    };
+                    let ended = broker.ledger.project_backup(broker.epoch, operation, &outcome);
+                    ended.await.unwrap();
                     happened.push(*event);
                 }
                 Event::Gone => {
@@ -362,15 +240,38 @@ impl Case<'_> {
         (resource, happened)
     }
 
+    /// Has an instance be seen as its resource wants it, or stall. What is ready has the users that it is to have; what
+    /// stalls has let nobody new in, and still has those that are to go.
+    async fn observe(&self, id: &str, ready: bool, observed: u32, revision: i64) {
+        let there = "select username from bindings where instance_id = $1 and username is not null
+                      and deleted_at is null and (state <> 'unbinding' or not $2)";
+        let rows = self.broker.sql.query(there, &[&id, &ready]).await.unwrap();
+        let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let users: Vec<_> = names.iter().map(|name| (name.as_str(), ready)).collect();
+        let verdict = if ready {
+            Verdict::Ready
+        } else {
+            Verdict::Failed("it stalls".to_owned())
+        };
+        let connection = connection(self.service);
+        self.broker
+            .observe(id, verdict, observed, revision, ready.then_some(connection), &users)
+            .await;
+    }
+
     /// What may happen to an instance next.
     fn some_events(&self, rng: &mut StdRng, instance: usize) -> Vec<Event> {
         let mut events = Vec::new();
         if rng.random_bool(0.7) {
             events.push(Event::Written);
         }
-        match self.cluster[instance] {
-            Some((_, Desired::Absent)) => events.extend(rng.random_bool(0.6).then_some(Event::Gone)),
-            Some((_, Desired::Present)) => {
+        let resource = self.cluster[instance];
+        if resource.is_some_and(|resource| resource.backup.is_some()) && rng.random_bool(0.5) {
+            events.push(Event::Made(rng.random_bool(0.8)));
+        }
+        match resource.map(|resource| resource.desired) {
+            Some(Desired::Absent) => events.extend(rng.random_bool(0.6).then_some(Event::Gone)),
+            Some(Desired::Present) => {
                 events.extend(rng.random_bool(0.8).then(|| {
                     if rng.random_bool(0.85) {
                         Event::Ready
@@ -400,7 +301,7 @@ impl Case<'_> {
             };
             let call = match calls.last().filter(|last| last.instance == instance) {
                 Some(last) if rng.random_bool(0.25) => last.call.clone(),
-                _ => some_call(rng, &self.heard[instance]),
+                _ => some_call(rng, self.service, &self.heard[instance]),
             };
             let way = match rng.random_range(0..20) {
                 0 | 1 => Way::AnswerLost(Duration::from_micros(rng.random_range(0..5_000))),
@@ -442,11 +343,13 @@ impl Case<'_> {
                 .filter(|(sent, _)| sent.instance == instance)
                 .collect();
             for (_, heard) in &mine {
-                if let Heard::Answer(_, body) = heard
-                    && let Some(operation) = body["operation"].as_str()
-                    && !self.heard[instance].iter().any(|known| known == operation)
-                {
-                    self.heard[instance].push(operation.to_owned());
+                if let Heard::Answer(_, body) = heard {
+                    self.heard[instance].learn(body);
+                }
+            }
+            for (sent, heard) in &mine {
+                if let Heard::Answer(status, _) = heard {
+                    *self.answered.entry((sent.call.name(), *status)).or_default() += 1;
                 }
             }
             let events: &[Event] = if instance == focus { &happened } else { &[] };
@@ -483,9 +386,15 @@ impl Case<'_> {
     }
 }
 
-/// The call as the broker has to understand it: before 2.15 there is no maintenance info.
+/// The call as the broker has to understand it: before 2.15 there is no maintenance info, before 2.17 no rotation.
 fn with_version(sent: &Sent) -> Call {
     let mut call = sent.call.clone();
+    if sent.version < 17
+        && let Call::Bind { origin, .. } = &mut call
+        && let Origin::Successor(_) = origin
+    {
+        *origin = Origin::Unread;
+    }
     if sent.version < 15
         && let Call::Provision { maintenance, .. } | Call::Update { maintenance, .. } = &mut call
     {
@@ -494,45 +403,54 @@ fn with_version(sent: &Sent) -> Call {
     call
 }
 
-async fn play(broker: &Broker, seed: u64) -> Result<usize, String> {
+/// Plays a case, and says how often which call was answered how.
+async fn play(broker: &Broker, seed: u64) -> Result<BTreeMap<(&'static str, u16), usize>, String> {
     let mut rng = StdRng::seed_from_u64(seed);
+    let service = one_of(&mut rng, &[Service::Memcached, Service::Redis]);
     let mut case = Case {
         broker,
-        ids: (0..INSTANCES)
-            .map(|n| format!("i-{n}-{}", uuid::Uuid::new_v4()))
-            .collect(),
-        beliefs: vec![Beliefs::default(); INSTANCES],
-        heard: vec![Vec::new(); INSTANCES],
+        service,
+        ids: (0..INSTANCES).map(|n| format!("i-{n}-{}", Uuid::new_v4())).collect(),
+        beliefs: vec![Beliefs::new(service); INSTANCES],
+        heard: vec![Names::default(); INSTANCES],
         cluster: vec![None; INSTANCES],
         observed: 0,
+        answered: BTreeMap::new(),
     };
     for round in 0..ROUNDS {
         case.round(&mut rng, round).await?;
     }
-    Ok(ROUNDS)
+    Ok(case.answered)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_platforms_are_answered_as_the_specification_allows() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let broker = Broker::start().await;
-    broker.offer(&[plan(), large()]);
+    broker.offer(&offers());
     let mut seeds: Box<dyn Iterator<Item = u64>> = match number("CONFORMANCE_SEED") {
         Some(seed) => Box::new([seed].into_iter()),
         None => Box::new(std::iter::repeat_with(rand::random)),
     };
     let length = Duration::from_secs(number("CONFORMANCE_SECONDS").unwrap_or(SECONDS));
     let begun = Instant::now();
-    let (mut cases, mut rounds) = (0, 0);
+    let (mut cases, mut answered) = (0, BTreeMap::new());
     while begun.elapsed() < length
         && let Some(seed) = seeds.next()
     {
         println!("CONFORMANCE_SEED={seed}");
-        rounds += play(&broker, seed)
-            .await
-            .unwrap_or_else(|why| panic!("CONFORMANCE_SEED={seed} {why}"));
+        let told = play(&broker, seed).await;
+        for (which, count) in told.unwrap_or_else(|why| panic!("CONFORMANCE_SEED={seed} {why}")) {
+            *answered.entry(which).or_insert(0) += count;
+        }
         cases += 1;
     }
-    println!("{cases} cases, {rounds} batches of calls");
+    println!(
+        "{cases} cases, {} batches of calls, which were answered so:",
+        cases * ROUNDS
+    );
+    for ((call, status), count) in answered {
+        println!("  {call} {status}: {count}");
+    }
     assert!(cases > 0);
 }

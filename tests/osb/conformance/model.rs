@@ -2,11 +2,26 @@
 //! allowed, with what the instance is afterwards. It knows the specification and nothing of how the broker is built.
 //! Where the specification leaves a choice, every choice is allowed, unless docs/openapi.yaml promises one.
 
+mod actions;
+mod bindings;
+mod instances;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// A plan of the one service.
+use bindings::Held;
+
+/// What is offered, and what goes with that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Bindings share what they are handed, and there are no backups.
+    Memcached,
+    /// Each binding has a user of its own, and there are backups.
+    Redis,
+}
+
+/// A plan of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Plan {
     Small,
@@ -63,18 +78,60 @@ pub enum Call {
         ids: bool,
     },
     Restart,
+    Backup,
+    Backups,
+    Restore(String),
     Poll(Named),
     Fetch,
     Bind {
         binding: u8,
+        origin: Origin,
+        incomplete: bool,
+    },
+    FetchBinding(u8),
+    PollBinding(u8, Named),
+    Unbind {
+        binding: u8,
+        incomplete: bool,
+        ids: bool,
+    },
+}
+
+impl Call {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Provision { .. } => "provision",
+            Self::Update { .. } => "update",
+            Self::Deprovision { .. } => "deprovision",
+            Self::Restart => "restart",
+            Self::Backup => "backup",
+            Self::Backups => "backups",
+            Self::Restore(_) => "restore",
+            Self::Poll(_) => "poll",
+            Self::Fetch => "fetch",
+            Self::Bind {
+                origin: Origin::Fresh { .. },
+                ..
+            } => "bind",
+            Self::Bind { .. } => "rotate",
+            Self::FetchBinding(_) => "fetch binding",
+            Self::PollBinding(..) => "poll binding",
+            Self::Unbind { .. } => "unbind",
+        }
+    }
+}
+
+/// Where a binding begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    Fresh {
         plan: Plan,
         app: u8,
     },
-    FetchBinding(u8),
-    Unbind {
-        binding: u8,
-        ids: bool,
-    },
+    /// It succeeds another one.
+    Successor(u8),
+    /// It names a predecessor, of which the platform's version has not heard, and nothing else.
+    Unread,
 }
 
 /// What happens to an instance without a platform's doing.
@@ -86,6 +143,8 @@ pub enum Event {
     Ready,
     /// It cannot become so.
     Stalled,
+    /// The backup that was written is complete, or failed.
+    Made(bool),
     /// It is gone from the cluster.
     Gone,
     /// The operation that was under way before is past its deadline.
@@ -98,6 +157,17 @@ pub enum Kind {
     Update,
     Deprovision,
     Restart,
+    Backup,
+    Restore,
+    Bind,
+    Unbind,
+}
+
+impl Kind {
+    /// Whether the specification knows it as an operation of an instance.
+    fn is_specified(self) -> bool {
+        matches!(self, Self::Provision | Self::Update | Self::Deprovision)
+    }
 }
 
 /// An operation under way. It has a name once an answer told it.
@@ -109,8 +179,39 @@ pub struct Running {
     written: bool,
     /// Whether it was under way before the calls that are looked at together.
     old: bool,
-    /// The update that was asked for, and what the instance was before.
-    update: Option<(Call, (Plan, Option<u8>))>,
+    /// What is needed to undo it, and to know the same request again.
+    before: Before,
+}
+
+impl Running {
+    fn new(kind: Kind, before: Before) -> Self {
+        Self {
+            kind,
+            name: None,
+            written: false,
+            old: false,
+            before,
+        }
+    }
+
+    fn ended(self, well: bool) -> Ended {
+        Ended {
+            kind: self.kind,
+            name: self.name,
+            well,
+        }
+    }
+}
+
+/// What was before an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Before {
+    /// Nothing that is undone.
+    Nothing,
+    /// The update that was asked for, and what the instance was.
+    Update(Call, (Plan, Option<u8>)),
+    /// What the cache was filled from.
+    Restore(Option<usize>),
 }
 
 /// An operation that ended.
@@ -119,6 +220,15 @@ pub struct Ended {
     kind: Kind,
     name: Option<String>,
     well: bool,
+}
+
+/// A backup that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Copy {
+    /// Its id, once an answer told it.
+    id: Option<String>,
+    /// How it ended, if it did.
+    well: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +242,10 @@ pub struct Instance {
     leaving: bool,
     running: Option<Running>,
     ended: Vec<Ended>,
-    bindings: BTreeMap<u8, (Plan, u8)>,
+    bindings: BTreeMap<u8, Held>,
+    backups: Vec<Copy>,
+    /// The backup that it was filled from last.
+    filled: Option<usize>,
 }
 
 /// What an id stands for.
@@ -140,8 +253,8 @@ pub struct Instance {
 pub enum State {
     Never,
     Here(Instance),
-    /// Its operations are remembered.
-    Gone(Vec<Ended>),
+    /// Its operations are remembered, and those of its bindings.
+    Gone(Vec<Ended>, BTreeMap<u8, Held>),
 }
 
 /// An allowed answer.
@@ -154,6 +267,8 @@ enum Expected {
     Status(u16),
     /// 202 with the operation under way in the state that follows.
     Running,
+    /// 202 with the operation under way of a binding.
+    OfBinding(u8),
     /// 202 with the operation that ended as the n-th.
     Ended(usize),
     /// 200 with the state of an operation.
@@ -162,6 +277,8 @@ enum Expected {
     Shown(Plan, Option<u8>),
     /// A status with credentials.
     Credentials(u16),
+    /// 200 with all backups.
+    Backups,
 }
 
 use Expected::{Credentials, Empty, Refused, Shown, Status, Told};
@@ -173,12 +290,12 @@ const IN_PROGRESS: &str = "in progress";
 
 /// The states that may follow a call that was answered so; none if the answer is not allowed. A call whose answer was lost
 /// may have had any effect that is allowed.
-pub fn called(state: &State, call: &Call, answer: Option<(u16, &Value)>) -> Vec<State> {
-    let possible = possible(state, call);
+pub fn called(service: Service, state: &State, call: &Call, answer: Option<(u16, &Value)>) -> Vec<State> {
+    let possible = possible(service, state, call);
     match answer {
         Some((status, body)) => possible
             .into_iter()
-            .filter_map(|(expected, next)| fits(&expected, next, status, body))
+            .filter_map(|(expected, next)| fits(service, &expected, next, status, body))
             .collect(),
         None => possible.into_iter().map(|(_, next)| next).collect(),
     }
@@ -192,28 +309,32 @@ pub fn happened(state: &State, event: Event) -> State {
     let mut instance = instance.clone();
     match event {
         Event::Written => {
-            if let Some(running) = &mut instance.running {
+            for running in instance.under_way() {
                 running.written = true;
             }
         }
         Event::Ready | Event::Stalled => {
-            let waits = instance
-                .running
-                .as_ref()
-                .is_some_and(|running| running.written && running.kind != Kind::Deprovision);
+            let waits = |running: &Running| running.written && running.kind != Kind::Deprovision;
             instance.usable |= event == Event::Ready;
-            if waits {
-                instance.end(event == Event::Ready);
-            }
+            instance.end_if(event == Event::Ready, |running| {
+                waits(running) && running.kind != Kind::Backup
+            });
+            // What stalls lets in nobody new, and keeps out nobody yet.
+            instance.end_bindings(event == Event::Ready, |running| {
+                running.written && (event == Event::Ready || running.kind == Kind::Bind)
+            });
         }
+        Event::Made(well) => instance.end_if(well, |running| running.written && running.kind == Kind::Backup),
         Event::Gone => {
             instance.end(true);
-            return State::Gone(instance.ended);
+            for held in instance.bindings.values_mut() {
+                held.lose();
+            }
+            return State::Gone(instance.ended, instance.bindings);
         }
         Event::Late => {
-            if instance.running.as_ref().is_some_and(|running| running.old) {
-                instance.end(false);
-            }
+            instance.end_if(false, |running| running.old);
+            instance.end_bindings(false, |running| running.old);
         }
     }
     State::Here(instance)
@@ -223,7 +344,7 @@ pub fn happened(state: &State, event: Event) -> State {
 pub fn before(state: State) -> State {
     match state {
         State::Here(mut instance) => {
-            if let Some(running) = &mut instance.running {
+            for running in instance.under_way() {
                 running.old = true;
             }
             State::Here(instance)
@@ -233,29 +354,48 @@ pub fn before(state: State) -> State {
 }
 
 impl Instance {
-    fn end(&mut self, well: bool) {
-        let Some(running) = self.running.take() else { return };
-        if let (false, Some((_, (plan, limit)))) = (well, running.update) {
-            (self.plan, self.limit) = (plan, limit);
-        }
-        self.ended.push(Ended {
-            kind: running.kind,
-            name: running.name,
-            well,
-        });
+    /// All that goes on, of the instance and of its bindings.
+    fn under_way(&mut self) -> impl Iterator<Item = &mut Running> {
+        let of_bindings = self.bindings.values_mut().filter_map(Held::under_way);
+        self.running.iter_mut().chain(of_bindings)
     }
 
-    fn begun(&self, kind: Kind, update: Option<(Call, (Plan, Option<u8>))>) -> Self {
+    fn end(&mut self, well: bool) {
+        let Some(running) = self.running.take() else { return };
+        match &running.before {
+            Before::Update(_, (plan, limit)) if !well => (self.plan, self.limit) = (*plan, *limit),
+            Before::Restore(filled) if !well => self.filled = *filled,
+            _ => {}
+        }
+        if let (Kind::Backup, Some(copy)) = (running.kind, self.backups.last_mut()) {
+            copy.well = Some(well);
+        }
+        self.ended.push(running.ended(well));
+    }
+
+    fn end_if(&mut self, well: bool, ends: impl Fn(&Running) -> bool) {
+        if self.running.as_ref().is_some_and(ends) {
+            self.end(well);
+        }
+    }
+
+    fn end_bindings(&mut self, well: bool, ends: impl Fn(&Running) -> bool) {
+        for held in self.bindings.values_mut() {
+            if held.under_way().is_some_and(|running| ends(running)) {
+                held.end(well);
+            }
+        }
+    }
+
+    fn begun(&self, kind: Kind, before: Before) -> Self {
         let mut instance = self.clone();
         instance.end(false);
-        instance.running = Some(Running {
-            kind,
-            name: None,
-            written: false,
-            old: false,
-            update,
-        });
-        instance.leaving |= kind == Kind::Deprovision;
+        instance.running = Some(Running::new(kind, before));
+        if kind == Kind::Deprovision {
+            instance.leaving = true;
+            // "Deprovisioning": what is being made is halted.
+            instance.end_bindings(false, |running| running.kind == Kind::Bind);
+        }
         instance
     }
 
@@ -264,307 +404,70 @@ impl Instance {
     }
 }
 
-fn possible(state: &State, call: &Call) -> Vec<(Expected, State)> {
+fn possible(service: Service, state: &State, call: &Call) -> Vec<(Expected, State)> {
     let same = |expected| vec![(expected, state.clone())];
     match call {
-        Call::Provision { .. } => provision(state, call),
-        Call::Update { .. } => update(state, call),
+        Call::Provision { .. } => instances::provision(state, call),
+        Call::Update { .. } => instances::update(state, call),
         Call::Deprovision { incomplete, ids } => {
-            let mut possible = Vec::new();
-            // "Deprovisioning", "Request": service_id and plan_id are required.
-            if !ids {
-                possible.extend(same(Refused(400, None)));
-            }
-            if !incomplete {
-                possible.extend(same(ASYNC));
-            }
-            match state {
-                // "Deprovisioning", "Response": 410 if it does not exist.
-                State::Never | State::Gone(_) => possible.extend(same(Empty(410))),
-                State::Here(instance) if *incomplete && *ids => {
-                    possible.push(if instance.runs(Kind::Deprovision) {
-                        (Expected::Running, state.clone())
-                    } else {
-                        // "Orphan Mitigation": also while it is made or changed.
-                        (Expected::Running, State::Here(instance.begun(Kind::Deprovision, None)))
-                    });
-                }
-                State::Here(_) => {}
-            }
-            possible
+            let State::Here(instance) = state else {
+                return removed(state, *ids, !incomplete, None);
+            };
+            // "Orphan Mitigation": also while it is made or changed.
+            let next = if instance.runs(Kind::Deprovision) {
+                instance.clone()
+            } else {
+                instance.begun(Kind::Deprovision, Before::Nothing)
+            };
+            removed(state, *ids, !incomplete, Some((Expected::Running, State::Here(next))))
         }
-        Call::Restart => match state {
-            State::Never | State::Gone(_) => same(Refused(404, None)),
-            State::Here(instance) if instance.runs(Kind::Restart) => same(Expected::Running),
-            State::Here(instance) if instance.running.is_some() || instance.leaving => same(BUSY),
-            State::Here(instance) if !instance.usable => same(Refused(422, None)),
-            State::Here(instance) => vec![(Expected::Running, State::Here(instance.begun(Kind::Restart, None)))],
-        },
-        Call::Poll(named) => same(polled(state, named)),
+        Call::Restart | Call::Backup | Call::Backups | Call::Restore(_) => actions::possible(service, state, call),
+        Call::Poll(named) => same(instances::polled(state, named)),
         Call::Fetch => same(match state {
             // "Fetching a Service Instance", "Response".
-            State::Never | State::Gone(_) => Refused(404, None),
-            State::Here(instance) if instance.runs(Kind::Provision) => Refused(404, None),
             State::Here(instance) if instance.runs(Kind::Update) || instance.runs(Kind::Deprovision) => BUSY,
-            State::Here(instance) if !instance.usable => Refused(404, None),
-            State::Here(instance) => Shown(instance.plan, instance.limit),
-        }),
-        Call::Bind { binding, plan, app } => bind(state, *binding, *plan, *app),
-        Call::FetchBinding(binding) => same(match state {
-            State::Here(instance) if instance.bindings.contains_key(binding) => Credentials(200),
-            _ => Refused(404, None),
-        }),
-        Call::Unbind { binding, ids } => {
-            let mut possible = Vec::new();
-            if !ids {
-                possible.extend(same(Refused(400, None)));
+            State::Here(instance) if instance.usable && !instance.runs(Kind::Provision) => {
+                Shown(instance.plan, instance.limit)
             }
-            match state {
-                State::Here(instance) if instance.bindings.contains_key(binding) => {
-                    if *ids {
-                        let mut instance = instance.clone();
-                        instance.bindings.remove(binding);
-                        possible.push((Empty(200), State::Here(instance)));
-                    }
-                }
-                _ => possible.extend(same(Empty(410))),
-            }
-            possible
+            State::Never | State::Gone(..) | State::Here(_) => Refused(404, None),
+        }),
+        Call::Bind {
+            binding,
+            origin,
+            incomplete,
+        } => bindings::bind(service, state, *binding, *origin, *incomplete),
+        Call::FetchBinding(binding) => same(bindings::fetched(state, *binding)),
+        Call::PollBinding(binding, named) => same(bindings::polled(state, *binding, named)),
+        Call::Unbind {
+            binding,
+            incomplete,
+            ids,
+        } => {
+            let ended = bindings::unbind(service, state, *binding);
+            removed(state, *ids, service == Service::Redis && !incomplete, ended)
         }
     }
 }
 
-/// "Provisioning".
-fn provision(state: &State, call: &Call) -> Vec<(Expected, State)> {
-    let Call::Provision {
-        plan,
-        space,
-        parameters,
-        maintenance,
-        incomplete,
-    } = call
-    else {
-        return Vec::new();
-    };
-    let mut possible: Vec<(Expected, State)> = Vec::new();
-    let mut may = |expected| possible.push((expected, state.clone()));
-    // The order of the checks is the broker's.
-    let mut wrong = false;
+/// "Deprovisioning" and "Unbinding", "Request" and "Response": service_id and plan_id are required, who cannot wait is
+/// refused where there is something to wait for, and what is not there is gone. Otherwise it comes to that end.
+fn removed(state: &State, ids: bool, impatient: bool, end: Option<(Expected, State)>) -> Vec<(Expected, State)> {
+    let mut possible = Vec::new();
     for (is_wrong, refusal) in [
-        (*plan == Plan::Unknown, Refused(400, None)),
-        (!incomplete, ASYNC),
-        (!maintenance.is_of(*plan), STALE),
-        (
-            matches!(parameters, Parameters::Wrong | Parameters::NoLimit),
-            Refused(400, None),
-        ),
+        (!ids, Refused(400, None)),
+        (impatient, ASYNC),
+        (end.is_none(), Empty(410)),
     ] {
         if is_wrong {
-            wrong = true;
-            may(refusal);
+            possible.push((refusal, state.clone()));
         }
     }
-    let limit = match parameters {
-        Parameters::Limit(limit) => Some(*limit),
-        _ => None,
-    };
-    match state {
-        // Ids are not used twice.
-        State::Gone(_) => may(Refused(409, None)),
-        State::Never if wrong => {}
-        State::Never => {
-            let instance = Instance {
-                plan: *plan,
-                space: *space,
-                limit,
-                usable: false,
-                leaving: false,
-                running: None,
-                ended: Vec::new(),
-                bindings: BTreeMap::new(),
-            };
-            possible.push((Expected::Running, State::Here(instance.begun(Kind::Provision, None))));
-        }
-        State::Here(instance) => {
-            let now = (instance.plan, instance.limit);
-            let was = instance
-                .running
-                .as_ref()
-                .and_then(|running| Some(running.update.as_ref()?.1))
-                .unwrap_or(now);
-            let is = |standing| *space == instance.space && (*plan, limit) == standing;
-            let (identical, was_identical) = (!wrong && is(now), !wrong && is(was));
-            if !identical || !was_identical || instance.leaving {
-                may(Refused(409, None));
-            }
-            if instance.leaving && identical {
-                may(BUSY);
-            }
-            if (identical || was_identical) && !instance.leaving {
-                if instance.runs(Kind::Provision) {
-                    // "A re-sent PUT": 202 with the same operation until that ended.
-                    may(Expected::Running);
-                } else if instance.usable {
-                    may(Status(200));
-                } else if let Some(made) = instance.ended.iter().rposition(|ended| ended.kind == Kind::Provision) {
-                    // Polling it says why it failed.
-                    may(Expected::Ended(made));
-                }
-            }
-        }
-    }
-    possible
-}
-
-/// "Updating a Service Instance".
-fn update(state: &State, call: &Call) -> Vec<(Expected, State)> {
-    let Call::Update {
-        plan,
-        parameters,
-        maintenance,
-        incomplete,
-        ..
-    } = call
-    else {
-        return Vec::new();
-    };
-    let mut possible: Vec<(Expected, State)> = Vec::new();
-    let mut may = |expected| possible.push((expected, state.clone()));
-    let said_only = plan.is_none() && *parameters == Parameters::Absent && *maintenance == Maintenance::Absent;
-    if !incomplete && !said_only {
-        may(ASYNC);
-    }
-    let State::Here(instance) = state else {
-        may(Refused(404, None));
-        return possible;
-    };
-    let without_incomplete = |call: &Call| {
-        let mut call = call.clone();
-        if let Call::Update { incomplete, .. } = &mut call {
-            *incomplete = true;
-        }
-        call
-    };
-    if let Some(running) = &instance.running {
-        match &running.update {
-            Some((asked, _)) if without_incomplete(asked) == without_incomplete(call) => {
-                if *incomplete || said_only {
-                    may(Expected::Running);
-                }
-            }
-            _ => may(BUSY),
-        }
-        return possible;
-    }
-    if instance.leaving {
-        may(BUSY);
-        return possible;
-    }
-    if !instance.usable {
-        may(Refused(422, None));
-        return possible;
-    }
-    let mut wrong = false;
-    for (is_wrong, refusal) in [
-        (*plan == Some(Plan::Unknown), Refused(400, None)),
-        (!maintenance.is_of(plan.unwrap_or(instance.plan)), STALE),
-        (*parameters == Parameters::Wrong, Refused(400, None)),
-    ] {
-        if is_wrong {
-            wrong = true;
-            may(refusal);
-        }
-    }
-    if wrong {
-        return possible;
-    }
-    let before = (instance.plan, instance.limit);
-    let after = (
-        plan.unwrap_or(instance.plan),
-        match parameters {
-            Parameters::Limit(limit) => Some(*limit),
-            Parameters::NoLimit => None,
-            Parameters::Absent | Parameters::Wrong => instance.limit,
-        },
-    );
-    if before == after {
-        may(Empty(200));
-    } else if *incomplete {
-        let mut next = instance.begun(Kind::Update, Some((without_incomplete(call), before)));
-        (next.plan, next.limit) = after;
-        possible.push((Expected::Running, State::Here(next)));
-    }
-    possible
-}
-
-/// "Polling Last Operation for Service Instances".
-fn polled(state: &State, named: &Named) -> Expected {
-    let (running, ended, gone) = match state {
-        State::Never => return Refused(404, None),
-        State::Here(instance) => (instance.running.as_ref(), &instance.ended, false),
-        State::Gone(ended) => (None, ended, true),
-    };
-    let told = |ended: &Ended| match (ended.kind, ended.well) {
-        (Kind::Deprovision, true) => Empty(410),
-        (Kind::Deprovision, false) if gone => Empty(410),
-        (_, true) => Told("succeeded"),
-        (_, false) => Told("failed"),
-    };
-    match named {
-        Named::Latest if gone => Empty(410),
-        Named::Latest => {
-            if running.is_some_and(|running| running.kind != Kind::Restart) {
-                return Told(IN_PROGRESS);
-            }
-            let latest = ended.iter().rev().find(|ended| ended.kind != Kind::Restart);
-            latest.map_or(Told(IN_PROGRESS), told)
-        }
-        Named::Operation(name) => {
-            if running.is_some_and(|running| running.name.as_ref() == Some(name)) {
-                return Told(IN_PROGRESS);
-            }
-            match ended.iter().find(|ended| ended.name.as_ref() == Some(name)) {
-                Some(ended) => told(ended),
-                None if gone => Empty(410),
-                None => Refused(400, None),
-            }
-        }
-    }
-}
-
-/// "Binding".
-fn bind(state: &State, binding: u8, plan: Plan, app: u8) -> Vec<(Expected, State)> {
-    let mut possible: Vec<(Expected, State)> = Vec::new();
-    let mut may = |expected| possible.push((expected, state.clone()));
-    let State::Here(instance) = state else {
-        may(Refused(404, None));
-        return possible;
-    };
-    if let Some(existing) = instance.bindings.get(&binding) {
-        may(if *existing == (plan, app) {
-            Credentials(200)
-        } else {
-            Refused(409, None)
-        });
-        return possible;
-    }
-    if plan != instance.plan {
-        may(Refused(400, None));
-    }
-    if instance.running.is_some() || instance.leaving {
-        may(BUSY);
-    } else if !instance.usable {
-        may(Refused(422, None));
-    } else if plan == instance.plan {
-        let mut next = instance.clone();
-        next.bindings.insert(binding, (plan, app));
-        possible.push((Credentials(201), State::Here(next)));
-    }
+    possible.extend(end.filter(|_| ids && !impatient));
     possible
 }
 
 /// The state after an answer, with the name of an operation that the answer told; nothing if it is not the one expected.
-fn fits(expected: &Expected, mut next: State, status: u16, body: &Value) -> Option<State> {
+fn fits(service: Service, expected: &Expected, mut next: State, status: u16, body: &Value) -> Option<State> {
     let fits = match expected {
         Refused(code, error) => {
             let described = body["description"].as_str().is_some_and(|text| !text.is_empty());
@@ -572,16 +475,17 @@ fn fits(expected: &Expected, mut next: State, status: u16, body: &Value) -> Opti
         }
         Empty(code) => status == *code && body.as_object().is_some_and(serde_json::Map::is_empty),
         Status(code) => status == *code,
-        Expected::Running | Expected::Ended(_) => {
+        Expected::Running | Expected::OfBinding(_) | Expected::Ended(_) => {
             let name = body["operation"].as_str().filter(|name| !name.is_empty())?;
             status == 202 && learn(&mut next, expected, name)
         }
         Told(state) => status == 200 && body["state"].as_str() == Some(state),
         Shown(plan, limit) => {
-            let shown = body["parameters"]["connectionLimit"].as_u64();
-            status == 200 && body["plan_id"].as_str() == Some(plan.id()) && shown == limit.map(u64::from)
+            let shown = body["parameters"][service.limit()].as_u64();
+            status == 200 && body["plan_id"].as_str() == Some(service.plan(*plan)) && shown == limit.map(u64::from)
         }
         Credentials(code) => status == *code && body["credentials"]["uri"].is_string(),
+        Expected::Backups => status == 200 && actions::learn(&mut next, body),
     };
     fits.then_some(next)
 }
@@ -589,29 +493,31 @@ fn fits(expected: &Expected, mut next: State, status: u16, body: &Value) -> Opti
 /// Gives an operation its name, unless it has another, or another has it.
 fn learn(state: &mut State, which: &Expected, name: &str) -> bool {
     let State::Here(instance) = state else { return false };
-    let named = Some(name.to_owned());
-    let Instance { running, ended, .. } = instance;
-    let others = match which {
-        Expected::Ended(index) => {
-            let running = running.iter().any(|running| running.name == named);
-            running
-                || ended
-                    .iter()
-                    .enumerate()
-                    .any(|(n, ended)| n != *index && ended.name == named)
-        }
-        _ => ended.iter().any(|ended| ended.name == named),
-    };
+    let is_known = instance.names().any(|known| known == name);
     let slot = match which {
-        Expected::Ended(index) => ended.get_mut(*index).map(|ended| &mut ended.name),
-        _ => running.as_mut().map(|running| &mut running.name),
+        Expected::Ended(index) => instance.ended.get_mut(*index).map(|ended| &mut ended.name),
+        Expected::OfBinding(binding) => {
+            let running = instance.bindings.get_mut(binding).and_then(Held::under_way);
+            running.map(|running| &mut running.name)
+        }
+        _ => instance.running.as_mut().map(|running| &mut running.name),
     };
     match slot {
-        Some(slot) if !others && (slot.is_none() || *slot == named) => {
-            *slot = named;
+        Some(Some(known)) => known == name,
+        Some(unnamed) if !is_known => {
+            *unnamed = Some(name.to_owned());
             true
         }
         _ => false,
+    }
+}
+
+impl Instance {
+    /// The names of operations that answers told.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let running = self.running.iter().filter_map(|running| running.name.as_deref());
+        let ended = self.ended.iter().filter_map(|ended| ended.name.as_deref());
+        running.chain(ended).chain(self.bindings.values().flat_map(Held::names))
     }
 }
 
@@ -625,12 +531,22 @@ impl Maintenance {
     }
 }
 
-impl Plan {
-    pub fn id(self) -> &'static str {
+impl Service {
+    pub fn plan(self, plan: Plan) -> &'static str {
+        match (self, plan) {
+            (Self::Memcached, Plan::Small) => "p",
+            (Self::Memcached, Plan::Large) => "q",
+            (Self::Redis, Plan::Small) => "u",
+            (Self::Redis, Plan::Large) => "v",
+            (_, Plan::Unknown) => "nowhere",
+        }
+    }
+
+    /// The parameter that the plans take.
+    pub fn limit(self) -> &'static str {
         match self {
-            Self::Small => "p",
-            Self::Large => "q",
-            Self::Unknown => "nowhere",
+            Self::Memcached => "connectionLimit",
+            Self::Redis => "snapshotRetentionDays",
         }
     }
 }

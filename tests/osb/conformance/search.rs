@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::model::{Call, Event, State, before, called, happened};
+use super::model::{Call, Event, Service, State, before, called, happened};
 
 /// What a client heard of its call.
 #[derive(Clone, Debug)]
@@ -24,22 +24,16 @@ struct Belief {
     pending: Vec<Call>,
 }
 
-/// All that an instance may be.
+/// All that an instance of a service may be.
 #[derive(Clone, Debug)]
-pub struct Beliefs(HashSet<Belief>);
-
-impl Default for Beliefs {
-    fn default() -> Self {
-        Self(HashSet::from([Belief {
-            state: State::Never,
-            pending: Vec::new(),
-        }]))
-    }
+pub struct Beliefs {
+    service: Service,
+    each: HashSet<Belief>,
 }
 
 impl fmt::Display for Beliefs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for belief in &self.0 {
+        for belief in &self.each {
             writeln!(f, "  {belief:?}")?;
         }
         Ok(())
@@ -59,15 +53,27 @@ struct Place {
 }
 
 impl Beliefs {
+    /// Before the first call.
+    pub fn new(service: Service) -> Self {
+        let never = Belief {
+            state: State::Never,
+            pending: Vec::new(),
+        };
+        Self {
+            service,
+            each: HashSet::from([never]),
+        }
+    }
+
     /// Whether nothing explains what was heard.
     pub fn is_impossible(&self) -> bool {
-        self.0.is_empty()
+        self.each.is_empty()
     }
 
     /// What the instance may be after calls that were made at one time, beside events that followed each other.
     pub fn after(&self, calls: &[(Call, Heard)], events: &[Event]) -> Self {
         let mut open: Vec<Place> = self
-            .0
+            .each
             .iter()
             .map(|belief| Place {
                 state: before(belief.state.clone()),
@@ -88,17 +94,20 @@ impl Beliefs {
                     pending: place.calls.iter().map(|n| calls[*n].0.clone()).collect(),
                 });
             }
-            for next in steps(&place, calls, events) {
+            for next in steps(self.service, &place, calls, events) {
                 if seen.insert(next.clone()) {
                     open.push(next);
                 }
             }
         }
-        Self(ends)
+        Self {
+            service: self.service,
+            each: ends,
+        }
     }
 }
 
-fn steps(place: &Place, calls: &[(Call, Heard)], events: &[Event]) -> Vec<Place> {
+fn steps(service: Service, place: &Place, calls: &[(Call, Heard)], events: &[Event]) -> Vec<Place> {
     let mut next = Vec::new();
     if let Some(event) = events.get(place.events) {
         next.push(Place {
@@ -113,7 +122,7 @@ fn steps(place: &Place, calls: &[(Call, Heard)], events: &[Event]) -> Vec<Place>
             Heard::Answer(status, body) => Some((*status, body)),
             Heard::Nothing | Heard::Broken => None,
         };
-        for state in called(&place.state, call, answer) {
+        for state in called(service, &place.state, call, answer) {
             let mut calls = place.calls.clone();
             calls.remove(at);
             next.push(Place {
@@ -124,7 +133,7 @@ fn steps(place: &Place, calls: &[(Call, Heard)], events: &[Event]) -> Vec<Place>
         }
     }
     for (at, call) in place.pending.iter().enumerate() {
-        for state in called(&place.state, call, None) {
+        for state in called(service, &place.state, call, None) {
             let mut pending = place.pending.clone();
             pending.remove(at);
             next.push(Place {
