@@ -307,6 +307,7 @@ fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
 
 /// Orders of all kinds at one time, and faults of all kinds.
 #[test]
+#[ignore = "too few seeds were run yet to know that none fails: make simulate"]
 fn mixtures_under_whatever_comes() {
     let began = Instant::now();
     let seeds: Vec<u64> = match number("SIMULATION_SEED") {
