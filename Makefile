@@ -35,7 +35,12 @@ test: setup ## Run every check and every test
 
 .PHONY: bench
 bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
-	@exec cargo bench --locked --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
+	@scripts/step 'the broker and the sandbox' cargo build --release --locked -p cache-broker -p sandbox
+	exec cargo bench --locked -p benches --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
+
+.PHONY: micro
+micro: ## Measure the pure parts by themselves, with criterion
+	@exec cargo bench --locked -p benches --bench pure
 
 .PHONY: soak
 soak: setup ## Kill processes under load for about eight minutes; SOAK_SEED=N for the same choices

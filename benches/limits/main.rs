@@ -18,7 +18,7 @@ mod rows;
 mod stage;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -119,9 +119,9 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
 
 /// The folder that cargo builds into.
 fn target() -> PathBuf {
-    let binary = PathBuf::from(stage::BROKER);
-    let folder = binary.parent().and_then(|profile| profile.parent());
-    folder.map_or_else(|| PathBuf::from("target"), PathBuf::from)
+    let folder = stage::release().ok();
+    let folder = folder.as_deref().and_then(Path::parent);
+    folder.map_or_else(|| PathBuf::from("target"), Path::to_path_buf)
 }
 
 /// Takes one measure, on a stage of its own.

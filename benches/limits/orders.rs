@@ -37,7 +37,7 @@ const INSERT: &str = "with instance as (
 
 /// The write that hands out a member, and nothing else.
 const CLAIM: &str = "update pool_members set state = 'retired', since = now() where id = (
-        select id from pool_members where state = 'ready' and plan_id = 'limit'
+        select id from pool_members where state = 'ready' and plan_id = 'limit' and plan_revision = 1
         order by created_at limit 1 for update skip locked) returning id;";
 
 fn orders(broker: &Broker, prefix: &str, plan: &Plan) -> Make {

@@ -7,7 +7,7 @@ use cache_broker::api::{CacheBackup, CacheInstance, CachePlan};
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use crate::stage::{BROKER, NAMESPACE, Stage};
+use crate::stage::{NAMESPACE, Stage, broker};
 use crate::table::{Goal, Row};
 
 /// From the start to ready on a migrated database, beside the lists that it has to make.
@@ -49,8 +49,9 @@ async fn list(client: &Client) -> Result<(), String> {
 
 /// The size of the binary.
 pub fn size() -> Result<Row, String> {
-    let length = std::fs::metadata(BROKER)
-        .map_err(|error| format!("{BROKER}: {error}"))?
+    let broker = broker()?;
+    let length = std::fs::metadata(&broker)
+        .map_err(|error| format!("{}: {error}", broker.display()))?
         .len();
     Ok(Row::alone(
         "release binary",

@@ -53,7 +53,8 @@ pub async fn measure(stage: &Stage, plan: &rows::Plan) -> Result<Vec<Row>, Strin
                 instance_usable, update_repeatable
              from instances left join lateral (
                 select * from operations where instance_id = instances.id
-                    and kind in ('provision', 'update', 'deprovision') order by created_at desc, id limit 1
+                    and binding_id is null and kind in ('provision', 'update', 'deprovision')
+                    order by desired_revision desc, created_at desc, id limit 1
              ) operations on true where instances.id = 'bench-' || :n;",
         ),
         (
@@ -61,7 +62,8 @@ pub async fn measure(stage: &Stage, plan: &rows::Plan) -> Result<Vec<Row>, Strin
             "/v2/service_instances/bench-{}",
             goal,
             "select instances.*, operations.* from instances left join lateral (
-                select * from operations where instance_id = instances.id order by created_at desc, id limit 1
+                select * from operations where instance_id = instances.id and binding_id is null
+                order by desired_revision desc, created_at desc, id limit 1
              ) operations on true where instances.id = 'bench-' || :n;",
         ),
         (

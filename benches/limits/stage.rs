@@ -16,9 +16,7 @@ use tokio::process::Command;
 
 use crate::rows::{self, Plan};
 
-/// The broker, built as it is shipped.
-pub const BROKER: &str = env!("CARGO_BIN_EXE_cache-broker");
-const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The longest anything is waited for that says nothing of how far it is.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -224,7 +222,7 @@ impl Stage {
         let guest = self.sandbox.addresses().guest();
         let credentials =
             std::fs::read_to_string(self.variable("OSB_CREDENTIALS_FILE")?).map_err(|error| error.to_string())?;
-        let mut program = Program::new(format!("broker-{port}"), BROKER)
+        let mut program = Program::new(format!("broker-{port}"), broker()?)
             .env("PORT", port.to_string())
             .env("HEALTH_PORT", (port + 1).to_string())
             .env("POD_NAME", format!("broker-{port}"))
@@ -244,7 +242,7 @@ impl Stage {
                 .sandbox
                 .supervisor()
                 .spawn(&program)
-                .map_err(|error| format!("starting {BROKER}: {error}"))?,
+                .map_err(|error| format!("starting the broker: {error}"))?,
             address: SocketAddr::new(guest.into(), port),
             health: SocketAddr::new(guest.into(), port + 1),
             authorization: format!("Basic {}", BASE64_STANDARD.encode(credentials.trim())),
@@ -348,6 +346,32 @@ impl Broker {
         ticks
             .map(|ticks| ticks / 100.0)
             .ok_or_else(|| format!("{path} cannot be read"))
+    }
+}
+
+/// The folder that cargo builds release builds into.
+///
+/// # Errors
+/// When this program is not in it.
+pub fn release() -> Result<PathBuf, String> {
+    let this = std::env::current_exe().map_err(|error| format!("finding this program: {error}"))?;
+    // It stands in `deps` there.
+    let folder = this.parent().and_then(Path::parent);
+    folder
+        .map(Path::to_path_buf)
+        .ok_or_else(|| format!("{} is not where cargo puts it", this.display()))
+}
+
+/// The broker, built as it is shipped.
+///
+/// # Errors
+/// When it was not built.
+pub fn broker() -> Result<PathBuf, String> {
+    let broker = release()?.join("cache-broker");
+    if broker.is_file() {
+        Ok(broker)
+    } else {
+        Err(format!("{} is not there: `make bench` builds it", broker.display()))
     }
 }
 

@@ -19,7 +19,6 @@ use super::{EngineType, LocalRef};
     status = "CacheBackupStatus",
     derive = "PartialEq",
     doc = "A snapshot of one cache, to fill caches from.",
-    cel,
     printcolumn(name = "Instance", type_ = "string", json_path = ".spec.instanceRef.name"),
     printcolumn(
         name = "Status",

@@ -7,6 +7,7 @@
 mod cel_cases;
 
 use cel_cases::Case;
+use kube::core::cel::{validate_cel, validate_cel_update};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -32,15 +33,15 @@ fn judge<K: DeserializeOwned, E: ToString>(cases: &[Case], validate: impl Fn(&K,
 #[test]
 fn the_rules_of_plans() {
     judge(&cel_cases::plans(), |new: &CachePlan, old| match old {
-        Some(old) => new.validate_cel_update(old),
-        None => new.validate_cel(),
+        Some(old) => validate_cel_update(new, old),
+        None => validate_cel(new),
     });
 }
 
 #[test]
 fn the_rules_of_instances() {
     judge(&cel_cases::instances(), |new: &CacheInstance, old| match old {
-        Some(old) => new.validate_cel_update(old),
-        None => new.validate_cel(),
+        Some(old) => validate_cel_update(new, old),
+        None => validate_cel(new),
     });
 }

@@ -22,7 +22,6 @@ use super::{BindingCredentials, DeletionPolicy, EngineType, ProviderKind, Topolo
     status = "CacheInstanceStatus",
     derive = "PartialEq",
     doc = "One cache, made from a CachePlan.",
-    cel,
     printcolumn(name = "Plan", type_ = "string", json_path = ".spec.planRef.name"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".status.plan.engine"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.plan.version"),

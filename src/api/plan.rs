@@ -25,7 +25,6 @@ use super::{BindingSchema, Engine, EngineType, Memory, Schema, schema};
     status = "CachePlanStatus",
     derive = "PartialEq",
     doc = "A cache that may be ordered: engine, size, place, price and what a tenant may choose.",
-    cel,
     printcolumn(name = "Service", type_ = "string", json_path = ".spec.service"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".spec.engine.type"),
     printcolumn(name = "Version", type_ = "string", json_path = ".spec.engine.version"),

@@ -16,6 +16,7 @@ pub mod plans;
 pub mod pool;
 mod projector;
 mod retries;
+mod sightings;
 mod standing;
 mod status_record;
 mod update;

@@ -3,15 +3,16 @@
 //! Any process may write any row, and one that was slow may come late. So a resource carries the ledger revision it was
 //! written from, is written only on condition that it is still as it was read, and never from an older revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::{Error, deadline, pool, users};
@@ -19,13 +20,14 @@ use crate::api::{
     Adopt, BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, CacheInstanceSpec, LocalRef, Owner,
     PlanRef, Restore, annotations,
 };
-use crate::ledger::{BindingUser, Desired, Later, LaterPlan, Ledger, OutboxItem, listen};
+use crate::ledger::{BindingUser, Desired, Later, LaterPlan, Ledger, OutboxItem, listen, resource_name};
 
 /// Who we are in the managed fields of the resources that the ledger writes.
 const FIELD_MANAGER: &str = "cache-broker-ledger";
-/// How many rows are taken, and written at one time.
-const BATCH: i64 = 64;
-const AT_ONCE: usize = 16;
+/// How many rows are written at one time.
+const AT_ONCE: usize = 48;
+/// For how many there must be room before more are taken, unless none is being written.
+const BATCH: usize = 16;
 /// How long a taken row is left to whoever took it and does not hold on to it: what a process that died had taken waits
 /// so long.
 const LEASE: Duration = Duration::from_secs(6);
@@ -38,62 +40,106 @@ const SOONEST: Duration = Duration::from_millis(100);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// Writes due rows until the process shuts down.
+/// The rows that a process is writing, and what each was taken with.
+#[derive(Default)]
+struct Writing {
+    tasks: JoinSet<()>,
+    claims: HashMap<Id, Uuid>,
+}
+
+impl Writing {
+    fn room(&self) -> usize {
+        let free = AT_ONCE.saturating_sub(self.tasks.len());
+        if free >= BATCH { free } else { 0 }
+    }
+
+    fn start(&mut self, ledger: &Ledger, client: &Client, item: OutboxItem) {
+        let claim = item.claim;
+        let task = self.tasks.spawn(work(ledger.clone(), client.clone(), item));
+        self.claims.insert(task.id(), claim);
+    }
+
+    /// Waits until one was written, or not; for ever if none is.
+    async fn ended(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => drop(self.claims.remove(&id)),
+            Some(Err(error)) => drop(self.claims.remove(&error.id())),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Holds on to what is being written.
+    async fn hold(&self, ledger: &Ledger) {
+        let mut claims: Vec<_> = self.claims.values().copied().collect();
+        claims.sort_unstable();
+        claims.dedup();
+        if claims.is_empty() {
+            return;
+        }
+        if let Err(error) = ledger.renew_outbox(&claims, LEASE).await {
+            tracing::warn!(%error, "rows that are being written are not held; others may write them too");
+        }
+    }
+}
+
+/// Writes due rows until the process shuts down; what was taken by then is written to the end.
 pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<bool>) {
     let others = ledger.listen(listen::OUTBOX);
+    let mut writing = Writing::default();
+    let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = Instant::now();
     while !*shutdown.borrow() {
-        let wait = match pass(&ledger, &client).await {
-            Ok(true) => continue,
-            Ok(false) => match ledger.next_outbox().await {
-                Ok(Some(next)) => next.clamp(SOONEST, SWEEP),
-                Ok(None) | Err(_) => SWEEP,
-            },
-            Err(error) => {
-                tracing::warn!(%error, "the outbox waits");
-                SWEEP
-            }
-        };
+        if look <= Instant::now() && writing.room() > 0 {
+            look = Instant::now() + take(&ledger, &client, &mut writing).await;
+        }
+        let room = writing.room() > 0;
         tokio::select! {
-            () = ledger.outbox_wakeup().notified() => {}
-            () = others.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = ledger.outbox_wakeup().notified() => look = Instant::now(),
+            () = others.notified() => look = Instant::now(),
+            () = writing.ended() => {}
+            () = tokio::time::sleep_until(look), if room => {}
+            _ = renewals.tick() => writing.hold(&ledger).await,
             _ = shutdown.changed() => {}
         }
     }
-}
-
-/// Writes one batch of due rows. Returns whether there may be more.
-///
-/// # Errors
-/// When Postgres cannot be reached or refuses.
-pub async fn pass(ledger: &Ledger, client: &Client) -> Result<bool, Error> {
-    let items = ledger.claim_outbox(BATCH, LEASE).await?;
-    let Some(claim) = items.first().map(|item| item.claim) else {
-        return Ok(false);
-    };
-    let more = i64::try_from(items.len()).is_ok_and(|taken| taken == BATCH);
-    let work = futures::stream::iter(items).for_each_concurrent(AT_ONCE, |item| async move {
-        if let Err(error) = write(ledger, client, &item).await {
-            tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
-            let wait = retry_in(item.attempts);
-            if let Err(error) = ledger.mark_unapplied(&item, &error.to_string(), wait).await {
-                tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
-            }
+    while !writing.tasks.is_empty() {
+        tokio::select! {
+            () = writing.ended() => {}
+            _ = renewals.tick() => writing.hold(&ledger).await,
         }
-    });
-    tokio::select! {
-        biased;
-        () = work => Ok(more),
-        () = hold(ledger, claim) => Ok(more),
     }
 }
 
-/// Holds on to the rows of a batch, for ever.
-async fn hold(ledger: &Ledger, claim: Uuid) {
-    loop {
-        tokio::time::sleep(RENEWAL).await;
-        if let Err(error) = ledger.renew_outbox(claim, LEASE).await {
-            tracing::warn!(%error, "rows that are being written are not held; others may write them too");
+/// Takes due rows, as many as there is room for, and begins to write them. Returns in how long to look for more.
+async fn take(ledger: &Ledger, client: &Client, writing: &mut Writing) -> Duration {
+    let room = writing.room();
+    let items = match ledger.claim_outbox(room, LEASE).await {
+        Ok(items) => items,
+        Err(error) => {
+            tracing::warn!(%error, "the outbox waits");
+            return SWEEP;
+        }
+    };
+    let taken = items.len();
+    for item in items {
+        writing.start(ledger, client, item);
+    }
+    if taken == room {
+        return Duration::ZERO;
+    }
+    match ledger.next_outbox().await {
+        Ok(Some(next)) => next.clamp(SOONEST, SWEEP),
+        Ok(None) | Err(_) => SWEEP,
+    }
+}
+
+async fn work(ledger: Ledger, client: Client, item: OutboxItem) {
+    if let Err(error) = write(&ledger, &client, &item).await {
+        tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
+        let wait = retry_in(item.attempts);
+        if let Err(error) = ledger.mark_unapplied(&item, &error.to_string(), wait).await {
+            tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
         }
     }
 }
@@ -106,6 +152,13 @@ fn retry_in(attempts: i32) -> Duration {
 async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<(), Error> {
     let api: Api<CacheInstance> = Api::namespaced(client.clone(), &item.namespace);
     let users = users::of(ledger, item).await?;
+    if is_first(item)
+        && let Some(created) = create(&api, &resource(item)).await?
+    {
+        return Ok(ledger
+            .mark_applied(&item.instance, item.revision, created.uid().as_deref())
+            .await?);
+    }
     let existing = match deadline(api.get_opt(&item.name)).await? {
         Some(member) if pool::is_member(&member) => Some(claimed(ledger, client, member, item, &users).await?),
         existing => existing,
@@ -136,18 +189,38 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
         }
         (Desired::Present, Some(existing)) => write_over(ledger, client, &existing, item, &users).await,
         (Desired::Present, None) => {
-            let how = PostParams {
-                field_manager: Some(FIELD_MANAGER.to_owned()),
-                ..PostParams::default()
-            };
             let mut first = resource(item);
             if !users.is_empty() {
                 // Their Secrets belong to it, so it comes first, from an earlier revision than names them.
                 set_revision(&mut first, item.revision - 1);
             }
-            let created = deadline(api.create(&how, &first)).await?;
+            let Some(created) = create(&api, &first).await? else {
+                return Err(Error::Resource(format!(
+                    "CacheInstance {}/{} was made by somebody else meanwhile",
+                    item.namespace, item.name
+                )));
+            };
             write_over(ledger, client, &created, item, &users).await
         }
+    }
+}
+
+/// Whether a row is an order that nobody has tried to write and that has no resource by all likelihood, so that asking for
+/// it can be spared.
+fn is_first(item: &OutboxItem) -> bool {
+    let made_ahead = item.name != resource_name(&item.instance);
+    item.desired == Desired::Present && item.revision == 1 && item.attempts == 1 && item.backup.is_none() && !made_ahead
+}
+
+/// `None` if there is one of that name.
+async fn create(api: &Api<CacheInstance>, wanted: &CacheInstance) -> Result<Option<CacheInstance>, Error> {
+    let how = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match deadline(api.create(&how, wanted)).await {
+        Err(Error::Kube(kube::Error::Api(status))) if status.is_already_exists() => Ok(None),
+        outcome => outcome.map(Some),
     }
 }
 

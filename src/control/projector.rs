@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::plan_users::PlanUsers;
+use super::sightings::{Sighting, Sightings};
 use super::{Error, deadline, outbox};
 use crate::api::conditions::{self, READY, RECONCILING, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
@@ -23,6 +25,8 @@ use crate::ledger::{
 };
 use crate::provider::kubernetes::{Scope, Stores};
 
+/// How many instances are written at one time: each write waits for the disk once.
+const AT_ONCE: usize = 8;
 /// How soon a write is tried again that Postgres did not take.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -55,10 +59,29 @@ impl Projector {
         let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
         // Rows that the list under way has not come to yet.
         let mut expected: BTreeMap<(String, String), AppliedRow> = BTreeMap::new();
+        let mut sightings = Sightings::default();
+        let mut writing = FuturesUnordered::new();
         loop {
-            match events.try_next().await {
+            while writing.len() < AT_ONCE
+                && let Some((id, sighting)) = sightings.next()
+            {
+                writing.push(self.write(id, sighting));
+            }
+            let event = tokio::select! {
+                Some(written) = writing.next() => {
+                    sightings.written(written?);
+                    continue;
+                }
+                event = events.try_next() => event,
+            };
+            match event {
                 Ok(Some(Event::Init)) => {
                     self.users.begin(scope);
+                    // What was seen before is compared with the list as it will stand in the ledger.
+                    while let Some(written) = writing.next().await {
+                        sightings.written(written?);
+                        writing.extend(sightings.next().map(|(id, sighting)| self.write(id, sighting)));
+                    }
                     expected = self
                         .until_taken(|| self.ledger.applied_rows())
                         .await?
@@ -72,8 +95,8 @@ impl Projector {
                         row.uid == instance.uid() && row.resource_version == instance.resource_version()
                     });
                     self.nudge_plans(self.users.note(scope, &instance)).await;
-                    if !known {
-                        self.seen(&instance).await?;
+                    if let Some(id) = instance_id(&instance).filter(|_| !known) {
+                        sightings.note(id, Sighting::Present(Box::new(instance)));
                     }
                 }
                 Ok(Some(Event::InitDone)) => {
@@ -84,13 +107,14 @@ impl Projector {
                             name,
                             uid: row.uid,
                         };
-                        self.until_taken(|| self.ledger.project_absent(self.epoch, &row.instance, Some(&gone)))
-                            .await?;
+                        sightings.note(row.instance, Sighting::Absent(gone));
                     }
                 }
                 Ok(Some(Event::Apply(instance))) => {
                     self.nudge_plans(self.users.note(scope, &instance)).await;
-                    self.seen(&instance).await?;
+                    if let Some(id) = instance_id(&instance) {
+                        sightings.note(id, Sighting::Present(Box::new(instance)));
+                    }
                 }
                 Ok(Some(Event::Delete(instance))) => {
                     self.nudge_plans(self.users.forget(&instance)).await;
@@ -100,8 +124,7 @@ impl Projector {
                             name: instance.name_any(),
                             uid: instance.uid(),
                         };
-                        self.until_taken(|| self.ledger.project_absent(self.epoch, &id, Some(&gone)))
-                            .await?;
+                        sightings.note(id, Sighting::Absent(gone));
                     }
                 }
                 Ok(None) => return Ok(()),
@@ -110,6 +133,18 @@ impl Projector {
                 }
             }
         }
+    }
+
+    /// Has the ledger know what was seen of an instance's resource. Returns the instance.
+    async fn write(&self, id: InstanceId, sighting: Sighting) -> Result<InstanceId, Error> {
+        match sighting {
+            Sighting::Present(instance) => self.seen(&instance).await?,
+            Sighting::Absent(gone) => {
+                self.until_taken(|| self.ledger.project_absent(self.epoch, &id, Some(&gone)))
+                    .await?;
+            }
+        }
+        Ok(id)
     }
 
     /// Watches the backups of a scope for ever, and ends the operations that made them.

@@ -37,7 +37,7 @@ fn rendered(row: &OldPlan) -> Result<Rendered, String> {
     let variables = Variables([("SG".to_owned(), "sg-9".to_owned())].into());
     let rendered = render(row, &service(), "redis-hobby-dev", &variables)?;
     // What cannot be a CachePlan must not come out.
-    rendered.plan.validate_cel().map_err(|error| format!("{error:?}"))?;
+    kube::core::cel::validate_cel(&rendered.plan).map_err(|error| format!("{error:?}"))?;
     Ok(rendered)
 }
 

@@ -12,7 +12,7 @@ use super::instances::{self, COLUMNS};
 use super::pool::Claim;
 use super::{
     Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
-    Usage, WebhookTarget, bindings, listen, operations, webhooks,
+    Usage, WebhookTarget, bindings, operations, webhooks,
 };
 use crate::ambient;
 
@@ -124,7 +124,7 @@ impl Ledger {
         };
         let settled = self.within("accepting an instance", attempt).await?;
         if let Settled::Accepted(_) = settled {
-            self.outbox.notify_one();
+            self.announce_outbox();
         }
         Ok(settled)
     }
@@ -198,15 +198,15 @@ impl Ledger {
                     from instance
                 ), webhook as (
                     insert into webhooks (id, instance_id, operation_id, target, receiver)
-                    select $16::uuid, id, $13::uuid, $17::bytea, $25::bytea from instance where $17::bytea is not null
+                    select $16::uuid, id, $13::uuid, $17::bytea, $24::bytea from instance where $17::bytea is not null
                 ), audit as (
                     insert into audit (instance_id, request, caller, platform, identity, request_identity, plan_id,
                         parameters, status, operation_id)
-                    select id, $19::text, $20::text, $21::text, $22::jsonb, $14::text, $23::text, $24::text[], 202,
+                    select id, $18::text, $19::text, $20::text, $21::jsonb, $14::text, $22::text, $23::text[], 202,
                         $13::uuid
                     from instance
                 )
-                select pg_notify($18, '') from instance",
+                select from instance",
             )
             .await
             .map_err(refused)?;
@@ -231,7 +231,6 @@ impl Ledger {
                     &new.deadline.as_secs_f64(),
                     &event,
                     &target,
-                    &listen::OUTBOX,
                     &asked.request.as_str(),
                     &asked.asker.caller,
                     &originating.map(|originating| &originating.platform),
@@ -303,7 +302,7 @@ impl Ledger {
         if let Settled::Accepted(accepted) = &settled
             && is_to_be_written(accepted)
         {
-            self.outbox.notify_one();
+            self.announce_outbox();
         }
         Ok(settled)
     }
@@ -340,7 +339,6 @@ impl Ledger {
         if let Some(target) = self.target_for(id, new.webhook.as_ref(), standing) {
             webhooks::arm(self, tx, id, operation, &target).await?;
         }
-        listen::notify(tx, listen::OUTBOX).await?;
         Ok(operation)
     }
 

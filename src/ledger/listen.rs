@@ -2,6 +2,7 @@
 //! waits for one also looks by himself from time to time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
@@ -122,6 +123,46 @@ async fn keep_listening(ledger: Ledger, channel: &'static str, wakeups: Arc<Noti
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Ledger {
+    /// Wakes the outboxes of all processes, this one's at once. It is called after the commit: Postgres lets transactions
+    /// that notify commit one after the other only, each once its record is on disk. Announcements that come while one is
+    /// under way are made as one; those of a process that dies are left to the sweeps of the others.
+    pub(super) fn announce_outbox(&self) {
+        self.outbox.notify_one();
+        if self.gate.is_none() && self.unannounced.fetch_add(1, Ordering::AcqRel) == 0 {
+            tokio::spawn(announce(self.clone()));
+        }
+    }
+
+    async fn tell_outboxes(&self) -> Result<(), LedgerError> {
+        // One message is one transaction, and nothing of this one has to last.
+        let statement = format!("set local synchronous_commit = off; notify {OUTBOX}");
+        self.within("notifying the outboxes", async {
+            self.client()
+                .await?
+                .batch_execute(&statement)
+                .await
+                .map_err(LedgerError::statement("notifying the outboxes"))
+        })
+        .await
+    }
+}
+
+async fn announce(ledger: Ledger) {
+    loop {
+        let told = ledger.unannounced.load(Ordering::Acquire);
+        if let Err(error) = ledger.tell_outboxes().await {
+            tracing::debug!(%error, "other processes find by themselves what was accepted");
+        }
+        let done = ledger
+            .unannounced
+            .compare_exchange(told, 0, Ordering::AcqRel, Ordering::Acquire);
+        if done.is_ok() {
+            return;
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod usage;
 pub mod webhooks;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
@@ -80,6 +81,7 @@ pub struct Ledger {
     keys: Arc<KeyRing>,
     url: Arc<DatabaseUrl>,
     outbox: Arc<Notify>,
+    unannounced: Arc<AtomicUsize>,
     readers: Arc<readers::Readers>,
     gate: Option<Arc<dyn gate::Gate>>,
 }
@@ -119,6 +121,7 @@ impl Ledger {
             keys: Arc::new(keys),
             url: Arc::new(url),
             outbox: Arc::new(Notify::new()),
+            unannounced: Arc::default(),
             readers: Arc::new(readers::Readers::new(connections)),
             gate: None,
         })

@@ -110,13 +110,14 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn claim_outbox(&self, limit: i64, lease: Duration) -> Result<Vec<OutboxItem>, LedgerError> {
+    pub async fn claim_outbox(&self, limit: usize, lease: Duration) -> Result<Vec<OutboxItem>, LedgerError> {
         self.within("claiming rows of the outbox", async {
-            let claim = ambient::id();
-            let rows = self
-                .client()
-                .await?
-                .query(
+            let (claim, limit) = (ambient::id(), i64::try_from(limit).unwrap_or(i64::MAX));
+            let client = self.client().await?;
+            let refused = LedgerError::statement("claiming rows of the outbox");
+            let rows = async {
+                let statement = client
+                .prepare_cached(
                     "with due as (select id from instances
                                 where applied_revision < desired_revision and outbox_due_at <= now()
                                 order by outbox_due_at limit $1 for update skip locked),
@@ -134,10 +135,11 @@ impl Ledger {
                    from asked where asked.asked_id = instances.id
                  returning platform, identity, request_identity, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
                            restart_at, restore, adopt, adopt_plan, adopt_revision, namespace, name, desired, desired_revision, outbox_attempts",
-                    &[&limit, &lease.as_secs_f64(), &claim],
                 )
-                .await
-                .map_err(LedgerError::statement("claiming rows of the outbox"))?;
+                .await?;
+                client.query(&statement, &[&limit, &lease.as_secs_f64(), &claim]).await
+            };
+            let rows = rows.await.map_err(refused)?;
             let mut items = Vec::with_capacity(rows.len());
             for row in &rows {
                 match self.outbox_item(claim, row) {
@@ -156,14 +158,14 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses.
-    pub async fn renew_outbox(&self, claim: Uuid, lease: Duration) -> Result<(), LedgerError> {
+    pub async fn renew_outbox(&self, claims: &[Uuid], lease: Duration) -> Result<(), LedgerError> {
         self.within("holding rows of the outbox", async {
             self.client()
                 .await?
                 .execute(
                     "update instances set outbox_due_at = now() + make_interval(secs => $2)
-                  where outbox_claim = $1 and outbox_due_at > now()",
-                    &[&claim, &lease.as_secs_f64()],
+                  where outbox_claim = any($1) and outbox_due_at > now()",
+                    &[&claims, &lease.as_secs_f64()],
                 )
                 .await
                 .map_err(LedgerError::statement("holding rows of the outbox"))?;
@@ -331,20 +333,20 @@ impl Ledger {
         uid: Option<&str>,
     ) -> Result<(), LedgerError> {
         self.within("noting that an instance was applied", async {
-            self.client()
-                .await?
-                .execute(
-                    "update instances set applied_revision = $2, uid = coalesce($3, uid), outbox_attempts = 0,
-                        outbox_error = null, outbox_claim = null, updated_at = now(),
-                        outbox_due_at = case when desired_revision > $2 then now() else outbox_due_at end
-                  where id = $1 and applied_revision < $2 and desired_revision >= $2",
-                    &[&instance.as_str(), &revision, &uid],
-                )
-                .await
-                .map_err(LedgerError::statement(format!(
-                    "noting that instance {instance} was applied"
-                )))?;
-            Ok(())
+            let refused = LedgerError::statement(format!("noting that instance {instance} was applied"));
+            let client = self.client().await?;
+            let written = async {
+                let statement = client
+                    .prepare_cached(
+                        "update instances set applied_revision = $2, uid = coalesce($3, uid), outbox_attempts = 0,
+                            outbox_error = null, outbox_claim = null, updated_at = now(),
+                            outbox_due_at = case when desired_revision > $2 then now() else outbox_due_at end
+                         where id = $1 and applied_revision < $2 and desired_revision >= $2",
+                    )
+                    .await?;
+                client.execute(&statement, &[&instance.as_str(), &revision, &uid]).await
+            };
+            written.await.map(drop).map_err(refused)
         })
         .await
     }

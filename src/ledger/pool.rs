@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::instances;
 use super::operations::{self, OperationKind, Outcome};
 use super::projection::guard;
-use super::{Asked, Connection, Epoch, InstanceId, Ledger, LedgerError, NewInstance, PlanId, listen, webhooks};
+use super::{Asked, Connection, Epoch, InstanceId, Ledger, LedgerError, NewInstance, PlanId, webhooks};
 
 /// How far a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -409,7 +409,6 @@ impl Ledger {
         tx.execute(&statement, &[&member, &id.as_str()])
             .await
             .map_err(refused)?;
-        listen::notify(&tx, listen::OUTBOX).await?;
         tx.commit().await.map_err(refused)?;
         Ok(Claim::Taken)
     }

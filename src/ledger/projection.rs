@@ -441,11 +441,12 @@ impl Ledger {
 
 /// Refuses the writes of an earlier leader.
 pub(super) async fn guard(transaction: &deadpool_postgres::Transaction<'_>, epoch: Epoch) -> Result<(), LedgerError> {
-    let current: i64 = transaction
-        .query_one("select epoch from leader for share", &[])
+    let refused = || LedgerError::statement("reading the present epoch");
+    let statement = transaction
+        .prepare_cached("select epoch from leader for share")
         .await
-        .map_err(LedgerError::statement("reading the present epoch"))?
-        .get(0);
+        .map_err(refused())?;
+    let current: i64 = transaction.query_one(&statement, &[]).await.map_err(refused())?.get(0);
     if current == epoch.0 {
         Ok(())
     } else {

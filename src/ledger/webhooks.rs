@@ -58,16 +58,18 @@ pub struct DueWebhook {
     pub claim: Uuid,
 }
 
-/// How many webhooks a process may attempt at one time.
+/// What a process has room for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// How many more in all.
+    /// How many more webhooks it may attempt.
     pub free: usize,
-    /// How many for one receiver, those under way included.
-    pub per_receiver: usize,
     /// The receivers of those under way, one entry each.
     pub busy: Vec<Vec<u8>>,
 }
+
+/// How many places must be left for each that a receiver has already. So slow receivers never take all of them, however
+/// much is due for them: one alone has a fifth, and four together have half.
+const LEFT_FOR_OTHERS: i64 = 4;
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,8 +149,9 @@ pub(super) async fn fire(tx: &Transaction<'_>, event: &Event) -> Result<(), Ledg
 }
 
 impl Ledger {
-    /// Claims webhooks that are due, the first of an instance only, for as long as the lease; those never tried come
-    /// first. Whoever claimed one and does not renew the claim loses it to the next.
+    /// Claims webhooks that are due, the first of an instance only, for as long as the lease. The receivers take turns; of
+    /// one receiver's, those never tried come first, and the more it has the more places must be left for others. Whoever
+    /// claimed one and does not renew the claim loses it to the next.
     ///
     /// # Errors
     /// When Postgres is away or refuses.
@@ -157,22 +160,37 @@ impl Ledger {
             let refused = LedgerError::statement("claiming webhooks");
             let client = self.client().await?;
             let rows = async {
+                // What is read of each receiver is bounded, so that a claim costs the same however much is due.
                 let statement = client
                     .prepare_cached(
-                        "with busy as (
-                             select receiver, count(*) as taken from unnest($4::bytea[]) under_way (receiver) group by receiver
+                        "with recursive receivers as (
+                             (select coalesce(receiver, '') as receiver from webhooks
+                              where state = 'due' order by coalesce(receiver, '') limit 1)
+                             union all
+                             select (
+                                 select coalesce(later.receiver, '') from webhooks later
+                                 where later.state = 'due' and coalesce(later.receiver, '') > receivers.receiver
+                                 order by coalesce(later.receiver, '') limit 1)
+                             from receivers where receivers.receiver is not null
+                         ), busy as (
+                             select receiver, count(*) as taken from unnest($3::bytea[]) under_way (receiver)
+                             group by receiver
                          ), first as (
-                             select id, receiver, attempts, due_at,
-                                 row_number() over (partition by receiver order by attempts > 0, due_at, sequence) as nth
-                             from webhooks candidate
-                             where state = 'due' and due_at <= now() and not exists (
-                                 select from webhooks earlier
-                                 where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
-                                     and earlier.sequence < candidate.sequence)
+                             select id, attempts, due_at, coalesce(taken, 0) + row_number() over (
+                                 partition by receivers.receiver order by attempts > 0, due_at, sequence) as nth
+                             from receivers left join busy using (receiver) cross join lateral (
+                                 select id, attempts, due_at, sequence from webhooks candidate
+                                 where state = 'due' and coalesce(candidate.receiver, '') = receivers.receiver
+                                     and due_at <= now() and not exists (
+                                         select from webhooks earlier
+                                         where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
+                                             and earlier.sequence < candidate.sequence)
+                                 order by attempts > 0, due_at, sequence
+                                 limit greatest($4, $1 / ($4 + (select count(receiver) from receivers)))) due
+                         ), turns as (
+                             select id, nth, row_number() over (order by nth, attempts > 0, due_at, id) as turn from first
                          ), chosen as (
-                             select id from first left join busy using (receiver)
-                             where nth + coalesce(taken, 0) <= $3
-                             order by attempts > 0, due_at limit $1
+                             select id from turns where $1 - turn >= $4 * (nth - 1)
                          )
                          update webhooks
                          set due_at = clock_timestamp() + make_interval(secs => $2::double precision), claim = $5
@@ -183,18 +201,12 @@ impl Ledger {
                          returning id, instance_id, target, body, attempts, receiver",
                     )
                     .await?;
-                let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+                let free = i64::try_from(room.free).unwrap_or(i64::MAX);
                 let claim = ambient::id();
                 let rows = client
                     .query(
                         &statement,
-                        &[
-                            &whole(room.free),
-                            &lease.as_secs_f64(),
-                            &whole(room.per_receiver),
-                            &room.busy,
-                            &claim,
-                        ],
+                        &[&free, &lease.as_secs_f64(), &room.busy, &LEFT_FOR_OTHERS, &claim],
                     )
                     .await?;
                 Ok((claim, rows))
@@ -255,39 +267,49 @@ impl Ledger {
             .ok()
     }
 
-    /// Records what became of an attempt. A failure counts only while the claim holds.
+    /// Records what became of attempts, together. A failure counts only while the claim holds.
     ///
     /// # Errors
-    /// When Postgres is away or refuses; the webhook is then attempted again once the lease ends.
-    pub async fn settle_webhook(&self, claimed: &DueWebhook, attempted: &Attempted) -> Result<(), LedgerError> {
+    /// When Postgres is away or refuses; the webhooks are then attempted again once the lease ends.
+    pub async fn settle_webhooks(&self, attempts: &[(DueWebhook, Attempted)]) -> Result<(), LedgerError> {
         let attempt = async {
-            let refused =
-                |error| LedgerError::statement(format!("recording an attempt of webhook {}", claimed.id))(error);
-            let (state, after, error) = match attempted {
+            let refused = LedgerError::statement(format!("recording {} attempts of webhooks", attempts.len()));
+            // Whoever writes some of the same rows writes them in the same order.
+            let mut sorted: Vec<_> = attempts.iter().collect();
+            sorted.sort_unstable_by_key(|(claimed, _)| claimed.id);
+            let of = |(_, attempted): &&(DueWebhook, Attempted)| match attempted {
                 Attempted::Delivered => ("delivered", None, None),
-                Attempted::Dead { error } => ("dead", None, Some(error)),
-                Attempted::Again { after, error } => ("due", Some(after.as_secs_f64()), Some(error)),
+                Attempted::Dead { error } => ("dead", None, Some(error.clone())),
+                Attempted::Again { after, error } => ("due", Some(after.as_secs_f64()), Some(error.clone())),
             };
+            let ids: Vec<_> = sorted.iter().map(|(claimed, _)| claimed.id).collect();
+            let claims: Vec<_> = sorted.iter().map(|(claimed, _)| claimed.claim).collect();
+            let states: Vec<_> = sorted.iter().map(|attempt| of(attempt).0).collect();
+            let pauses: Vec<_> = sorted.iter().map(|attempt| of(attempt).1).collect();
+            let errors: Vec<_> = sorted.iter().map(|attempt| of(attempt).2).collect();
             let client = self.client().await?;
-            let statement = client
-                .prepare_cached(
-                    "update webhooks
-                     set state = $3, attempts = attempts + 1, last_error = $5,
-                         claim = null,
-                         due_at = case when $3 = 'due'
-                             then clock_timestamp() + make_interval(secs => $4::double precision) end,
-                         ended_at = case when $3 = 'due' then null else clock_timestamp() end
-                     where id = $1 and state = 'due' and (claim = $2 or $3 = 'delivered')",
-                )
-                .await
-                .map_err(refused)?;
-            client
-                .execute(&statement, &[&claimed.id, &claimed.claim, &state, &after, &error])
-                .await
-                .map_err(refused)?;
+            let written = async {
+                let statement = client
+                    .prepare_cached(
+                        "update webhooks
+                         set state = told.state, attempts = attempts + 1, last_error = told.error, claim = null,
+                             due_at = case when told.state = 'due'
+                                 then clock_timestamp() + make_interval(secs => told.after) end,
+                             ended_at = case when told.state = 'due' then null else clock_timestamp() end
+                         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::double precision[], $5::text[])
+                             as told (id, claim, state, after, error)
+                         where webhooks.id = told.id and webhooks.state = 'due'
+                             and (webhooks.claim = told.claim or told.state = 'delivered')",
+                    )
+                    .await?;
+                client
+                    .execute(&statement, &[&ids, &claims, &states, &pauses, &errors])
+                    .await
+            };
+            written.await.map_err(refused)?;
             Ok(())
         };
-        self.within("recording an attempt of a webhook", attempt).await
+        self.within("recording attempts of webhooks", attempt).await
     }
 
     /// In how long the next webhook is due, of those that wait behind no other; `None` if none is.
@@ -301,14 +323,16 @@ impl Ledger {
             let seconds = async {
                 let statement = client
                     .prepare_cached(
-                        "select extract(epoch from min(due_at) - clock_timestamp())::double precision
+                        "select extract(epoch from due_at - clock_timestamp())::double precision
                          from webhooks candidate where state = 'due' and not exists (
                              select from webhooks earlier
                              where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
-                                 and earlier.sequence < candidate.sequence)",
+                                 and earlier.sequence < candidate.sequence)
+                         order by due_at limit 1",
                     )
                     .await?;
-                client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)
+                let row = client.query_opt(&statement, &[]).await?;
+                row.map(|row| row.try_get::<_, f64>(0)).transpose()
             };
             let seconds = seconds.await.map_err(refused)?;
             Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))

@@ -246,7 +246,7 @@ fn connecting(target: &Target, reason: &dyn std::fmt::Display) -> DeliveryError 
 }
 
 /// The signature of a body.
-pub(super) fn signature(secret: &SecretString, body: &str) -> String {
+pub fn signature(secret: &SecretString, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
     BASE64_STANDARD.encode(hmac::sign(&key, body.as_bytes()))
 }

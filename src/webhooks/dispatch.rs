@@ -4,25 +4,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::{Deliverer, Settings, settle};
 use crate::ambient;
 use crate::ledger::webhooks::Attempted;
-use crate::ledger::{DueWebhook, Ledger, LedgerError, Room, listen};
+use crate::ledger::{DueWebhook, Ledger, Room, listen};
 use crate::telemetry::metrics::record::{self, Delivery};
 
-/// How many are delivered at one time, and how many to one receiver.
-const CONCURRENCY: usize = 64;
-const PER_RECEIVER: usize = 16;
+/// How many are delivered at one time.
+const CONCURRENCY: usize = 256;
 /// How long a claim holds that is not renewed: what a process that died was about to deliver waits so long.
 const LEASE: Duration = Duration::from_secs(8);
 /// How often it is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
 /// How often the ledger is asked while anything is due.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How soon it is asked again when something ended: what ends meanwhile is made up for together.
+const PACE: Duration = Duration::from_millis(5);
 /// How soon it is asked again for what is due and could not be claimed: its receiver has no room, or others were faster.
 const CROWDED: Duration = Duration::from_secs(1);
 /// How often it is asked although nothing is.
@@ -33,43 +34,79 @@ const FAREWELL: Duration = Duration::from_secs(12);
 /// What a process is delivering.
 #[derive(Default)]
 struct UnderWay {
-    attempts: JoinSet<()>,
-    about: HashMap<Id, (Uuid, Option<Vec<u8>>)>,
+    attempts: JoinSet<Attempted>,
+    about: HashMap<Id, DueWebhook>,
+    /// What became of attempts that ended, and is to be recorded.
+    ended: Vec<(DueWebhook, Attempted)>,
+    /// The recording of earlier ones, one at a time, and their claims.
+    records: JoinSet<()>,
+    recorded: Vec<Uuid>,
 }
 
 impl UnderWay {
     fn room(&self) -> Room {
+        let taken = self.attempts.len() + self.ended.len() + self.recorded.len();
         Room {
-            free: CONCURRENCY.saturating_sub(self.attempts.len()),
-            per_receiver: PER_RECEIVER,
-            busy: self
-                .about
-                .values()
-                .filter_map(|(_, receiver)| receiver.clone())
-                .collect(),
+            free: CONCURRENCY.saturating_sub(taken),
+            busy: self.about.values().filter_map(|due| due.receiver.clone()).collect(),
         }
     }
 
     fn claims(&self) -> Vec<Uuid> {
-        let mut claims: Vec<_> = self.about.values().map(|(claim, _)| *claim).collect();
+        let attempted = self.about.values().chain(self.ended.iter().map(|(due, _)| due));
+        let mut claims: Vec<_> = attempted.map(|due| due.claim).chain(self.recorded.clone()).collect();
         claims.sort_unstable();
         claims.dedup();
         claims
     }
 
-    fn start(&mut self, due: DueWebhook, attempt: impl Future<Output = ()> + Send + 'static) {
-        let about = (due.claim, due.receiver);
-        let task = self.attempts.spawn(attempt);
-        self.about.insert(task.id(), about);
+    fn is_empty(&self) -> bool {
+        self.attempts.is_empty() && self.ended.is_empty() && self.records.is_empty()
     }
 
-    /// Waits until one has ended; for ever if none is under way.
-    async fn ended(&mut self) {
-        match self.attempts.join_next_with_id().await {
-            Some(Ok((id, ()))) => drop(self.about.remove(&id)),
-            Some(Err(error)) => drop(self.about.remove(&error.id())),
-            None => std::future::pending().await,
+    fn start(&mut self, due: DueWebhook, attempt: impl Future<Output = Attempted> + Send + 'static) {
+        let task = self.attempts.spawn(attempt);
+        self.about.insert(task.id(), due);
+    }
+
+    /// Waits until an attempt has ended or those before are on record, and has what ended recorded; for ever if nothing is
+    /// under way. Returns whether there is room for more.
+    async fn progress(&mut self, ledger: &Ledger) -> bool {
+        let recorded = tokio::select! {
+            Some(_) = self.records.join_next() => {
+                self.recorded.clear();
+                true
+            }
+            Some(ended) = self.attempts.join_next_with_id() => {
+                self.take(ended);
+                while let Some(ended) = self.attempts.try_join_next_with_id() {
+                    self.take(ended);
+                }
+                false
+            }
+            else => std::future::pending().await,
+        };
+        if self.records.is_empty() && !self.ended.is_empty() {
+            let ended = std::mem::take(&mut self.ended);
+            self.recorded = ended.iter().map(|(due, _)| due.claim).collect();
+            self.records.spawn(put_on_record(ledger.clone(), ended));
         }
+        recorded
+    }
+
+    fn take(&mut self, ended: Result<(Id, Attempted), JoinError>) {
+        match ended {
+            Ok((id, attempted)) => self.ended.extend(self.about.remove(&id).map(|due| (due, attempted))),
+            Err(error) => drop(self.about.remove(&error.id())),
+        }
+    }
+}
+
+/// Records what became of attempts.
+async fn put_on_record(ledger: Ledger, ended: Vec<(DueWebhook, Attempted)>) {
+    if let Err(error) = ledger.settle_webhooks(&ended).await {
+        let events = ended.len();
+        tracing::warn!(events, %error, "attempts of webhooks were not recorded; they are delivered again");
     }
 }
 
@@ -94,24 +131,27 @@ pub async fn deliver(ledger: Ledger, retry: bool, deliverer: Deliverer, shutdown
     let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut look = Instant::now();
+    let (mut look, mut looked) = (Instant::now(), Instant::now());
     loop {
         if look <= Instant::now() {
             look = Instant::now() + claim(&ledger, retry, &deliverer, &mut under_way).await;
+            looked = Instant::now();
         }
         tokio::select! {
             () = &mut shutdown => break,
             () = listener.notified() => look = Instant::now(),
-            // There is room for one more, or the next one of an instance.
-            () = under_way.ended() => look = Instant::now(),
+            // There is room for more, or for the next one of an instance.
+            room = under_way.progress(&ledger) => if room {
+                look = look.min(looked + PACE);
+            },
             () = tokio::time::sleep_until(look) => {}
             _ = renewals.tick() => renew(&ledger, &under_way).await,
         }
     }
     let farewell = async {
-        while !under_way.attempts.is_empty() {
+        while !under_way.is_empty() {
             tokio::select! {
-                () = under_way.ended() => {}
+                _ = under_way.progress(&ledger) => {}
                 _ = renewals.tick() => renew(&ledger, &under_way).await,
             }
         }
@@ -144,15 +184,15 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
             return SWEEP;
         }
     };
+    let any = !claimed.is_empty();
     for due in claimed {
-        let (ledger, deliverer, event) = (ledger.clone(), deliverer.clone(), due.clone());
-        let attempt = async move {
-            if let Err(error) = attempt(&ledger, retry, &deliverer, &event, ambient::fraction()).await {
-                let (event, instance) = (event.id, &event.instance_id);
-                tracing::warn!(%event, %instance, %error, "a webhook's attempt was not recorded; it is delivered again");
-            }
-        };
-        under_way.start(due, attempt);
+        let (deliverer, event) = (deliverer.clone(), due.clone());
+        under_way.start(due, async move {
+            attempt(retry, &deliverer, &event, ambient::fraction()).await
+        });
+    }
+    if any {
+        return CROWDED;
     }
     match ledger.next_webhook().await {
         Ok(Some(Duration::ZERO)) => CROWDED,
@@ -162,17 +202,8 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
     }
 }
 
-/// Makes one attempt of a webhook that was claimed, and records what became of it. `jitter` is from 0 to 1.
-///
-/// # Errors
-/// When the ledger cannot be told; the webhook is then delivered again once its claim has run out.
-async fn attempt(
-    ledger: &Ledger,
-    retry: bool,
-    deliverer: &Deliverer,
-    due: &DueWebhook,
-    jitter: f64,
-) -> Result<Attempted, LedgerError> {
+/// Makes one attempt of a webhook that was claimed, and says what became of it. `jitter` is from 0 to 1.
+async fn attempt(retry: bool, deliverer: &Deliverer, due: &DueWebhook, jitter: f64) -> Attempted {
     let result = deliverer.deliver(&due.target, &due.body).await;
     let attempted = settle(result.map_err(|error| error.to_string()), due.attempts, retry, jitter);
     let (event, instance) = (due.id, &due.instance_id);
@@ -188,6 +219,5 @@ async fn attempt(
             tracing::info!(%event, %instance, %error, seconds = after.as_secs(), "webhook failed, tried again later");
         }
     }
-    ledger.settle_webhook(due, &attempted).await?;
-    Ok(attempted)
+    attempted
 }

@@ -10,7 +10,7 @@ mod target;
 
 use std::time::Duration;
 
-pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE, SIGNATURE_V2, TIMESTAMP};
+pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE, SIGNATURE_V2, TIMESTAMP, signature};
 pub use dispatch::{deliver, run};
 pub use target::{Policy, Target, TargetError, target};
 

@@ -221,16 +221,7 @@ async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() 
     let variables = [("ROLE", "api"), ("KUBECONFIG", kubeconfig.as_str())];
     let mut slow = Broker::new(&world.sandbox, "slow", 8453, &variables);
     slow.start(&world.sandbox).await;
-    // Nobody else takes the row first.
     world.kill_broker().await;
-    way.freeze();
-    let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
-    let operation = slow.osb().provision(&order).await.operation();
-    let taken = "select count(*) from instances where id = $1 and outbox_attempts = 1 and outbox_claim is not null";
-    eventually("the row to be taken", async || {
-        (world.count(taken, &order).await == 1).then_some(())
-    })
-    .await;
     // Where no operator runs, what takes too long ends all the same.
     let late = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
     let overdue = slow.osb().provision(&late).await.operation();
@@ -242,6 +233,15 @@ async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() 
         description.contains("took longer than the plan allows"),
         "{description}"
     );
+    // Nobody else takes the row first.
+    way.freeze();
+    let order = Order::new(MEMCACHED, MEMCACHED_IN_CLUSTER);
+    let operation = slow.osb().provision(&order).await.operation();
+    let taken = "select count(*) from instances where id = $1 and outbox_attempts = 1 and outbox_claim is not null";
+    eventually("the row to be taken", async || {
+        (world.count(taken, &order).await == 1).then_some(())
+    })
+    .await;
     world.start_broker().await;
     // It is held while the API server does not answer.
     tokio::time::sleep(Duration::from_secs(7)).await;

@@ -315,9 +315,17 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     assert_eq!(secrets_of_users(world, &place).await, 2);
 
     // Another cache takes the place of this one: it has every user from its first day on.
-    let unencrypted = json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true, "atRestEncryption": false });
+    let subnets = crate::provider::elasticache(world)
+        .create_cache_subnet_group()
+        .cache_subnet_group_name("users-subnets")
+        .cache_subnet_group_description("of a test")
+        .subnet_ids("subnet-00000000000000001");
+    subnets.send().await.unwrap();
+    let elsewhere = json!({
+        "nodeType": "cache.t4g.micro", "transitEncryption": true, "subnetGroup": "users-subnets",
+    });
     let engine = json!({ "type": "valkey", "version": "7.2" });
-    let replacing_plan = plan(world, engine, "elasticache", unencrypted).await;
+    let replacing_plan = plan(world, engine, "elasticache", elsewhere).await;
     let mut change = json!({ "service_id": REDIS, "plan_id": replacing_plan });
     let refused_change = eventually("a word on the other cache", async || {
         let reply = osb.patch(&order, &change).await;

@@ -3,18 +3,24 @@
 use std::time::Duration;
 
 use cache_broker::ledger::webhooks::Attempted;
-use cache_broker::ledger::{InstanceId, Judgement, LetterState, Letters, Request, Room, Scope, Verdict, WebhookTarget};
+use cache_broker::ledger::{
+    DueWebhook, InstanceId, Judgement, LetterState, Letters, Request, Room, Scope, Verdict, WebhookTarget,
+};
 
 use super::{HOUR, World, asked, observation, order};
 
 const LEASE: Duration = Duration::from_secs(60);
 
-fn room(free: usize, per_receiver: usize, busy: &[&Option<Vec<u8>>]) -> Room {
+fn room(free: usize, busy: &[&Option<Vec<u8>>]) -> Room {
     Room {
         free,
-        per_receiver,
         busy: busy.iter().filter_map(|receiver| (*receiver).clone()).collect(),
     }
+}
+
+async fn settle(world: &World, due: &DueWebhook, attempted: Attempted) {
+    let attempts = [(due.clone(), attempted)];
+    world.ledger.settle_webhooks(&attempts).await.unwrap();
 }
 
 /// Instances whose provision has ended and is to be told to a host.
@@ -45,34 +51,41 @@ fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |number| format!("{prefix}{number}"))
 }
 
-/// A receiver that takes its time gets so many at one time, and the others are not held up by the rest.
+/// Receivers take turns, and one that takes its time gets no more than leaves room for others.
 #[tokio::test]
 async fn a_receiver_has_room_of_its_own() {
     let world = World::new().await;
     told(&world, "slow.example", names("s", 20)).await;
     told(&world, "quick.example", names("q", 3)).await;
-    let first = world.ledger.claim_webhooks(&room(64, 4, &[]), LEASE).await.unwrap();
+    let first = world.ledger.claim_webhooks(&room(64, &[]), LEASE).await.unwrap();
     let of = |prefix: &'static str| {
         let due = first.iter();
         due.filter(move |due| due.instance_id.as_str().starts_with(prefix))
     };
-    assert_eq!((of("s").count(), of("q").count()), (4, 3));
-    let busy: Vec<_> = of("s").map(|due| &due.receiver).collect();
+    assert_eq!((of("s").count(), of("q").count()), (10, 3));
+    // The quick one's have ended.
+    let mut busy: Vec<_> = of("s").map(|due| &due.receiver).collect();
+    let more = world.ledger.claim_webhooks(&room(54, &busy), LEASE).await.unwrap();
+    assert_eq!(more.len(), 3);
+    busy.extend(more.iter().map(|due| &due.receiver));
     assert!(
         world
             .ledger
-            .claim_webhooks(&room(64, 4, &busy), LEASE)
+            .claim_webhooks(&room(51, &busy), LEASE)
             .await
             .unwrap()
-            .is_empty()
+            .is_empty(),
+        "a fifth of all places is enough for one"
     );
-    // One more for each that ended.
-    let more = world
-        .ledger
-        .claim_webhooks(&room(64, 4, &busy[1..]), LEASE)
-        .await
-        .unwrap();
-    assert_eq!(more.len(), 1);
+    // One more for each that ended, and always one for who has none.
+    told(&world, "late.example", names("l", 1)).await;
+    let more = world.ledger.claim_webhooks(&room(52, &busy[1..]), LEASE).await.unwrap();
+    let ids: Vec<_> = more.iter().map(|due| due.instance_id.as_str().get(..1)).collect();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert!(ids.contains(&Some("l")) && ids.contains(&Some("s")), "{ids:?}");
+    told(&world, "last.example", names("z", 2)).await;
+    let more = world.ledger.claim_webhooks(&room(1, &busy), LEASE).await.unwrap();
+    assert_eq!(more.len(), 1, "the last place");
     // Nothing of the URL stands in clear.
     let digests: i64 = world
         .sql
@@ -80,7 +93,7 @@ async fn a_receiver_has_room_of_its_own() {
         .await
         .unwrap()
         .get(0);
-    assert_eq!(digests, 23);
+    assert_eq!(digests, 26);
 }
 
 /// Whoever holds a claim renews it, and one that was lost meanwhile changes nothing any more.
@@ -88,7 +101,7 @@ async fn a_receiver_has_room_of_its_own() {
 async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
     let world = World::new().await;
     told(&world, "a.example", names("i", 1)).await;
-    let all = room(10, 10, &[]);
+    let all = room(40, &[]);
     let short = Duration::from_millis(400);
     let claimed = world.ledger.claim_webhooks(&all, short).await.unwrap();
     let claims: Vec<_> = claimed.iter().map(|due| due.claim).collect();
@@ -111,16 +124,12 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
     let dead = Attempted::Dead {
         error: "late".to_owned(),
     };
-    world.ledger.settle_webhook(&claimed[0], &dead).await.unwrap();
+    settle(&world, &claimed[0], dead).await;
     world.ledger.renew_webhooks(&claims, Duration::ZERO).await.unwrap();
     assert!(world.ledger.claim_webhooks(&all, LEASE).await.unwrap().is_empty());
     assert_eq!(world.ledger.letter_counts().await.unwrap().dead, 0);
     // That it was delivered counts whoever says so.
-    world
-        .ledger
-        .settle_webhook(&claimed[0], &Attempted::Delivered)
-        .await
-        .unwrap();
+    settle(&world, &claimed[0], Attempted::Delivered).await;
     assert_eq!(world.ledger.letter_counts().await.unwrap().due, 0);
 }
 
@@ -128,13 +137,13 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
 async fn what_was_given_up_is_listed_and_gets_another_day() {
     let world = World::new().await;
     told(&world, "gone.example:8443", names("i", 3)).await;
-    let claimed = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
+    let claimed = world.ledger.claim_webhooks(&room(40, &[]), LEASE).await.unwrap();
     assert_eq!(claimed.len(), 3);
     for due in &claimed[..2] {
         let dead = Attempted::Dead {
             error: "gone.example answered 410 Gone".to_owned(),
         };
-        world.ledger.settle_webhook(due, &dead).await.unwrap();
+        settle(&world, due, dead).await;
     }
     let counts = world.ledger.letter_counts().await.unwrap();
     assert_eq!((counts.due, counts.dead), (1, 2));
@@ -158,7 +167,7 @@ async fn what_was_given_up_is_listed_and_gets_another_day() {
         1
     );
     assert_eq!(world.ledger.retry_letters(&Letters::All).await.unwrap(), 0);
-    let again = world.ledger.claim_webhooks(&room(10, 10, &[]), LEASE).await.unwrap();
+    let again = world.ledger.claim_webhooks(&room(40, &[]), LEASE).await.unwrap();
     assert_eq!(again.len(), 2);
     assert!(again.iter().all(|due| due.attempts == 0), "a day of its own");
 }

@@ -162,12 +162,12 @@ async fn rows_of_the_outbox_are_held_while_they_are_renewed() {
     }
     let taken = world.ledger.claim_outbox(10, Duration::from_secs(1)).await.unwrap();
     assert_eq!(taken.len(), 2);
-    world.ledger.renew_outbox(taken[0].claim, HOUR).await.unwrap();
+    world.ledger.renew_outbox(&[taken[0].claim], HOUR).await.unwrap();
     assert!(world.ledger.next_outbox().await.unwrap().unwrap() > HOUR / 2);
     // More is asked of one meanwhile: that is not held back by whoever writes the old revision.
     let a = "a".parse().unwrap();
     world.given_back(&a).await;
-    world.ledger.renew_outbox(taken[0].claim, HOUR).await.unwrap();
+    world.ledger.renew_outbox(&[taken[0].claim], HOUR).await.unwrap();
     assert_eq!(world.ledger.next_outbox().await.unwrap(), Some(Duration::ZERO));
     let old = taken.iter().find(|item| item.instance == a).unwrap();
     world

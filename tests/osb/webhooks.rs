@@ -190,7 +190,6 @@ async fn a_crash_during_an_attempt_leads_to_another() {
     let lease = Duration::from_millis(800);
     let room = Room {
         free: 10,
-        per_receiver: 10,
         busy: Vec::new(),
     };
     let claimed = broker.ledger.claim_webhooks(&room, lease).await.unwrap();

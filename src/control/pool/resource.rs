@@ -93,7 +93,7 @@ mod tests {
         let unclaimed = member();
         assert_eq!(unclaimed.name_any(), "pool-0123456789abcdef0123");
         assert!(is_member(&unclaimed));
-        assert!(unclaimed.validate_cel().is_ok(), "{unclaimed:?}");
+        assert!(kube::core::cel::validate_cel(&unclaimed).is_ok(), "{unclaimed:?}");
     }
 
     #[test]
