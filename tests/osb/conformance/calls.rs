@@ -81,7 +81,7 @@ fn revision(plan: Plan) -> u32 {
 
 fn some_plan(rng: &mut StdRng) -> Plan {
     use Plan::{Large, Small, Unknown};
-    one_of(rng, &[Small, Small, Small, Large, Large, Unknown])
+    one_of(rng, &[Small, Small, Small, Small, Small, Large, Large, Large, Unknown])
 }
 
 fn some_maintenance(rng: &mut StdRng) -> Maintenance {
@@ -108,53 +108,62 @@ pub fn some_call(rng: &mut StdRng, service: Service, heard: &Heard) -> Call {
     let mostly = |rng: &mut StdRng| rng.random_bool(0.93);
     // What the other service does not have is asked for now and then.
     let richer = service == Service::Redis || rng.random_bool(0.2);
+    let origin = |rng: &mut StdRng| Origin::Fresh {
+        plan: some_plan(rng),
+        app: u8::from(rng.random_bool(0.15)),
+    };
+    // Most of what there is to see is between an order and its end.
+    let ordered = !heard.operations.is_empty();
     match rng.random_range(0..24) {
-        0..4 => Call::Provision {
-            plan: some_plan(rng),
-            space: u8::from(rng.random_bool(0.2)),
-            parameters: one_of(rng, &[Absent, Absent, Absent, Absent, Limit(1), Wrong]),
-            maintenance: some_maintenance(rng),
-            incomplete: mostly(rng),
-        },
-        4..7 => Call::Update {
+        0..12 if !ordered => provision(rng),
+        0 => provision(rng),
+        1..4 => Call::Update {
             plan: rng.random_bool(0.6).then(|| some_plan(rng)),
             parameters: one_of(rng, &[Absent, Absent, Limit(1), Limit(2), NoLimit, Wrong]),
             maintenance: some_maintenance(rng),
             context: rng.random_bool(0.2).then(|| rng.random_range(0..2)),
             incomplete: mostly(rng),
         },
-        7 | 8 => Call::Deprovision {
+        4 if rng.random_bool(0.3) => Call::Deprovision {
             incomplete: mostly(rng),
             ids: mostly(rng),
         },
-        9 => Call::Restart,
-        10 if richer => Call::Backup,
-        11 if richer => Call::Backups,
-        12 if richer => {
+        5 => Call::Restart,
+        6 if richer => Call::Backup,
+        7 | 8 if richer => Call::Backups,
+        9 | 10 if richer => {
             let known = (!heard.backups.is_empty() && mostly(rng)).then(|| one_of(rng, &heard.backups));
             Call::Restore(known.unwrap_or_else(|| "nothing".to_owned()))
         }
-        10..14 => Call::Poll(some_name(rng, heard)),
-        14 => Call::Fetch,
-        15..19 => Call::Bind {
+        4..11 => Call::Poll(some_name(rng, heard)),
+        11 => Call::Fetch,
+        12..18 => Call::Bind {
             binding: rng.random_range(0..2),
-            origin: if richer && rng.random_bool(0.25) {
+            origin: if richer && rng.random_bool(0.35) {
                 Origin::Successor(rng.random_range(0..2))
             } else {
-                Origin::Fresh {
-                    plan: some_plan(rng),
-                    app: u8::from(rng.random_bool(0.25)),
-                }
+                origin(rng)
             },
             incomplete: service == Service::Memcached || mostly(rng),
         },
-        19 => Call::FetchBinding(rng.random_range(0..2)),
-        20 | 21 => Call::PollBinding(rng.random_range(0..2), some_name(rng, heard)),
+        18 => Call::FetchBinding(rng.random_range(0..2)),
+        19..22 => Call::PollBinding(rng.random_range(0..2), some_name(rng, heard)),
         _ => Call::Unbind {
             binding: rng.random_range(0..2),
             incomplete: mostly(rng),
             ids: mostly(rng),
         },
+    }
+}
+
+fn provision(rng: &mut StdRng) -> Call {
+    use Parameters::{Absent, Limit, Wrong};
+    Call::Provision {
+        plan: some_plan(rng),
+        space: u8::from(rng.random_bool(0.2)),
+        parameters: one_of(rng, &[Absent, Absent, Absent, Absent, Limit(1), Wrong]),
+        maintenance: some_maintenance(rng),
+        incomplete: rng.random_bool(0.93),
     }
 }
 

@@ -262,7 +262,7 @@ impl Case<'_> {
     /// What may happen to an instance next.
     fn some_events(&self, rng: &mut StdRng, instance: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        if rng.random_bool(0.7) {
+        if rng.random_bool(0.85) {
             events.push(Event::Written);
         }
         let resource = self.cluster[instance];
@@ -315,7 +315,7 @@ impl Case<'_> {
                 way,
             });
         }
-        let events = if rng.random_bool(0.6) {
+        let events = if rng.random_bool(0.8) {
             self.some_events(rng, focus)
         } else {
             Vec::new()
