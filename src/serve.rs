@@ -1,5 +1,6 @@
 //! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::control::{deadlines, outbox};
 use crate::doctor::Doctor;
 use crate::import::{self, Report};
 use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
+use crate::osb::catalog::Source;
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
@@ -613,6 +615,7 @@ pub async fn keep_catalog(
     );
     let mut events = std::pin::pin!(events.default_backoff());
     let mut problems: Vec<String> = Vec::new();
+    let mut built_from = None;
     let mut dirty = false;
     loop {
         tokio::select! {
@@ -632,6 +635,11 @@ pub async fn keep_catalog(
                     continue;
                 }
                 let state = plans.state();
+                let sources: BTreeSet<_> = state.iter().map(|plan| Source::of(plan)).collect();
+                if built_from.as_ref() == Some(&sources) {
+                    continue;
+                }
+                built_from = Some(sources);
                 let built = Catalog::new(&services, state.iter().map(|plan| &**plan), &enabled);
                 for problem in built.problems().iter().filter(|problem| !problems.contains(problem)) {
                     tracing::warn!("{problem}");
