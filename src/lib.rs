@@ -2,6 +2,7 @@
 
 pub mod ambient;
 pub mod api;
+pub mod cluster;
 pub mod commands;
 pub mod control;
 pub mod doctor;

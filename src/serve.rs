@@ -1,5 +1,6 @@
 //! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +19,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{CacheInstance, CachePlan, ProviderKind};
+use crate::cluster;
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
 use crate::doctor::Doctor;
 use crate::import::{self, Report};
 use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
+use crate::osb::catalog::Source;
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
 use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
@@ -89,7 +92,7 @@ pub async fn import(
     (url, keys): (DatabaseUrl, KeyRing),
     asked: ImportArguments,
 ) -> Result<Report, String> {
-    let client = kube_client(&settings).await?;
+    let client = cluster::client(&settings).await?;
     let elasticache = match &settings.aws_region {
         Some(region) => Some(elasticache(&settings, region).await),
         None => None,
@@ -152,7 +155,7 @@ pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix
     };
     let doctor = Doctor {
         ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
-        client: kube_client(&settings).await?,
+        client: cluster::client(&settings).await?,
         namespaces: settings.watched(),
         elasticache,
     };
@@ -197,7 +200,7 @@ pub async fn serve(checked: Checked, levels: Levels) -> Result<(), String> {
     } else {
         None
     };
-    let client = kube_client(&settings).await?;
+    let client = cluster::client(&settings).await?;
     let ledger = Ledger::new(database_url, keys, usize::from(settings.database_connections))
         .map_err(|error| error.to_string())?;
 
@@ -488,32 +491,6 @@ fn trust(authority: Option<&Path>) -> Result<Trust, String> {
     Trust::new(authority.as_deref()).map_err(|error| error.to_string())
 }
 
-pub(crate) async fn kube_client(settings: &Settings) -> Result<Client, String> {
-    let options = kube::config::KubeConfigOptions::default();
-    let config = if let Some(path) = &settings.kube_config {
-        let wrong = |error| format!("reading --kube-config {}: {error}", path.display());
-        let kubeconfig = kube::config::Kubeconfig::read_from(path).map_err(wrong)?;
-        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .map_err(wrong)?
-    } else if settings.use_local_kube_context {
-        let local = kube::Config::from_kubeconfig(&options).await;
-        // Set in a Pod, it means the service account, as it did in the broker that this one replaces.
-        local.or_else(|error| {
-            kube::Config::incluster().map_err(|_| {
-                format!("reading the kubeconfig: {error}; set KUBECONFIG, or USE_LOCAL_KUBE_CONTEXT=false in a Pod")
-            })
-        })?
-    } else {
-        kube::Config::incluster().map_err(|error| {
-            format!(
-                "this is not a Pod with a service account: {error}; set USE_LOCAL_KUBE_CONTEXT=true outside a cluster"
-            )
-        })?
-    };
-    Client::try_from(config).map_err(|error| format!("setting up the Kubernetes client: {error}"))
-}
-
 fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync + 'static {
     let (kubernetes, elasticache) = (settings.use_kubernetes, settings.aws_region.is_some());
     move |kind| match kind {
@@ -640,6 +617,7 @@ pub async fn keep_catalog(
     );
     let mut events = std::pin::pin!(events.default_backoff());
     let mut problems: Vec<String> = Vec::new();
+    let mut built_from = None;
     let mut dirty = false;
     loop {
         tokio::select! {
@@ -659,6 +637,11 @@ pub async fn keep_catalog(
                     continue;
                 }
                 let state = plans.state();
+                let sources: BTreeSet<_> = state.iter().map(|plan| Source::of(plan)).collect();
+                if built_from.as_ref() == Some(&sources) {
+                    continue;
+                }
+                built_from = Some(sources);
                 let built = Catalog::new(&services, state.iter().map(|plan| &**plan), &enabled);
                 for problem in built.problems().iter().filter(|problem| !problems.contains(problem)) {
                     tracing::warn!("{problem}");

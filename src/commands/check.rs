@@ -10,11 +10,12 @@ use kube::{Api, Client, CustomResourceExt};
 
 use super::{DEADLINE, asked, rights};
 use crate::api::{self, CacheBackup, CacheInstance, CachePlan};
+use crate::cluster;
 use crate::ledger::{DatabaseUrl, KeyRing, Ledger};
 use crate::osb::Services;
 use crate::osb::tls::Tls;
 use crate::provider::elasticache::{Client as ElastiCacheClient, Limits};
-use crate::serve::{kube_client, tls_paths};
+use crate::serve::tls_paths;
 use crate::settings::{Checked, Settings, SettingsError};
 
 /// Kubernetes before this does not know all that the definitions and manifests use.
@@ -150,7 +151,7 @@ async fn database(url: DatabaseUrl, keys: KeyRing, findings: &mut Findings) {
 
 async fn cluster(checked: &Checked, findings: &mut Findings) {
     let part = "cluster";
-    let client = match kube_client(&checked.settings).await {
+    let client = match cluster::client(&checked.settings).await {
         Ok(client) => client,
         Err(error) => return findings.bad(part, error),
     };

@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 
 use super::asked;
 use crate::api;
-use crate::serve::kube_client;
+use crate::cluster;
 use crate::settings::Settings;
 
 /// Who writes them, as the API server remembers.
@@ -18,7 +18,7 @@ const MANAGER: &str = "cache-broker-definitions";
 /// When the API server does not answer or refuses.
 pub async fn apply_definitions(settings: &Settings) -> Result<(), String> {
     let manifests = api::manifests().map_err(|error| format!("writing the CustomResourceDefinitions: {error}"))?;
-    let definitions = Api::<CustomResourceDefinition>::all(kube_client(settings).await?);
+    let definitions = Api::<CustomResourceDefinition>::all(cluster::client(settings).await?);
     for (_, text) in manifests {
         let definition: serde_json::Value =
             serde_yaml::from_str(&text).map_err(|error| format!("reading a definition: {error}"))?;

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use super::asked;
 use crate::api::conditions::{self, READY};
 use crate::api::{CacheInstance, CachePlan};
-use crate::serve::kube_client;
+use crate::cluster;
 use crate::settings::Settings;
 
 /// Prints every plan.
@@ -18,7 +18,7 @@ use crate::settings::Settings;
 /// # Errors
 /// When the API server does not answer or refuses.
 pub async fn plans(settings: &Settings) -> Result<(), String> {
-    let api = Api::<CachePlan>::all(kube_client(settings).await?);
+    let api = Api::<CachePlan>::all(cluster::client(settings).await?);
     let found = asked("listing the plans", api.list(&ListParams::default())).await?;
     let now = Timestamp::now();
     let heads = [
@@ -44,7 +44,7 @@ pub async fn plans(settings: &Settings) -> Result<(), String> {
 /// # Errors
 /// When the API server does not answer or refuses.
 pub async fn instances(settings: &Settings, namespace: Option<&str>) -> Result<(), String> {
-    let client = kube_client(settings).await?;
+    let client = cluster::client(settings).await?;
     let watched = &settings.watch_namespaces;
     let apis: Vec<Api<CacheInstance>> = match namespace {
         Some(namespace) => vec![Api::namespaced(client, namespace)],

@@ -17,6 +17,8 @@ pub trait Gate: Send + Sync {
     fn before<'a>(&'a self, attempt: &'a str) -> Passing<'a>;
     /// Lets a call's answer come back, or has it be lost after it had its effect.
     fn after<'a>(&'a self, attempt: &'a str) -> Passing<'a>;
+    /// Comes back when a call whose time is up may be given up.
+    fn give_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     /// Wake-ups of a channel.
     fn listen(&self, channel: &'static str) -> Arc<Notify>;
 }

@@ -177,13 +177,21 @@ impl Ledger {
                 Some(gate) => gate::pass(&**gate, attempt, call).await,
             }
         };
-        tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
-            Err(LedgerError::Unavailable(format!(
+        let overdue = async {
+            tokio::time::sleep(CALL).await;
+            if let Some(gate) = &self.gate {
+                gate.give_up().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            () = overdue => Err(LedgerError::Unavailable(format!(
                 "{attempt}: {} did not answer within {} s",
                 self.url.place(),
                 CALL.as_secs()
-            )))
-        })
+            ))),
+        }
     }
 
     async fn client(&self) -> Result<deadpool_postgres::Object, LedgerError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cache_broker::cluster;
 use futures::StreamExt;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
@@ -24,7 +25,7 @@ type Sent = Response<UnsyncBoxBody<Bytes, BoxError>>;
 pub fn client(world: &Arc<World>, process: usize) -> Client {
     let world = world.clone();
     let service = tower::service_fn(move |request| serve(world.clone(), process, request));
-    Client::new(service, "default")
+    Client::new(cluster::with_deadline(service), "default")
 }
 
 async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Result<Sent, BoxError> {
@@ -79,8 +80,12 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
         quiet,
     };
     if request.method == Method::PUT && request.path.contains("/leases/") {
-        let deluded = world.state().deluded;
-        if deluded.is_some_and(|(who, until)| who == process && tokio::time::Instant::now() < until) {
+        let deluded = {
+            let state = world.state();
+            let is_it = |(who, until)| who == process && tokio::time::Instant::now() < until;
+            state.deluded.is_some_and(is_it) || state.outlived.contains(&process)
+        };
+        if deluded {
             return Ok(once(StatusCode::OK, &serde_json::from_slice(&request.body)?));
         }
     }

@@ -121,8 +121,9 @@ fn orphans(world: &World) {
 /// How a world at rest stands.
 pub async fn ending(world: &World, database: &Arc<Database>, idle: &Arc<Idle>) -> Ending {
     let mut ending = BTreeMap::new();
-    objects(world, &mut ending);
-    elasticache(world, &mut ending);
+    let backups = backups(world);
+    objects(world, &backups, &mut ending);
+    elasticache(world, &backups, &mut ending);
     idle.begin();
     ledger(world, database, &mut ending).await;
     idle.end();
@@ -172,7 +173,35 @@ fn told(value: &Value) -> Value {
     }
 }
 
-fn objects(world: &World, ending: &mut BTreeMap<String, String>) {
+/// Backups that were ordered, and their snapshots, are named by what is another one in each run: here by their instance
+/// and which of its backups they are.
+fn backups(world: &World) -> Vec<(String, String)> {
+    let mut backups: Vec<_> = world.objects("cachebackups").into_iter().collect();
+    let text = |value: &Value, at: &str| value.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    backups.sort_by_key(|(_, backup)| text(backup, "/metadata/creationTimestamp"));
+    let mut names = Vec::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for (key, backup) in backups.iter().filter(|(key, _)| key.name.starts_with("osb-")) {
+        let instance = text(backup, "/spec/instanceRef/name");
+        let nth = counts.entry(instance.clone()).or_default();
+        *nth += 1;
+        names.push((key.name.clone(), format!("backup-{nth}-of-{instance}")));
+        names.push((
+            text(backup, "/status/snapshot"),
+            format!("snapshot-{nth}-of-{instance}"),
+        ));
+    }
+    names.retain(|(name, _)| !name.is_empty());
+    names
+}
+
+fn renamed(text: &str, names: &[(String, String)]) -> String {
+    names
+        .iter()
+        .fold(text.to_owned(), |text, (name, told)| text.replace(name, told))
+}
+
+fn objects(world: &World, backups: &[(String, String)], ending: &mut BTreeMap<String, String>) {
     let state = world.state();
     // Deployments are named by a digest of what they are made from, times among it.
     let mut digests = Vec::new();
@@ -191,7 +220,7 @@ fn objects(world: &World, ending: &mut BTreeMap<String, String>) {
         }
     }
     let shown = |text: &str| {
-        let mut text = addressless(text);
+        let mut text = renamed(&addressless(text), backups);
         for digest in &digests {
             text = text.replace(digest.as_str(), "#");
         }
@@ -223,7 +252,7 @@ fn objects(world: &World, ending: &mut BTreeMap<String, String>) {
         }
     }
     for (id, times) in state.counts.created.iter().filter(|(_, times)| **times > 1) {
-        ending.insert(format!("made {id}"), times.to_string());
+        ending.insert(shown(&format!("made {id}")), times.to_string());
     }
 }
 
@@ -241,7 +270,7 @@ fn addressless(text: &str) -> String {
     out
 }
 
-fn elasticache(world: &World, ending: &mut BTreeMap<String, String>) {
+fn elasticache(world: &World, backups: &[(String, String)], ending: &mut BTreeMap<String, String>) {
     let now = world.now();
     let mut state = world.state();
     for operation in [
@@ -252,7 +281,17 @@ fn elasticache(world: &World, ending: &mut BTreeMap<String, String>) {
         let body = format!("Action={operation}&Version=2015-02-02");
         let request = state.elasticache.read(&body).unwrap();
         let (_, answer) = state.elasticache.answer(&request, now);
-        ending.insert(operation.to_owned(), timeless(&addressless(&answer)));
+        let answer = renamed(&timeless(&addressless(&answer)), backups);
+        // Each by itself: their order is that of their names.
+        for item in ["ReplicationGroup", "CacheCluster", "Snapshot"] {
+            let (open, close) = (format!("<{item}>"), format!("</{item}>"));
+            let parts = answer.split(&open).skip(1).filter_map(|part| part.split(&close).next());
+            let mut parts: Vec<_> = parts.collect();
+            parts.sort_unstable();
+            if !parts.is_empty() {
+                ending.insert(format!("{operation} {item}"), parts.join("\n"));
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Postgres is real: one server, a database a thread, emptied before each run. What is not real is its clock: `now()` and
 //! `clock_timestamp()` are found in a schema before that of Postgres, and say what the simulation says.
 
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use cache_broker::ledger::gate::{Gate, Passing};
@@ -134,9 +135,10 @@ impl Gate for Hold {
             match verdict {
                 Verdict::Fail(crate::gate::Failure::Silence) => std::future::pending().await,
                 Verdict::Fail(_) => Err(away()),
-                Verdict::Outlive => world.die(self.process).await,
-                // It cannot be had later: the call is the caller's.
                 verdict => {
+                    if verdict == Verdict::Outlive {
+                        world.outlive(self.process, attempt).await;
+                    }
                     // One call is under way at a time.
                     *self.verdict.lock() = verdict;
                     world.idle.begin();
@@ -155,9 +157,19 @@ impl Gate for Hold {
             }
             let verdict = std::mem::replace(&mut *self.verdict.lock(), Verdict::Go);
             match verdict {
+                // A call cannot be had later than its caller: a late one is one whose answer is lost.
                 Verdict::Lose | Verdict::Late => Err(away()),
-                Verdict::Die => world.die(self.process).await,
-                Verdict::Go | Verdict::Fail(_) | Verdict::Outlive => Ok(()),
+                Verdict::Die | Verdict::Outlive => world.die(self.process).await,
+                Verdict::Go | Verdict::Fail(_) => Ok(()),
+            }
+        })
+    }
+
+    fn give_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            let world = self.world.upgrade();
+            if world.is_some_and(|world| world.state().outlived.contains(&self.process)) {
+                std::future::pending().await
             }
         })
     }

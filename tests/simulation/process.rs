@@ -170,6 +170,7 @@ impl Process {
         state.tickets.retain(|ticket| ticket.process != self.number);
         state.watches.retain(|watch| watch.process != self.number);
         state.dying.remove(&self.number);
+        state.outlived.remove(&self.number);
     }
 
     /// A task of it that ended by itself, if one did.

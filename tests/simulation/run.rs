@@ -218,7 +218,7 @@ impl Run {
             self.world.accuse("something is done over and over at one moment");
         }
         self.bury().await;
-        while self.processes.len() < self.wanted {
+        while self.processes.len() - self.world.state().outlived.len() < self.wanted {
             self.started += 1;
             self.note(format!("process {} starts", self.started));
             self.processes.push(Process::start(&self.world, self.started));
@@ -299,13 +299,20 @@ impl Run {
         let free = |until: Option<Instant>| until.is_none_or(|until| until <= now);
         let mut turns = Vec::new();
         let state = &mut *state;
-        for watch in state.watches.iter_mut().filter(|watch| free(watch.held_until)) {
+        let outlived = &state.outlived;
+        let alive = |process: &usize| !outlived.contains(process);
+        for watch in state
+            .watches
+            .iter_mut()
+            .filter(|watch| free(watch.held_until) && alive(&watch.process))
+        {
             if state.api.has_events(&mut watch.watch) || ApiServer::is_over(&watch.watch) {
                 turns.push(Turn::Event(watch.process, watch.path.clone(), watch.id));
             }
         }
         turns.sort();
-        let mut tickets: Vec<_> = state.tickets.iter().filter(|ticket| free(ticket.held_until)).collect();
+        let free = |ticket: &&crate::gate::Ticket| free(ticket.held_until) && alive(&ticket.process);
+        let mut tickets: Vec<_> = state.tickets.iter().filter(free).collect();
         if !self.shuffled {
             // First come, first served; those that came together in the order of what they are.
             tickets.sort_by_key(|ticket| ticket.batch);
@@ -348,6 +355,14 @@ impl Run {
                     Late::ElastiCache(request) => {
                         self.note(format!("late: {} {:?}", request.operation, request.parameters));
                         drop(self.world.elasticache(&request));
+                    }
+                    Late::Postgres(attempt, come) => {
+                        self.note(format!("late: {attempt}"));
+                        self.set_clock().await;
+                        if come.send(()).is_ok() {
+                            self.world.state().strike("late call to Postgres came");
+                        }
+                        self.notify().await;
                     }
                 }
             }
@@ -405,12 +420,16 @@ impl Run {
         let wakes = ticket.call.system == System::Postgres && ticket.call.writes && !ticket.call.quiet;
         let _ = ticket.answer.send(verdict);
         if wakes {
-            self.world.idle.wait().await;
-            // Postgres tells of what was committed.
-            let state = self.world.state();
-            for notify in state.wakeups.values() {
-                notify.notify_one();
-            }
+            self.notify().await;
+        }
+    }
+
+    /// Postgres tells of what was committed.
+    async fn notify(&self) {
+        self.world.idle.wait().await;
+        let state = self.world.state();
+        for notify in state.wakeups.values() {
+            notify.notify_one();
         }
     }
 

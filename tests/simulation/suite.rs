@@ -74,11 +74,10 @@ impl Told {
             eprintln!("{name}: {} turns, {} writes, {wrong:?}", report.turns, report.writes);
         }
         if !wrong.is_empty() {
-            let last = report.trace.len().saturating_sub(120);
             self.failures.push(format!(
-                "{name}:\n  {}\n  what happened last:\n    {}",
+                "{name}:\n  {}\n  {}",
                 wrong.join("\n  "),
-                report.trace[last..].join("\n    ")
+                told_of(name, &report.trace)
             ));
         }
     }
@@ -100,6 +99,23 @@ impl Told {
             self.failures.len(),
             began.elapsed().as_secs_f64()
         );
+    }
+}
+
+/// Where the whole trace of a run was written to, or its end.
+fn told_of(name: &str, trace: &[String]) -> String {
+    let short = name.split(" (").next().unwrap_or_default();
+    let file: String = short
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("simulation-{file}.log"));
+    match std::fs::write(&path, trace.join("\n")) {
+        Ok(()) => format!("what happened is in {}", path.display()),
+        Err(_) => format!(
+            "what happened last:\n    {}",
+            trace[trace.len().saturating_sub(120)..].join("\n    ")
+        ),
     }
 }
 
@@ -193,7 +209,7 @@ fn every(usual: u64) -> u64 {
 
 /// How long a test goes on.
 fn limit() -> Duration {
-    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(90))
+    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(45))
 }
 
 /// Runs an operation once for each fault that is made of the number of calls it takes.
@@ -299,12 +315,15 @@ fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
 
 /// Orders of all kinds at one time, and faults of all kinds.
 #[test]
-#[ignore = "some seeds fail still: run it with make simulate"]
+#[ignore = "too few seeds were run yet to know that none fails: make simulate"]
 fn mixtures_under_whatever_comes() {
     let began = Instant::now();
     let seeds: Vec<u64> = match number("SIMULATION_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("SIMULATION_SEEDS").unwrap_or(60)).collect(),
+        None => {
+            let first = number("SIMULATION_FIRST").unwrap_or(1);
+            (first..first + number("SIMULATION_SEEDS").unwrap_or(60)).collect()
+        }
     };
     let limited = number("SIMULATION_SEEDS").is_none();
     let told = on_all_threads(&seeds, limited.then(limit), |rig, seed, told| {

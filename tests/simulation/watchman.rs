@@ -24,8 +24,8 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 const INSTANCE: &str = "/metadata/labels/app.kubernetes.io~1instance";
 
 impl Watchman {
-    /// A Service in the cluster that once led to a cache leads to one as long as its instance is there and keeps nothing
-    /// on a volume, whose change has an announced gap.
+    /// A Service in the cluster that once led to a cache leads to one as long as its instance is there and names it, and
+    /// keeps nothing on a volume, whose change has an announced gap.
     pub fn look(&mut self, world: &World) {
         let mut wrong = Vec::new();
         {
@@ -44,6 +44,7 @@ impl Watchman {
                     instance.pointer("/metadata/deletionTimestamp").is_none()
                         && text(instance, "/status/provider") != "elasticache"
                         && instance.pointer("/status/replacement").is_none()
+                        && names(instance, &key.name)
                 });
                 let kept = of("persistentvolumeclaims").any(|(_, claim)| text(claim, INSTANCE) == instance);
                 let going = service.pointer("/metadata/deletionTimestamp").is_some();
@@ -75,6 +76,14 @@ impl Watchman {
             world.accuse(what);
         }
     }
+}
+
+/// Whether an instance tells of a Service in its status.
+fn names(instance: &Value, service: &str) -> bool {
+    let leads = |host: &str| host.split('.').next() == Some(service);
+    let nodes = instance.pointer("/status/nodes").and_then(Value::as_array);
+    let mut nodes = nodes.into_iter().flatten();
+    leads(text(instance, "/status/endpoint/host")) || nodes.any(|node| leads(text(node, "/host")))
 }
 
 /// Whether a cache that is about to be deleted on ElastiCache is the one that serves an instance that is to stay.

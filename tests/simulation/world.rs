@@ -33,14 +33,18 @@ pub const KINDS: &[Kind] = &[
     Kind::custom("cache.akkeris.io", "v1alpha1", "CacheInstance", "cacheinstances"),
     Kind::custom("cache.akkeris.io", "v1alpha1", "CacheBackup", "cachebackups"),
     Kind::custom("cache.akkeris.io", "v1alpha1", "CachePlan", "cacheplans").cluster_wide(),
-    Kind::built_in("apps", "v1", "Deployment", "deployments").with_status(),
+    Kind::built_in("apps", "v1", "Deployment", "deployments")
+        .with_status()
+        .with_generation(),
     Kind::built_in("apps", "v1", "ControllerRevision", "controllerrevisions"),
     Kind::built_in("", "v1", "Secret", "secrets"),
-    Kind::built_in("", "v1", "Service", "services"),
+    Kind::built_in("", "v1", "Service", "services").with_status(),
     Kind::built_in("", "v1", "Pod", "pods"),
     Kind::built_in("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
-    Kind::built_in("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
-    Kind::built_in("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").with_status(),
+    Kind::built_in("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies").with_generation(),
+    Kind::built_in("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+        .with_status()
+        .with_generation(),
     Kind::built_in("coordination.k8s.io", "v1", "Lease", "leases"),
     Kind::built_in("events.k8s.io", "v1", "Event", "events"),
 ];
@@ -56,10 +60,12 @@ pub struct OpenWatch {
 }
 
 /// A call that has its effect after its caller gave it up.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Late {
     Kubernetes(KubeRequest),
     ElastiCache(sandbox::elasticache::Request),
+    /// A call of a process that is held for it, as if dead, and then dies.
+    Postgres(String, oneshot::Sender<()>),
 }
 
 /// A request to the API server.
@@ -99,6 +105,8 @@ pub struct State {
     pub trace: Vec<String>,
     /// Processes that are to die now.
     pub dying: BTreeSet<usize>,
+    /// Processes that are dead but for a call to Postgres that is on its way.
+    pub outlived: BTreeSet<usize>,
     /// Whoever writes the lease in vain until then, and does not know.
     pub deluded: Option<(usize, Instant)>,
     /// Nobody reaches Postgres until then.
@@ -157,6 +165,7 @@ impl World {
                 counts: Counts::default(),
                 trace: Vec::new(),
                 dying: BTreeSet::new(),
+                outlived: BTreeSet::new(),
                 deluded: None,
                 postgres_away: None,
                 jump: SignedDuration::ZERO,
@@ -217,6 +226,22 @@ impl World {
     pub async fn die<T>(&self, process: usize) -> T {
         self.state().dying.insert(process);
         std::future::pending().await
+    }
+
+    /// Ends a process but for a call to Postgres, and waits until that comes.
+    pub async fn outlive(&self, process: usize, attempt: &str) {
+        let comes = {
+            let mut state = self.state();
+            let (come, comes) = oneshot::channel();
+            state.late.push(Late::Postgres(attempt.to_owned(), come));
+            state.outlived.insert(process);
+            state.facades.remove(&process);
+            state.wakeups.retain(|(whose, _), _| *whose != process);
+            comes
+        };
+        if comes.await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Has a request to the API server take effect.

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::apply::{apply, merge};
+use super::apply::{Managers, merge};
 use super::object::{
     Key, Kind, Refusal, Stored, counted, finalizers, is_deleting, members, meta, meta_mut, meta_text, metadata_only,
     owners, time,
@@ -97,6 +97,14 @@ struct Route {
     namespace: Option<String>,
     name: Option<String>,
     status: bool,
+}
+
+/// Whose change it is.
+enum Writer<'a> {
+    /// Of somebody by this name who says what changes, or how all is to be.
+    Update(&'a str),
+    /// Of an applier: who manages what from then on.
+    Apply(Managers),
 }
 
 type Outcome<T> = Result<T, Refusal>;
@@ -246,7 +254,7 @@ impl ApiServer {
                 Method::GET => self.select(&route, request, partial),
                 Method::POST => {
                     let object = read(request.body)?;
-                    self.create(&route, object, request.now).map(once)
+                    self.create(&route, object, request).map(once)
                 }
                 _ => Err(Refusal::new(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -266,7 +274,7 @@ impl ApiServer {
                 let found = found.ok_or_else(|| Refusal::not_found(&route.kind, &key.name))?;
                 Ok(once((StatusCode::OK, found.value.clone())))
             }
-            Method::PUT => self.replace(&route, &key, read(request.body)?, request.now).map(once),
+            Method::PUT => self.replace(&route, &key, read(request.body)?, request).map(once),
             Method::PATCH => self.patch(&route, &key, request).map(once),
             Method::DELETE => self.delete(&route.kind, &key, request).map(once),
             _ => Err(Refusal::new(
@@ -330,7 +338,7 @@ impl ApiServer {
         ))
     }
 
-    fn create(&mut self, route: &Route, mut object: Value, now: Timestamp) -> Outcome<(StatusCode, Value)> {
+    fn create(&mut self, route: &Route, mut object: Value, request: &Request<'_>) -> Outcome<(StatusCode, Value)> {
         let kind = route.kind;
         let name = meta_text(&object, "name").to_owned();
         if name.is_empty() {
@@ -361,10 +369,11 @@ impl ApiServer {
             let message = format!("{} \"{}\" already exists", kind.resource(), key.name);
             return Err(Refusal::new(StatusCode::CONFLICT, "AlreadyExists", message));
         }
-        self.begin(&kind, &key, &mut object, now);
+        self.begin(&kind, &key, &mut object, request.now);
+        let managers = Managers::default().updated(&manager(request), &json!({}), &object);
         let stored = Stored {
             value: object,
-            applied: BTreeMap::new(),
+            managers,
         };
         Ok((StatusCode::CREATED, self.put(key, stored)))
     }
@@ -380,20 +389,14 @@ impl ApiServer {
         if kind.status {
             fields.remove("status");
         }
-        if kind.kind == "Secret"
-            && let Some(Value::Object(texts)) = fields.remove("stringData")
-        {
-            use base64::Engine as _;
-            let data = members(fields.entry("data").or_insert_with(|| json!({})));
-            for (name, text) in texts {
-                let text = text.as_str().unwrap_or_default();
-                data.insert(name, json!(base64::prelude::BASE64_STANDARD.encode(text)));
-            }
-        }
         if kind.kind == "Service" {
             let spec = members(fields.entry("spec").or_insert_with(|| json!({})));
             let address = format!("10.96.{}.{}", self.history.len() / 256 % 256, self.history.len() % 256);
             spec.entry("clusterIP").or_insert_with(|| json!(address));
+            fields.insert("status".to_owned(), json!({ "loadBalancer": {} }));
+        }
+        if !kind.custom {
+            typed(kind, object);
         }
         let metadata = meta_mut(object);
         for name in ["deletionTimestamp", "managedFields", "selfLink"] {
@@ -409,12 +412,22 @@ impl ApiServer {
         }
     }
 
-    fn replace(&mut self, route: &Route, key: &Key, mut object: Value, now: Timestamp) -> Outcome<(StatusCode, Value)> {
+    fn replace(
+        &mut self,
+        route: &Route,
+        key: &Key,
+        mut object: Value,
+        request: &Request<'_>,
+    ) -> Outcome<(StatusCode, Value)> {
         let kind = route.kind;
-        let standing = self
-            .objects
-            .get(key)
-            .ok_or_else(|| Refusal::not_found(&kind, &key.name))?;
+        let Some(standing) = self.objects.get(key) else {
+            // The API calls this "create on update".
+            let makes = ["Service", "Lease"].contains(&kind.kind) && !route.status;
+            if makes && meta(&object, "resourceVersion").is_none() {
+                return self.create(route, object, request);
+            }
+            return Err(Refusal::not_found(&kind, &key.name));
+        };
         let version = meta_text(&object, "resourceVersion");
         if version.is_empty() && (kind.custom || kind.kind == "Lease") {
             return Err(Refusal::invalid(
@@ -434,7 +447,7 @@ impl ApiServer {
         }
         let before = standing.clone();
         meta_mut(&mut object).remove("managedFields");
-        self.change(route, key, &before, object, before.applied.clone(), now)
+        self.change(route, key, &before, object, Writer::Update(&manager(request)))
     }
 
     fn patch(&mut self, route: &Route, key: &Key, request: &Request<'_>) -> Outcome<(StatusCode, Value)> {
@@ -469,22 +482,27 @@ impl ApiServer {
             }
             self.begin(&kind, key, &mut object, request.now);
             let stored = Stored {
+                managers: Managers::default().apply(&manager, &mut json!({}), &patch),
                 value: object,
-                applied: [(manager, ours(&patch))].into(),
             };
             return Ok((StatusCode::CREATED, self.put(key.clone(), stored)));
         };
         check_version(&kind, &key.name, meta_text(&patch, "resourceVersion"), &before.value)?;
         let mut object = before.value.clone();
-        let mut appliers = before.applied.clone();
-        match applied {
-            None => merge(&mut object, &patch),
-            Some(manager) => {
-                let wanted = ours(&patch);
-                apply(&mut object, appliers.get(&manager), &wanted);
-                appliers.insert(manager, wanted);
+        let updater = manager(request);
+        let writer = match applied {
+            None => {
+                merge(&mut object, &patch);
+                Writer::Update(&updater)
             }
-        }
+            Some(manager) => {
+                let named = meta_text(&patch, "uid");
+                if !named.is_empty() {
+                    meta_mut(&mut object).insert("uid".to_owned(), json!(named));
+                }
+                Writer::Apply(before.managers.clone().apply(&manager, &mut object, &patch))
+            }
+        };
         let uid = meta_text(&object, "uid");
         if uid != meta_text(&before.value, "uid") {
             return Err(Refusal::conflict(
@@ -493,7 +511,7 @@ impl ApiServer {
                 "Precondition failed: UID in precondition",
             ));
         }
-        self.change(route, key, &before, object, appliers, request.now)
+        self.change(route, key, &before, object, writer)
     }
 
     /// Writes what an object is to be, by the rules of updates.
@@ -503,8 +521,7 @@ impl ApiServer {
         key: &Key,
         before: &Stored,
         wanted: Value,
-        applied: BTreeMap<String, Value>,
-        now: Timestamp,
+        writer: Writer<'_>,
     ) -> Outcome<(StatusCode, Value)> {
         let kind = route.kind;
         let mut object = if route.status {
@@ -536,6 +553,9 @@ impl ApiServer {
         }
         members(&mut object).insert("apiVersion".to_owned(), json!(kind.api_version()));
         members(&mut object).insert("kind".to_owned(), json!(kind.kind));
+        if !kind.custom {
+            typed(&kind, &mut object);
+        }
         let empty = |value: &Value| match value {
             Value::Array(items) => items.is_empty(),
             Value::Object(members) => members.is_empty(),
@@ -562,19 +582,29 @@ impl ApiServer {
                 metadata.remove(name);
             }
         }
-        if object == before.value {
-            if let Some(stored) = self.objects.get_mut(key) {
-                stored.applied = applied;
-            }
+        let managers = match writer {
+            // Who manages the fields of a status is nobody's matter here.
+            _ if route.status => before.managers.clone(),
+            Writer::Update(manager) => before.managers.clone().updated(manager, &before.value, &object),
+            Writer::Apply(managers) => managers,
+        };
+        if object == before.value && managers == before.managers {
             return Ok((StatusCode::OK, object));
         }
         if kind.generation && counted(&object) != counted(&before.value) {
             grow(&mut object);
         }
         if is_deleting(&object) && finalizers(&object).is_empty() && !has_grace(&object) {
-            return Ok((StatusCode::OK, self.remove(key, now)));
+            if let Some(stored) = self.objects.get_mut(key) {
+                stored.value = object.clone();
+            }
+            self.remove(key);
+            return Ok((StatusCode::OK, object));
         }
-        let stored = Stored { value: object, applied };
+        let stored = Stored {
+            value: object,
+            managers,
+        };
         Ok((StatusCode::OK, self.put(key.clone(), stored)))
     }
 
@@ -612,7 +642,10 @@ impl ApiServer {
         let grace = if kind.kind == "Pod" { 30 } else { 0 };
         if finalizers(object).is_empty() && grace == 0 {
             let uid = meta_text(object, "uid").to_owned();
-            self.remove(key, request.now);
+            let last = self.remove(key);
+            if kind.kind == "Service" {
+                return Ok((StatusCode::OK, last));
+            }
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                 "details": { "name": key.name, "group": kind.group, "kind": kind.plural, "uid": uid },
@@ -643,7 +676,7 @@ impl ApiServer {
     }
 
     /// Takes an object away. Returns it as it was at the end.
-    pub(super) fn remove(&mut self, key: &Key, _now: Timestamp) -> Value {
+    pub(super) fn remove(&mut self, key: &Key) -> Value {
         let Some(Stored { value: before, .. }) = self.objects.remove(key) else {
             return Value::Null;
         };
@@ -676,6 +709,32 @@ impl ApiServer {
     }
 }
 
+/// What becomes of a built-in object that is read into its type and written again.
+fn typed(kind: &Kind, object: &mut Value) {
+    drop_nulls(object);
+    if kind.kind == "Secret"
+        && let Some(Value::Object(texts)) = members(object).remove("stringData")
+    {
+        use base64::Engine as _;
+        let data = members(members(object).entry("data").or_insert_with(|| json!({})));
+        for (name, text) in texts {
+            let text = text.as_str().unwrap_or_default();
+            data.insert(name, json!(base64::prelude::BASE64_STANDARD.encode(text)));
+        }
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 /// Uids follow from names, so that a run can be repeated.
 fn uid(key: &Key, nth: u64) -> String {
     let name = format!("{}/{}/{}#{nth}", key.plural, key.namespace, key.name);
@@ -694,21 +753,9 @@ fn grow(object: &mut Value) {
     meta_mut(object).insert("generation".to_owned(), json!(generation + 1));
 }
 
-/// What of an applied configuration its applier owns.
-fn ours(patch: &Value) -> Value {
-    let mut ours = patch.clone();
-    let fields = members(&mut ours);
-    fields.remove("status");
-    fields.remove("apiVersion");
-    fields.remove("kind");
-    let metadata = meta_mut(&mut ours);
-    metadata.retain(|name, _| {
-        matches!(
-            name.as_str(),
-            "labels" | "annotations" | "ownerReferences" | "finalizers"
-        )
-    });
-    ours
+/// The name under which a request's fields are managed.
+fn manager(request: &Request<'_>) -> String {
+    pairs(request.query).remove("fieldManager").unwrap_or_default()
 }
 
 fn check_version(kind: &Kind, name: &str, wanted: &str, standing: &Value) -> Outcome<()> {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::api_server::{ApiServer, FOREGROUND};
+use super::apply::Managers;
 use super::object::{Key, Stored, finalizers, is_deleting, members, meta, meta_mut, meta_text, owners, time};
 
 /// Something that a controller is about to do.
@@ -82,7 +83,7 @@ impl ApiServer {
                         .map(str::to_owned)
                         .collect();
                     if held.is_empty() {
-                        self.remove(key, now);
+                        self.remove(key);
                     } else {
                         meta_mut(&mut stored.value).insert("finalizers".to_owned(), json!(held));
                         self.put(key.clone(), stored);
@@ -97,7 +98,7 @@ impl ApiServer {
                 start(&mut stored.value, now);
                 self.put(key.clone(), stored);
             }
-            Work::End(_) => drop(self.remove(key, now)),
+            Work::End(_) => drop(self.remove(key)),
             Work::Report(_) => {
                 let status = self.status_of(&stored.value);
                 members(&mut stored.value).insert("status".to_owned(), status);
@@ -126,7 +127,7 @@ impl ApiServer {
         }
         let generation = self.kind(key).is_some_and(|kind| kind.generation);
         if key.plural != "pods" && finalizers(&stored.value).is_empty() {
-            self.remove(key, now);
+            self.remove(key);
             return;
         }
         let old = meta(&stored.value, "generation").and_then(Value::as_i64).unwrap_or(0);
@@ -183,7 +184,7 @@ impl ApiServer {
         });
         let stored = Stored {
             value: object,
-            applied: std::collections::BTreeMap::new(),
+            managers: Managers::default(),
         };
         self.put(key, stored);
     }

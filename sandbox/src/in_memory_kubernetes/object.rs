@@ -1,10 +1,10 @@
 //! Objects as the API server keeps them.
 
-use std::collections::BTreeMap;
-
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+
+use super::apply::Managers;
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,10 +64,16 @@ impl Kind {
         self
     }
 
-    /// The same, with a status subresource and a generation.
+    /// The same, with a status subresource.
     #[must_use]
     pub const fn with_status(mut self) -> Self {
         self.status = true;
+        self
+    }
+
+    /// The same, with a generation.
+    #[must_use]
+    pub const fn with_generation(mut self) -> Self {
         self.generation = true;
         self
     }
@@ -102,11 +108,11 @@ pub struct Key {
     pub name: String,
 }
 
-/// An object, and what appliers have applied of it.
+/// An object, and who manages which of its fields.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub value: Value,
-    pub applied: BTreeMap<String, Value>,
+    pub managers: Managers,
 }
 
 /// A refusal.

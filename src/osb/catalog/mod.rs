@@ -14,7 +14,7 @@ pub use document::{Document, Representation};
 
 use super::services::{Service, Services};
 use super::version::Version;
-use crate::api::{CachePlan, CachePlanSpec, PlanState, ProviderKind, conditions};
+use crate::api::{CachePlan, CachePlanSpec, CachePlanStatus, PlanState, ProviderKind, conditions};
 use crate::ledger::{PlanId, ServiceId};
 
 /// The catalog as it is now; `None` until the plans were first read. An empty catalog in that time would make platforms
@@ -43,6 +43,35 @@ pub struct Catalog {
     services: Vec<ServiceId>,
     documents: BTreeMap<Version, Document>,
     problems: Vec<String>,
+}
+
+/// What the catalog depends on of a plan. What else changes, such as how many instances there are, is no reason to build it
+/// anew.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    uid: Option<String>,
+    /// It counts up with every change of the spec, and with the deletion.
+    generation: Option<i64>,
+    revision: Option<i64>,
+    ready: bool,
+}
+
+impl Source {
+    /// Of a plan as it stands.
+    pub fn of(plan: &CachePlan) -> Self {
+        let status = plan.status.as_ref();
+        Self {
+            uid: plan.metadata.uid.clone(),
+            generation: plan.metadata.generation,
+            revision: status.and_then(|status| status.revision),
+            ready: status.is_some_and(is_ready),
+        }
+    }
+}
+
+/// Whichever generation it speaks of: a plan must not leave the catalog while an edit of it is looked at.
+fn is_ready(status: &CachePlanStatus) -> bool {
+    conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.status == "True")
 }
 
 /// Why ids lead to no plan.
@@ -164,11 +193,9 @@ fn offer(
     enabled: &dyn Fn(ProviderKind) -> bool,
 ) -> Option<OfferedPlan> {
     let status = plan.status.as_ref()?;
-    // Whichever generation it speaks of: a plan must not leave the catalog while an edit of it is looked at.
-    let ready = conditions::find(&status.conditions, conditions::READY)?.status == "True";
     let provider = plan.spec.provider()?.kind();
     let withdrawn = plan.spec.state == PlanState::Withdrawn;
-    if !ready || !enabled(provider) || withdrawn || plan.metadata.deletion_timestamp.is_some() {
+    if !is_ready(status) || !enabled(provider) || withdrawn || plan.metadata.deletion_timestamp.is_some() {
         return None;
     }
     Some(OfferedPlan {
@@ -251,6 +278,21 @@ mod tests {
         assert_eq!(catalog.plan(&service, &plan).unwrap().resource, "plan-cheap");
         assert_eq!(catalog.plan(&redis, &plan), Err(Unknown::Plan));
         assert_eq!(catalog.plan(&"x".parse().unwrap(), &plan), Err(Unknown::Service));
+    }
+
+    #[test]
+    fn it_is_built_anew_for_what_it_depends_on_only() {
+        let before = Source::of(&named("a", json!({})));
+        let more = named("a", json!({ "status": { "instances": 7 } }));
+        assert_eq!(Source::of(&more), before);
+        for change in [
+            json!({ "metadata": { "uid": "another" } }),
+            json!({ "metadata": { "generation": 99 } }),
+            json!({ "status": { "revision": 99 } }),
+            json!({ "status": { "conditions": [] } }),
+        ] {
+            assert_ne!(Source::of(&named("a", change.clone())), before, "{change}");
+        }
     }
 
     #[test]
