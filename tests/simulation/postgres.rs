@@ -169,7 +169,7 @@ impl Gate for Hold {
         Box::pin(async {
             let world = self.world.upgrade();
             if world.is_some_and(|world| world.state().outlived.contains(&self.process)) {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         })
     }

@@ -240,7 +240,7 @@ impl World {
             comes
         };
         if comes.await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

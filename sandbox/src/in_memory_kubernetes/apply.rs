@@ -217,7 +217,7 @@ fn remove_from(name: &str, live: &mut Value, path: &[Part]) {
             let key = key_of(name);
             let is_it = |value: &Value| match key {
                 Some(key) => identity(value, key) == *item,
-                None => value.to_string() == *item,
+                None => item.parse::<Value>().is_ok_and(|item| item == *value),
             };
             let identifies = match (key, rest) {
                 (Some(key), [Part::Member(member)]) => member == key,
