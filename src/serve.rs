@@ -618,11 +618,14 @@ pub async fn keep_catalog(
     let mut events = std::pin::pin!(events.default_backoff());
     let mut problems: Vec<String> = Vec::new();
     let mut built_from = None;
-    let mut dirty = false;
+    // When it is to be built anew: changes without end must not put it off.
+    let mut due: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(Ok(_)) => dirty = true,
+                Some(Ok(_)) => {
+                    due.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "watching CachePlans");
                     if catalog.borrow().is_none() {
@@ -631,8 +634,8 @@ pub async fn keep_catalog(
                 }
                 None => return Ok(()),
             },
-            () = tokio::time::sleep(SETTLE), if dirty => {
-                dirty = false;
+            () = tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                due = None;
                 if !listed(&plans) {
                     continue;
                 }

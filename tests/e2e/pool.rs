@@ -12,6 +12,7 @@ use crate::caches::use_credentials;
 use crate::cluster::{Place, provider_id};
 use crate::osb::{MEMCACHED, Order, REDIS};
 use crate::receiver::Receiver;
+use crate::secured::offered;
 use crate::world::{World, eventually, shared};
 
 async fn in_cluster(world: &World, count: u16) -> String {
@@ -257,6 +258,7 @@ async fn a_pool_whose_members_fail_or_are_deleted_says_so_and_is_filled_again() 
     );
     assert_eq!(members(world, &name).await.len(), 2);
     // An order waits for its own cache rather than for one of those.
+    offered(world, &[&name]).await;
     let order = Order::new(REDIS, &name);
     let operation = world.osb().provision(&order).await.operation();
     assert_eq!(world.osb().ended(&order, &operation).await.0, "failed");

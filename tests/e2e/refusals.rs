@@ -313,19 +313,18 @@ async fn a_status_that_is_not_known_is_waited_out() {
     let world = shared().await;
     let aws = world.sandbox.elasticache().unwrap();
     let name = redis_plan(world, json!({})).await;
+    let revision = async |number: i64| {
+        let recorded = format!("--for=jsonpath={{.status.revision}}={number}");
+        world
+            .kubectl(&["wait", &recorded, "cplan", &name, "--timeout=60s"])
+            .await;
+    };
+    revision(1).await;
     let patience = json!({ "spec": { "operationDeadline": "4s" } }).to_string();
     world
         .kubectl(&["patch", "cplan", &name, "--type=merge", "-p", &patience])
         .await;
-    world
-        .kubectl(&[
-            "wait",
-            "--for=jsonpath={.status.revision}=2",
-            "cplan",
-            &name,
-            "--timeout=60s",
-        ])
-        .await;
+    revision(2).await;
     let place = world.order_by_yaml(&name, json!({})).await;
     let id = provider_id(&world.until_ready(&place).await);
     // Something is in flight, so it is looked at: calls that add replicas are refused meanwhile.

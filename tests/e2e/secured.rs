@@ -19,7 +19,7 @@ use crate::world::{World, eventually, shared};
 const MICRO: &str = "cache.t4g.micro";
 
 /// Waits until plans are in the catalog.
-async fn offered(world: &World, plans: &[&String]) {
+pub async fn offered(world: &World, plans: &[&String]) {
     eventually("the plans in the catalog", async || {
         let catalog = world.osb().get("/v2/catalog").await.text;
         plans.iter().all(|plan| catalog.contains(plan.as_str())).then_some(())

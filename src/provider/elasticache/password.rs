@@ -95,8 +95,8 @@ impl<'a> Password<'a> {
             TokenStage::Setting { before } if self.is_current(&token) && self.had_effect(before.as_ref()) => {
                 of(TokenStage::Alone)
             }
-            // The Secret was written, and says what it said before.
-            TokenStage::Adding { .. } if unheard && self.is_told() => of(TokenStage::Alone),
+            // The Secret was written again, and says what it said before.
+            TokenStage::Adding { .. } if unheard && self.is_told() && !self.is_current(&token) => of(TokenStage::Alone),
             TokenStage::Both { .. } | TokenStage::Setting { .. } | TokenStage::Alone if self.is_told() => {
                 of(token.stage.clone())
             }
@@ -107,11 +107,15 @@ impl<'a> Password<'a> {
     /// The password that applications are to be told now.
     pub fn shown(&self) -> Option<SecretString> {
         let is_let_in = |token: &Token| self.is_current(token) && !matches!(token.stage, TokenStage::Adding { .. });
-        if self.token().as_ref().is_some_and(is_let_in) {
-            return Some(self.wanted.clone());
+        match self.token() {
+            Some(token) if is_let_in(&token) => Some(self.wanted.clone()),
+            // While it is on its way the group may say already that it asks for one, and lets in who has none.
+            Some(token) if self.is_current(&token) => self.told.clone(),
+            _ => {
+                let asked = self.live.config.authentication.then(|| self.wanted.clone());
+                self.told.clone().or(asked)
+            }
         }
-        let asked = self.live.config.authentication.then(|| self.wanted.clone());
-        self.told.clone().or(asked)
     }
 
     /// What is next for a group that is available and in all else as it is to be.

@@ -149,6 +149,37 @@ fn a_password_comes_in_two_calls_and_applications_know_it_between_them() {
     );
 }
 
+/// ElastiCache says of a group that is being changed already that it asks for a password.
+#[test]
+fn a_first_password_is_told_once_it_is_let_in_and_set_in_the_end() {
+    let mut cache = Stage::new("none");
+    cache.wants("token");
+    let asked = loop {
+        let decision = cache.say();
+        cache.desired.record = decision.report.record.clone();
+        match &decision.step {
+            Next::Act(Step::Modify(_, modification)) => break modification.clone(),
+            Next::Act(step) => cache.act(step, &mut Vec::new()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asked, ROTATE);
+    let live = cache.observed.live.take().map(|live| modified(live, &asked));
+    cache.observed.live = live.map(|live| Live {
+        phase: Phase::Modifying,
+        ..live
+    });
+    assert!(cache.observed.live.as_ref().unwrap().config.authentication);
+    assert_eq!(cache.rest().0, []);
+    assert_eq!(cache.told(), None);
+    cache.observed.live.as_mut().unwrap().phase = Phase::Available;
+    assert_eq!(cache.rest().0, []);
+    let told = cache.told();
+    assert_eq!(told.as_deref(), Some("new-new-new-new-new"));
+    cache.desired.release_superseded = true;
+    assert_eq!(cache.rest().0, [(SET, told)]);
+}
+
 #[test]
 fn another_password_in_the_secret_is_let_in_beside_the_one_before() {
     let mut cache = Stage::new("token");
