@@ -12,9 +12,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Desired, Fault, objects};
+use crate::api::labels::{NAME, PLAN};
 use crate::api::{Connection, EngineType, generate_password};
 
 /// The key of the password in both Secrets.
@@ -57,9 +58,14 @@ pub fn connection_step(
     connection: &Connection,
 ) -> Option<SecretStep> {
     let data = connection.secret_data();
+    // Its label is of the plan that the instance is on now.
+    let is_labelled = |secret: &Secret| {
+        let plan = secret.metadata.labels.as_ref().and_then(|labels| labels.get(PLAN));
+        plan.is_none_or(|plan| *plan == desired.plan_name)
+    };
     let stands = secrets
         .get(&desired.connection_secret)
-        .is_some_and(|secret| secret.data.as_ref() == Some(&data));
+        .is_some_and(|secret| secret.data.as_ref() == Some(&data) && is_labelled(secret));
     (!stands).then_some(SecretStep::ApplyConnection(data))
 }
 
@@ -118,8 +124,13 @@ async fn create_auth(client: &Client, desired: &Desired) -> Result<(), Fault> {
     let name = desired.auth_secret();
     let what = objects::attempt::<Secret>("creating", desired, &name);
     let password = generate_password();
+    let mut metadata = objects::metadata(desired, &name);
+    // It is never written again, so it is not labelled with what may change.
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+        labels.retain(|label, _| ![PLAN, NAME].contains(&label.as_str()));
+    }
     let body: Secret = serde_json::from_value(json!({
-        "metadata": objects::metadata(desired, &name),
+        "metadata": metadata,
         "stringData": {
             PASSWORD: password.expose_secret(),
             REDIS_AUTH_CONF: format!("requirepass {}\n", password.expose_secret()),
