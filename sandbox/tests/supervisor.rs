@@ -74,7 +74,7 @@ async fn a_program_gets_the_last_signal_it_asked_for() {
     let supervisor = Supervisor::start().unwrap();
     let outside = tempfile::tempdir().unwrap();
     let script = format!(
-        "trap 'echo bye > {0}/said; exit' QUIT; echo $$ > ready; while :; do sleep 0.01; done",
+        "trap 'echo bye > {0}/said; exit' QUIT; sleep 1000 & echo $$ > ready; wait",
         outside.path().display()
     );
     let program = Program::new("polite", "sh")

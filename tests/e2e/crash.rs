@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use sandbox::elasticache::Times;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::caches::use_credentials;
 use crate::cluster::{Place, provider_id};
@@ -186,30 +187,40 @@ impl Way {
         let frozen = Arc::new(AtomicBool::new(false));
         let standing = frozen.clone();
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
+            while let Ok((near, _)) = listener.accept().await {
                 let (server, standing) = (server.clone(), standing.clone());
                 tokio::spawn(async move {
-                    let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
-                    let stands = async {
-                        while !standing.load(Ordering::Relaxed) {
-                            tokio::time::sleep(Duration::from_millis(10)).await;
-                        }
-                    };
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
-                        () = stands => {}
-                    }
-                    // Both ends stay open, and nothing passes.
-                    std::future::pending::<()>().await;
+                    let far = tokio::net::TcpStream::connect(&server).await.unwrap();
+                    let (near_in, near_out) = near.into_split();
+                    let (far_in, far_out) = far.into_split();
+                    tokio::join!(
+                        pass(near_in, far_out, standing.clone()),
+                        pass(far_in, near_out, standing)
+                    )
                 });
             }
         });
         Self { frozen, kubeconfig }
     }
 
+    /// Nothing that is sent from now on arrives.
     fn freeze(&self) {
         self.frozen.store(true, Ordering::Relaxed);
     }
+}
+
+/// Passes on what comes until the way stands still; both ends stay open then.
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, standing: Arc<AtomicBool>) {
+    let mut buffer = [0; 8192];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if standing.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
 }
 
 /// A process holds what it writes for as long as it lives, and no longer.
