@@ -16,6 +16,7 @@ mod memory;
 mod parameters;
 mod password;
 mod plan;
+mod resource_version;
 mod schema;
 
 pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackupStatus};
@@ -36,6 +37,7 @@ pub use plan::{
     ElastiCacheSpec, EvictionPolicy, KubernetesSpec, Persistence, PlanState, PoolStatus, Price, ProviderKind,
     ProviderSpec, Topology,
 };
+pub use resource_version::is_later;
 
 /// The API group.
 pub const GROUP: &str = "cache.akkeris.io";

@@ -456,6 +456,18 @@ pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
     carried(instance, report)
 }
 
+/// Whether a status says the same as another, though it may say it in other words.
+pub fn is_reworded(said: &CacheInstanceStatus, status: &CacheInstanceStatus) -> bool {
+    let plain = |status: &CacheInstanceStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.message.clear();
+        }
+        status
+    };
+    plain(said) == plain(status)
+}
+
 /// The status that says a report. `later` is the newest revision of the plan, where the instance runs from an older one.
 pub fn status(
     instance: &CacheInstance,

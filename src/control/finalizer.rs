@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -15,11 +15,12 @@ pub fn is_held(object: &impl ResourceExt) -> bool {
     object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// Takes hold of an object, or lets it go, on condition that it is still as it was read. One that is gone is no error.
+/// Takes hold of an object, or lets it go, on condition that it is still as it was read. Returns its metadata as it is now;
+/// one that is gone is no error, and has none.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn set_finalizer<K>(api: &Api<K>, object: &K, held: bool) -> Result<(), Error>
+pub async fn set_finalizer<K>(api: &Api<K>, object: &K, held: bool) -> Result<Option<ObjectMeta>, Error>
 where
     K: Resource + DeserializeOwned + Clone + Debug,
 {
@@ -36,7 +37,7 @@ where
     };
     match deadline(call).await {
         // Nobody is left to hold.
-        Err(Error::Kube(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
-        outcome => outcome.map(|_| ()),
+        Err(Error::Kube(kube::Error::Api(status))) if status.is_not_found() => Ok(None),
+        outcome => outcome.map(|object| Some(object.metadata)),
     }
 }

@@ -1,5 +1,6 @@
-//! Instances: observe, decide, say, act; one step a time.
+//! Instances: observe, decide, say, act; step after step, as far as what a step changed is known at once.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use super::retries::Retries;
 use super::{Error, deadline, set_finalizer};
 use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
-use crate::api::{CacheInstance, annotations};
-use crate::provider::{Again, Desired, Fault, Next, Providers, Report};
+use crate::api::{CacheInstance, CacheInstanceStatus, annotations};
+use crate::provider::{Again, Desired, Done, Fault, Next, Providers, Report};
 
 /// How soon to look again after somebody else wrote the resource at the same time. The watch is usually sooner.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
+
+/// How many steps are taken in a row before others have their turn.
+const STEPS_AT_ONCE: usize = 8;
 
 /// What reconciling an instance needs.
 pub struct Instances {
@@ -93,31 +97,43 @@ impl Instances {
 
 impl Run<'_> {
     async fn reconcile(&mut self) -> Result<Action, Error> {
+        for _ in 0..STEPS_AT_ONCE {
+            if let ControlFlow::Break(action) = self.step().await? {
+                return Ok(action);
+            }
+            self.plan = self.context.plans.look_up(&self.instance);
+            self.backup = self.context.backups.look_up(&self.instance);
+        }
+        Ok(Action::requeue(Duration::ZERO))
+    }
+
+    /// Takes one step. Another one can be taken at once, unless there is something to wait for.
+    async fn step(&mut self) -> Result<ControlFlow<Action>, Error> {
         match decide::open(&self.instance, &self.plan, &self.backup) {
-            Opening::Nothing => Ok(Action::await_change()),
+            Opening::Nothing => Ok(ControlFlow::Break(Action::await_change())),
             Opening::AddFinalizer => {
                 self.set_finalizer(true).await?;
-                Ok(Action::await_change())
+                Ok(ControlFlow::Continue(()))
             }
             Opening::LetGo => {
                 self.set_finalizer(false).await?;
                 self.context.retries.rested(&self.reference);
-                Ok(Action::await_change())
+                Ok(ControlFlow::Break(Action::await_change()))
             }
             Opening::Say(report) => {
                 self.say(&report).await?;
                 self.context.retries.rested(&self.reference);
-                Ok(Action::requeue(self.context.resync))
+                Ok(ControlFlow::Break(Action::requeue(self.context.resync)))
             }
             Opening::Proceed(desired) => self.proceed(&desired).await,
         }
     }
 
-    async fn proceed(&mut self, desired: &Desired) -> Result<Action, Error> {
+    async fn proceed(&mut self, desired: &Desired) -> Result<ControlFlow<Action>, Error> {
         let providers = &self.context.providers;
         let observed = match providers.observe(desired).await {
             Ok(observed) => observed,
-            Err(fault) => return self.faulted(desired, None, fault).await,
+            Err(fault) => return self.faulted(desired, None, fault).await.map(ControlFlow::Break),
         };
         let decision = providers.decide(desired, &observed, ambient::now());
         providers.settle(desired, &observed, &decision);
@@ -125,31 +141,44 @@ impl Run<'_> {
             Next::Rest | Next::Replace => {
                 self.say(&decision.report).await?;
                 self.context.retries.rested(&self.reference);
-                Ok(match decision.again {
+                Ok(ControlFlow::Break(match decision.again {
                     Again::OnChange => Action::requeue(self.context.resync),
                     Again::After(wait) => Action::requeue(wait.min(self.context.resync)),
-                })
+                }))
             }
             Next::Release => {
                 self.set_finalizer(false).await?;
                 self.context.retries.rested(&self.reference);
-                Ok(Action::await_change())
+                Ok(ControlFlow::Break(Action::await_change()))
             }
             Next::Act(step) => {
-                // The status is written before the step: what is about to be made is on record first. While the last
-                // try's fault stands, the condition goes on showing it.
+                // The status is written before the step: what is about to be made is on record first. Other words alone
+                // are not worth a write, since the step may be done sooner. While the last try's fault stands, the
+                // condition goes on showing it.
                 let report = match self.context.retries.fault(&self.reference) {
                     Some(fault) => decision.report.clone().with_fault(&fault),
                     None => decision.report.clone(),
                 };
-                self.say(&report).await?;
+                let status = self.status(&report);
+                if !self
+                    .instance
+                    .status
+                    .as_ref()
+                    .is_some_and(|said| decide::is_reworded(said, &status))
+                {
+                    self.write(status, &report).await?;
+                }
                 tracing::info!(reason = report.reason.as_str(), step = %step.name(), "step");
                 match providers.act(desired, step).await {
-                    Ok(again) => {
-                        let pace = self.context.retries.stepped(&self.reference);
-                        Ok(Action::requeue(again.max(pace)))
+                    Ok(done) => Ok(match (done, self.context.retries.stepped(&self.reference)) {
+                        (Done::Observed, Duration::ZERO) => ControlFlow::Continue(()),
+                        (Done::Observed, pace) => ControlFlow::Break(Action::requeue(pace)),
+                        (Done::Later(wait), pace) => ControlFlow::Break(Action::requeue(wait.max(pace))),
+                    }),
+                    Err(fault) => {
+                        let report = Some(decision.report);
+                        self.faulted(desired, report, fault).await.map(ControlFlow::Break)
                     }
-                    Err(fault) => self.faulted(desired, Some(decision.report), fault).await,
                 }
             }
         }
@@ -171,19 +200,26 @@ impl Run<'_> {
     /// Writes the status if it differs, on condition that nobody wrote the resource since it was read, and publishes an
     /// Event if its reason changed.
     async fn say(&mut self, report: &Report) -> Result<(), Error> {
-        let latest = self.context.backups.latest(&self.instance);
-        let later = self.context.plans.later(&self.plan);
-        let status = decide::status(
-            &self.instance,
-            &self.plan,
-            report,
-            later.as_ref(),
-            latest,
-            ambient::now(),
-        );
+        let status = self.status(report);
         if self.instance.status.as_ref() == Some(&status) {
             return Ok(());
         }
+        self.write(status, report).await
+    }
+
+    /// The status that says this.
+    fn status(&self, report: &Report) -> CacheInstanceStatus {
+        decide::status(
+            &self.instance,
+            &self.plan,
+            report,
+            self.context.plans.later(&self.plan).as_ref(),
+            self.context.backups.latest(&self.instance),
+            ambient::now(),
+        )
+    }
+
+    async fn write(&mut self, status: CacheInstanceStatus, report: &Report) -> Result<(), Error> {
         let reason = |instance: &CacheInstance| {
             let status = instance.status.as_ref()?;
             conditions::find(&status.conditions, READY).map(|condition| condition.reason.clone())
@@ -205,7 +241,10 @@ impl Run<'_> {
         events::publish(&self.context.events, &self.instance.object_ref(&()), said).await;
     }
 
-    async fn set_finalizer(&self, held: bool) -> Result<(), Error> {
-        set_finalizer(&self.api, &*self.instance, held).await
+    async fn set_finalizer(&mut self, held: bool) -> Result<(), Error> {
+        if let Some(metadata) = set_finalizer(&self.api, &*self.instance, held).await? {
+            Arc::make_mut(&mut self.instance).metadata = metadata;
+        }
+        Ok(())
     }
 }

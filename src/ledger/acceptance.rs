@@ -8,11 +8,13 @@ use deadpool_postgres::{GenericClient, Transaction};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::events::Event;
 use super::instances::{self, COLUMNS};
-use super::pool::Claim;
+use super::operations::READY;
+use super::pool::{Claim, MadeAhead};
 use super::{
-    Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, Outcome, PlanId, Remains, Scope, ServiceId,
-    Usage, WebhookTarget, bindings, operations, webhooks,
+    Asked, Held, InstanceId, Ledger, LedgerError, Operation, OperationKind, OperationState, Outcome, PlanId, Remains,
+    Scope, ServiceId, Usage, WebhookTarget, bindings, listen, operations, webhooks,
 };
 use crate::ambient;
 
@@ -123,8 +125,11 @@ impl Ledger {
             Ok(settled)
         };
         let settled = self.within("accepting an instance", attempt).await?;
-        if let Settled::Accepted(_) = settled {
+        if let Settled::Accepted(provisioned) = settled {
             self.announce_outbox();
+            if provisioned == Provisioned::Claimed {
+                self.announce(listen::WEBHOOKS);
+            }
         }
         Ok(settled)
     }
@@ -152,7 +157,7 @@ impl Ledger {
                             Err(error) => tracing::error!(instance = %id, %error, "no member of the pool"),
                         }
                     }
-                    if let Some(operation) = self.insert_instance(client, id, asked, &new).await? {
+                    if let Some(operation) = self.insert_instance(client, id, asked, &new, None).await? {
                         return Ok(Settled::Accepted(Provisioned::Begun(operation)));
                     }
                 }
@@ -161,14 +166,16 @@ impl Ledger {
         Err(crowded("provisioning", id))
     }
 
-    /// One statement is one transaction. `None` if the id was taken meanwhile. Conflicts of every unique index count: two
-    /// inserts that both found the id free may meet first in the index of resource names.
-    async fn insert_instance(
+    /// Records an instance that is to be made, or one that was made ahead: then its operation has ended, and its webhook is
+    /// due. One statement is one transaction. `None` if the id was taken meanwhile. Conflicts of every unique index count:
+    /// two inserts that both found the id free may meet first in the index of resource names.
+    pub(super) async fn insert_instance(
         &self,
         client: &impl GenericClient,
         id: &InstanceId,
         asked: &Asked,
         new: &NewInstance,
+        ahead: Option<&MadeAhead>,
     ) -> Result<Option<Uuid>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("recording instance {id}"))(error);
         let (operation, event) = (ambient::id(), ambient::id());
@@ -182,29 +189,55 @@ impl Ledger {
             ),
         };
         let originating = asked.asker.originating.as_ref();
+        let described = ahead.map(|_| READY);
+        let body = ahead.filter(|_| target.is_some()).map(|ahead| {
+            let event = Event {
+                id: event,
+                state: OperationState::Succeeded,
+                description: READY.to_owned(),
+                instance_id: id.clone(),
+                binding_id: None,
+                operation,
+                kind: OperationKind::Provision,
+                time: ahead.at,
+            };
+            event.body()
+        });
+        let name = ahead.map_or_else(|| resource_name(id), |ahead| ahead.name.clone());
         let statement = client
             .prepare_cached(
                 "with instance as (
                     insert into instances (id, service_id, plan_id, plan_name, plan_revision, organization_guid,
-                        space_guid, context, parameters, webhook, namespace, name)
-                    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                        space_guid, context, parameters, webhook, namespace, name, uid, connection, ready, reason, message,
+                        provisioned_at)
+                    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $26, $27, $25::uuid is not null,
+                        case when $25::uuid is not null then 'Available' end,
+                        case when $25::uuid is not null then 'made ahead and handed out' end, $28::timestamptz)
                     on conflict do nothing
                     returning id, desired_revision
                 ), operation as (
-                    insert into operations
-                        (id, instance_id, kind, desired_revision, request_identity, created_at, deadline_at)
-                    select $13::uuid, id, 'provision', desired_revision, $14::text, clock_timestamp(),
-                        clock_timestamp() + make_interval(secs => $15::double precision)
+                    insert into operations (id, instance_id, kind, state, description, desired_revision,
+                        request_identity, created_at, deadline_at, ended_at)
+                    select $13::uuid, id, 'provision',
+                        case when $25::uuid is null then 'in_progress' else 'succeeded' end, $29::text,
+                        desired_revision, $14::text, coalesce($28::timestamptz, clock_timestamp()),
+                        clock_timestamp() + make_interval(secs => $15::double precision), $28::timestamptz
                     from instance
                 ), webhook as (
-                    insert into webhooks (id, instance_id, operation_id, target, receiver)
-                    select $16::uuid, id, $13::uuid, $17::bytea, $24::bytea from instance where $17::bytea is not null
+                    insert into webhooks (id, instance_id, operation_id, target, receiver, state, body, due_at)
+                    select $16::uuid, id, $13::uuid, $17::bytea, $24::bytea,
+                        case when $30::text is null then 'armed' else 'due' end, $30::text, $28::timestamptz
+                    from instance where $17::bytea is not null
                 ), audit as (
                     insert into audit (instance_id, request, caller, platform, identity, request_identity, plan_id,
                         parameters, status, operation_id)
-                    select id, $18::text, $19::text, $20::text, $21::jsonb, $14::text, $22::text, $23::text[], 202,
-                        $13::uuid
+                    select id, $18::text, $19::text, $20::text, $21::jsonb, $14::text, $22::text, $23::text[],
+                        case when $25::uuid is null then 202 else 201 end, $13::uuid
                     from instance
+                ), handed_out as (
+                    update pool_members
+                    set state = 'claimed', claimed_by = $1, since = now(), connection = null
+                    from instance where pool_members.id = $25::uuid
                 )
                 select from instance",
             )
@@ -224,8 +257,8 @@ impl Ledger {
                     &tokio_postgres::types::Json(&new.context),
                     &parameters,
                     &webhook,
-                    &new.namespace,
-                    &resource_name(id),
+                    &ahead.map_or(&new.namespace, |ahead| &ahead.namespace),
+                    &name,
                     &operation,
                     &asked.asker.request_identity,
                     &new.deadline.as_secs_f64(),
@@ -238,6 +271,12 @@ impl Ledger {
                     &asked.plan,
                     &asked.parameters,
                     &receiver,
+                    &ahead.map(|ahead| ahead.member),
+                    &ahead.map(|ahead| &ahead.uid),
+                    &ahead.map(|ahead| &ahead.connection),
+                    &ahead.map(|ahead| ahead.at),
+                    &described,
+                    &body,
                 ],
             )
             .await

@@ -2,7 +2,7 @@
 //! waits for one also looks by himself from time to time.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
@@ -126,40 +126,62 @@ async fn keep_listening(ledger: Ledger, channel: &'static str, wakeups: Arc<Noti
     }
 }
 
+/// Announcements that are to be made, by channel.
+#[derive(Debug, Default)]
+pub(super) struct Unannounced {
+    outbox: AtomicUsize,
+    webhooks: AtomicUsize,
+}
+
+impl Unannounced {
+    fn of(&self, channel: &str) -> &AtomicUsize {
+        if channel == OUTBOX {
+            &self.outbox
+        } else {
+            &self.webhooks
+        }
+    }
+}
+
 impl Ledger {
-    /// Wakes the outboxes of all processes, this one's at once. It is called after the commit: Postgres lets transactions
-    /// that notify commit one after the other only, each once its record is on disk. Announcements that come while one is
-    /// under way are made as one; those of a process that dies are left to the sweeps of the others.
+    /// Wakes the outboxes of all processes, this one's at once.
     pub(super) fn announce_outbox(&self) {
         self.outbox.notify_one();
-        if self.gate.is_none() && self.unannounced.fetch_add(1, Ordering::AcqRel) == 0 {
-            tokio::spawn(announce(self.clone()));
+        self.announce(OUTBOX);
+    }
+
+    /// Wakes the listeners of a channel. It is called after the commit: Postgres lets transactions that notify commit one
+    /// after the other only, each once its record is on disk. Announcements that come while one is under way are made as
+    /// one; those of a process that dies are left to the sweeps of the others.
+    pub(super) fn announce(&self, channel: &'static str) {
+        if self.gate.is_none() && self.unannounced.of(channel).fetch_add(1, Ordering::AcqRel) == 0 {
+            tokio::spawn(keep_telling(self.clone(), channel));
         }
     }
 
-    async fn tell_outboxes(&self) -> Result<(), LedgerError> {
+    async fn tell(&self, channel: &str) -> Result<(), LedgerError> {
         // One message is one transaction, and nothing of this one has to last.
-        let statement = format!("set local synchronous_commit = off; notify {OUTBOX}");
-        self.within("notifying the outboxes", async {
+        let statement = format!("set local synchronous_commit = off; notify {channel}");
+        let attempt = format!("notifying {channel}");
+        self.within(&attempt, async {
             self.client()
                 .await?
                 .batch_execute(&statement)
                 .await
-                .map_err(LedgerError::statement("notifying the outboxes"))
+                .map_err(LedgerError::statement(&attempt))
         })
         .await
     }
 }
 
-async fn announce(ledger: Ledger) {
+async fn keep_telling(ledger: Ledger, channel: &'static str) {
+    let unannounced = ledger.unannounced.of(channel);
     loop {
-        let told = ledger.unannounced.load(Ordering::Acquire);
-        if let Err(error) = ledger.tell_outboxes().await {
-            tracing::debug!(%error, "other processes find by themselves what was accepted");
+        let told = unannounced.load(Ordering::Acquire);
+        if let Err(error) = ledger.tell(channel).await {
+            tracing::debug!(channel, %error, "other processes find by themselves what was accepted");
         }
-        let done = ledger
-            .unannounced
-            .compare_exchange(told, 0, Ordering::AcqRel, Ordering::Acquire);
+        let done = unannounced.compare_exchange(told, 0, Ordering::AcqRel, Ordering::Acquire);
         if done.is_ok() {
             return;
         }

@@ -35,7 +35,6 @@ mod usage;
 pub mod webhooks;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
@@ -81,7 +80,7 @@ pub struct Ledger {
     keys: Arc<KeyRing>,
     url: Arc<DatabaseUrl>,
     outbox: Arc<Notify>,
-    unannounced: Arc<AtomicUsize>,
+    unannounced: Arc<listen::Unannounced>,
     readers: Arc<readers::Readers>,
     gate: Option<Arc<dyn gate::Gate>>,
 }

@@ -15,6 +15,9 @@ use crate::telemetry::metrics::record;
 /// The longest description that is kept; the rest is cut off.
 const MAX_DESCRIPTION: usize = 2048;
 
+/// The words of an instance that was made.
+pub(super) const READY: &str = "the instance is ready";
+
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OperationKind {
@@ -285,7 +288,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
             "with ended as (
                 update operations
                 set state = $2, ended_at = now(), description = coalesce($3, case kind
-                    when 'provision' then 'the instance is ready'
+                    when 'provision' then $6::text
                     when 'update' then 'the instance was updated'
                     when 'restart' then 'the instance was restarted'
                     when 'backup' then 'the backup is complete'
@@ -342,6 +345,7 @@ pub(super) async fn end(tx: &Transaction<'_>, operation: Uuid, outcome: &Outcome
                 &outcome.reason(),
                 &remains.map(|remains| remains.usable),
                 &remains.map(|remains| remains.repeatable),
+                &READY,
             ],
         )
         .await

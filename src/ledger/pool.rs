@@ -4,14 +4,17 @@
 use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use tokio_postgres::Row;
-use tokio_postgres::types::{Json, ToSql};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::instances;
-use super::operations::{self, OperationKind, Outcome};
 use super::projection::guard;
-use super::{Asked, Connection, Epoch, InstanceId, Ledger, LedgerError, NewInstance, PlanId, webhooks};
+use super::{
+    Asked, Connection, Epoch, InstanceId, Ledger, LedgerError, NewInstance, OperationKind, OperationState, PlanId,
+};
+use crate::telemetry::metrics::record;
 
 /// How far a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +113,22 @@ pub(super) enum Claim {
     Empty,
     /// The instance's id was taken meanwhile.
     IdTaken,
+}
+
+/// A member that is handed out, as the instance that it becomes.
+pub(super) struct MadeAhead {
+    /// Its id.
+    pub member: Uuid,
+    /// Namespace of its resource.
+    pub namespace: String,
+    /// Name of its resource.
+    pub name: String,
+    /// Uid of its resource.
+    pub uid: String,
+    /// How it is reached, sealed in the instance's place.
+    pub connection: Vec<u8>,
+    /// When it is handed out.
+    pub at: Timestamp,
 }
 
 /// Where a member's connection is sealed.
@@ -325,7 +344,7 @@ impl Ledger {
         let tx = client.transaction().await.map_err(refused)?;
         let statement = tx
             .prepare_cached(
-                "select id, namespace, name, uid, connection from pool_members
+                "select id, namespace, name, uid, connection, clock_timestamp() as at from pool_members
                   where state = 'ready' and plan_id = $1 and plan_revision = $2 and plan_name = $3
                       and verified_epoch = (select epoch from leader)
                   order by created_at limit 1 for update skip locked",
@@ -342,74 +361,20 @@ impl Ledger {
         let member: Uuid = ready.try_get("id").map_err(refused)?;
         let sealed: &[u8] = ready.try_get("connection").map_err(refused)?;
         let connection: Connection = self.open_json(&connection_place(member), sealed)?;
-        let connection = self.seal_json(&instances::connection_place(id), &connection)?;
-        let parameters = self.seal_json(&instances::parameters_place(id), &new.parameters)?;
-        let webhook = match &new.webhook {
-            None => None,
-            Some(target) => Some(self.seal_json(&instances::webhook_place(id), target)?),
+        let ahead = MadeAhead {
+            member,
+            namespace: ready.try_get("namespace").map_err(refused)?,
+            name: ready.try_get("name").map_err(refused)?,
+            uid: ready.try_get("uid").map_err(refused)?,
+            connection: self.seal_json(&instances::connection_place(id), &connection)?,
+            at: ready.try_get("at").map_err(refused)?,
         };
-        let (namespace, name, uid): (&str, &str, &str) = (
-            ready.try_get("namespace").map_err(refused)?,
-            ready.try_get("name").map_err(refused)?,
-            ready.try_get("uid").map_err(refused)?,
-        );
-        let statement = tx
-            .prepare_cached(
-                "insert into instances (id, service_id, plan_id, plan_name, plan_revision, organization_guid,
-                    space_guid, context, parameters, webhook, namespace, name, uid, connection, ready, reason, message,
-                    provisioned_at)
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, true, 'Available',
-                    'made ahead and handed out', now())
-                 on conflict do nothing
-                 returning desired_revision",
-            )
-            .await
-            .map_err(refused)?;
-        let written = tx
-            .query_opt(
-                &statement,
-                &[
-                    &id.as_str(),
-                    &new.service_id.as_str(),
-                    &new.plan_id.as_str(),
-                    &new.plan_name,
-                    &new.plan_revision,
-                    &new.organization_guid,
-                    &new.space_guid,
-                    &Json(&new.context),
-                    &parameters,
-                    &webhook,
-                    &namespace,
-                    &name,
-                    &uid,
-                    &connection,
-                ],
-            )
-            .await
-            .map_err(refused)?;
-        let Some(written) = written else {
+        if self.insert_instance(&tx, id, asked, new, Some(&ahead)).await?.is_none() {
             return Ok(Claim::IdTaken);
-        };
-        let begun = operations::Begun {
-            kind: OperationKind::Provision,
-            binding: None,
-            answered: 201,
-            desired_revision: written.try_get(0).map_err(refused)?,
-            deadline: new.deadline,
-        };
-        let operation = operations::begin(&tx, id, asked, &begun).await?;
-        if let Some(target) = &new.webhook {
-            webhooks::arm(self, &tx, id, operation, target).await?;
         }
-        operations::end(&tx, operation, &Outcome::Succeeded).await?;
-        let statement = tx
-            .prepare_cached("update pool_members set state = 'claimed', claimed_by = $2, since = now(), connection = null where id = $1")
-            .await
-            .map_err(refused)?;
-        tx.execute(&statement, &[&member, &id.as_str()])
-            .await
-            .map_err(refused)?;
         tx.commit().await.map_err(refused)?;
+        let (kind, state) = (OperationKind::Provision, OperationState::Succeeded);
+        record::operation_ended(kind.as_str(), state.as_str(), Duration::ZERO);
         Ok(Claim::Taken)
     }
 }

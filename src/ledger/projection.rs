@@ -9,6 +9,7 @@ use super::instances::connection_place;
 use super::operations::{self, Operation, OperationKind, Outcome, Remains};
 use super::outbox::Later;
 use super::{Connection, InstanceId, Ledger, LedgerError, bindings, listen, updates};
+use crate::api::is_later;
 
 /// A leader's number. Writes of an earlier leader are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,7 +229,7 @@ impl Ledger {
                 && row.get::<_, Option<String>>("uid").as_deref() == Some(&observation.uid))
             .then(|| row.get::<_, Option<String>>("observed_version"))
             .flatten();
-            if seen.is_some_and(|seen| !is_newer(&observation.resource_version, &seen)) {
+            if seen.is_some_and(|seen| !is_later(&observation.resource_version, &seen)) {
                 return Ok(Projected::Stale);
             }
             if self
@@ -528,13 +529,4 @@ async fn absent(
         operations::end(transaction, running.id, &outcome).await?;
     }
     Ok(())
-}
-
-/// Whether a resource version is later than another. They are whole numbers that grow, which the API promises since
-/// Kubernetes 1.35; anything else counts as newer.
-fn is_newer(version: &str, than: &str) -> bool {
-    match (version.parse::<u64>(), than.parse::<u64>()) {
-        (Ok(version), Ok(than)) => version > than,
-        _ => version != than,
-    }
 }

@@ -139,6 +139,15 @@ pub enum Again {
     After(Duration),
 }
 
+/// What follows from a step that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// What it changed is observed already: the next one can be decided on at once.
+    Observed,
+    /// What it changed is observed later; look again after that long, unless something happens before.
+    Later(Duration),
+}
+
 /// What is known of a cache, as its status says it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {

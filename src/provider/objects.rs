@@ -50,11 +50,11 @@ pub fn metadata(desired: &Desired, name: &str) -> Value {
     })
 }
 
-/// Applies an object, unless one of its name belongs to somebody else.
+/// Applies an object, unless one of its name belongs to somebody else, and returns it as it is now.
 ///
 /// # Errors
 /// When the API server cannot be reached or refuses, or the name is taken.
-pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, body: &Value) -> Result<(), Fault> {
+pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, body: &Value) -> Result<K, Fault> {
     let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace);
     let what = attempt::<K>("applying", desired, name);
     // A call that comes late, from a process that leads no longer, must not undo what was written since: it is on
@@ -73,7 +73,7 @@ pub async fn apply<K: Child>(client: &Client, desired: &Desired, name: &str, bod
         match timed(api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body))).await {
             // Its status changes while it starts.
             Err(Refusal::Api(status)) if status.is_conflict() => {}
-            outcome => return outcome.map(drop).map_err(|refusal| refusal.fault(&what)),
+            outcome => return outcome.map_err(|refusal| refusal.fault(&what)),
         }
     }
     Err(Fault::transient(format!(

@@ -1,18 +1,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
 use super::elasticache::SnapshotState;
-use super::{Cluster, Decision, Desired, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession};
+use super::{
+    Cluster, Decision, Desired, Done, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession,
+};
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{CacheInstance, ProviderKind, ProviderSpec};
 use crate::wire::Trust;
-
-/// How soon to decide anew after a step in the cluster, unless its objects change before.
-const AFTER_CLUSTER_STEP: Duration = Duration::from_secs(1);
 
 /// Every provider that is switched on, with what it needs to work.
 #[derive(Clone)]
@@ -217,29 +215,15 @@ impl Providers {
         succession::decide(&self.switches(), desired, observed, now)
     }
 
-    /// Does a step. Returns how soon to decide anew.
+    /// Does a step. Returns when to decide anew.
     ///
     /// # Errors
     /// When the provider refuses or does not answer.
-    pub async fn act(&self, desired: &Desired, step: &Step) -> Result<Duration, Fault> {
+    pub async fn act(&self, desired: &Desired, step: &Step) -> Result<Done, Fault> {
         match (step, &self.elasticache) {
-            (Step::Kubernetes(step), _) => {
-                let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-                kubernetes::act(&self.kube, &self.trust, desired, &secrets, step).await?;
-                Ok(match step {
-                    // Nothing that is watched changes.
-                    kubernetes::Step::Users { .. } => Duration::ZERO,
-                    _ => AFTER_CLUSTER_STEP,
-                })
-            }
+            (Step::Kubernetes(step), _) => kubernetes::act(&self.kube, &self.trust, desired, &self.stores, step).await,
             (Step::ElastiCache(step), Some(elasticache)) => {
-                let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
-                let (poller, defaults) = (&elasticache.poller, &elasticache.defaults);
-                elasticache::act(&self.kube, poller, defaults, desired, &secrets, step).await?;
-                Ok(match step {
-                    elasticache::Step::Secret(_) => AFTER_CLUSTER_STEP,
-                    _ => Duration::ZERO,
-                })
+                elasticache::act(&self.kube, &self.stores, elasticache, desired, step).await
             }
             (Step::ElastiCache(_), None) => Err(Fault::refused("ElastiCache is switched off: set AWS_REGION")),
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +15,8 @@ use kube::{Api, Client};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::{Desired, Fault, objects};
+use super::kubernetes::Stores;
+use super::{Desired, Done, Fault, objects};
 use crate::api::labels::{NAME, PLAN};
 use crate::api::{Connection, EngineType, generate_password};
 
@@ -69,13 +71,16 @@ pub fn connection_step(
     (!stands).then_some(SecretStep::ApplyConnection(data))
 }
 
-/// Does one step.
+/// How soon to decide anew after Secrets were deleted or let go, unless that is watched before.
+const UNLESS_WATCHED: Duration = Duration::from_secs(1);
+
+/// Does one step. What it writes is observed from then on, though no watch has told of it.
 ///
 /// # Errors
 /// When the API server cannot be reached or refuses, or a Secret of the name belongs to somebody else.
-pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Result<(), Fault> {
-    match step {
-        SecretStep::CreateAuth => create_auth(client, desired).await,
+pub async fn act(client: &Client, stores: &Stores, desired: &Desired, step: &SecretStep) -> Result<Done, Fault> {
+    let written = match step {
+        SecretStep::CreateAuth => create_auth(client, desired).await?,
         SecretStep::ApplyConnection(data) => {
             let name = &desired.connection_secret;
             let body = json!({
@@ -85,7 +90,7 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
                 "metadata": objects::metadata(desired, name),
                 "data": data,
             });
-            objects::apply::<Secret>(client, desired, name, &body).await
+            objects::apply::<Secret>(client, desired, name, &body).await.map(Some)?
         }
         SecretStep::ApplyUsers(data) => {
             let name = &desired.users_secret();
@@ -95,21 +100,28 @@ pub async fn act(client: &Client, desired: &Desired, step: &SecretStep) -> Resul
                 "metadata": objects::metadata(desired, name),
                 "data": data,
             });
-            objects::apply::<Secret>(client, desired, name, &body).await
+            objects::apply::<Secret>(client, desired, name, &body).await.map(Some)?
         }
         SecretStep::Delete(names) => {
             for name in names {
                 objects::delete::<Secret>(client, desired, name).await?;
             }
-            Ok(())
+            None
         }
         SecretStep::Disown(names) => {
             for name in names {
                 objects::disown::<Secret>(client, desired, name).await?;
             }
-            Ok(())
+            None
         }
-    }
+    };
+    Ok(match written {
+        Some(written) => {
+            stores.wrote(written);
+            Done::Observed
+        }
+        None => Done::Later(UNLESS_WATCHED),
+    })
 }
 
 /// The type of the connection Secret, which cannot change: a redis that becomes valkey goes on speaking its protocol.
@@ -120,7 +132,7 @@ fn protocol(engine: EngineType) -> &'static str {
     }
 }
 
-async fn create_auth(client: &Client, desired: &Desired) -> Result<(), Fault> {
+async fn create_auth(client: &Client, desired: &Desired) -> Result<Option<Secret>, Fault> {
     let name = desired.auth_secret();
     let what = objects::attempt::<Secret>("creating", desired, &name);
     let password = generate_password();
@@ -143,13 +155,14 @@ async fn create_auth(client: &Client, desired: &Desired) -> Result<(), Fault> {
         ..PostParams::default()
     };
     match objects::timed(api.create(&how, &body)).await {
-        Ok(_) => Ok(()),
+        Ok(created) => Ok(Some(created)),
         // Somebody, perhaps we in an earlier run, was first: its password stands.
         Err(objects::Refusal::Api(status)) if status.is_already_exists() => {
             let existing = objects::timed(api.get_metadata(&name))
                 .await
                 .map_err(|refusal| refusal.fault(&what))?;
-            objects::owned_by::<Secret>(desired, &name, existing.metadata.owner_references.as_deref())
+            objects::owned_by::<Secret>(desired, &name, existing.metadata.owner_references.as_deref())?;
+            Ok(None)
         }
         Err(refusal) => Err(refusal.fault(&what)),
     }

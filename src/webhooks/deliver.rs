@@ -1,9 +1,6 @@
-//! One delivery: resolve, check, dial, send, read the status.
+//! One delivery: sign, send, read the status.
 
-use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +8,18 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::uri::Scheme;
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
-use tokio_rustls::TlsConnector;
 
+use super::connect::{Connector, Dial, Used};
 use super::target::{Policy, Target, TargetError, target};
 use crate::ambient;
 use crate::ledger::WebhookTarget;
@@ -41,15 +38,15 @@ pub const SIGNATURE_V2: HeaderName = HeaderName::from_static("x-osb-signature-v2
 
 /// How long a delivery may take in all.
 pub(super) const TOTAL: Duration = Duration::from_secs(10);
-/// How long opening the connection may take, TLS included.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How many of a host's addresses are tried.
-const MAX_ADDRESSES: usize = 4;
-/// How much of an answer is read, so that the connection ends in order.
+/// How long a connection is kept that carries nothing: shorter than receivers keep theirs.
+const IDLE: Duration = Duration::from_secs(2);
+/// How many such connections to one receiver are kept.
+const KEPT: usize = 16;
+/// How much of an answer is read, so that the connection can be kept, or ends in order.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Why a delivery failed. It names the host and not the URL, which may carry a token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DeliveryError {
     /// The URL does not fit the policy, which may have changed since it was accepted.
     #[error("the webhook's URL {0}")]
@@ -110,26 +107,12 @@ pub enum DeliveryError {
     },
 }
 
-/// A connection to a receiver.
-pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
-
-/// A connection to a receiver, later.
-pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
-
-/// Another way than the network to reach receivers.
-pub trait Dial: Send + Sync {
-    /// Opens a connection to a target.
-    fn dial(&self, target: &Target) -> Dialling;
-}
-
 /// Delivers webhooks.
 #[derive(Clone)]
 pub struct Deliverer {
     policy: Policy,
-    tls: TlsConnector,
-    dial: Option<Arc<dyn Dial>>,
+    connector: Connector,
+    client: Client<Connector, Full<Bytes>>,
 }
 
 impl std::fmt::Debug for Deliverer {
@@ -141,30 +124,27 @@ impl std::fmt::Debug for Deliverer {
 }
 
 impl Deliverer {
-    /// A deliverer that trusts the machine's certificate authorities.
+    /// A deliverer that trusts the machine's certificate authorities. It keeps connections for a short while.
     ///
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(policy: Policy) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let connector = Connector::new(policy)?;
         Ok(Self {
             policy,
-            tls: TlsConnector::from(Arc::new(config)),
-            dial: None,
+            client: client(connector.clone(), KEPT),
+            connector,
         })
     }
 
-    /// The same, that reaches receivers in another way.
+    /// The same, that reaches receivers in another way, and anew each time.
     #[must_use]
     pub fn dialling(self, dial: Arc<dyn Dial>) -> Self {
+        let connector = self.connector.dialling(dial);
         Self {
-            dial: Some(dial),
-            ..self
+            policy: self.policy,
+            client: client(connector.clone(), 0),
+            connector,
         }
     }
 
@@ -183,65 +163,73 @@ impl Deliverer {
     }
 
     async fn attempt(&self, target: &Target, secret: Option<&SecretString>, body: &str) -> Result<(), DeliveryError> {
-        let host = || target.host.clone();
         let request = request(target, secret, body, ambient::now())?;
-        let connect = self.connect(target);
-        let stream = tokio::time::timeout(CONNECT, connect)
-            .await
-            .unwrap_or_else(|_| Err(connecting(target, &format!("not done within {} s", CONNECT.as_secs()))))?;
-        let status = if target.tls {
-            let name = ServerName::try_from(host()).map_err(|error| connecting(target, &error))?;
-            let handshake = tokio::time::timeout(CONNECT, self.tls.connect(name, stream))
-                .await
-                .map_err(|_| connecting(target, &"TLS took too long"))?;
-            exchange(target, handshake.map_err(|error| connecting(target, &error))?, request).await?
-        } else {
-            exchange(target, stream, request).await?
+        let response = match self.send(request.clone()).await {
+            // The receiver may have closed it as we wrote to it. Whether it saw the event or not, it sees it now.
+            Err(Broken { was_kept: true, .. }) => self.send(request).await,
+            outcome => outcome,
         };
+        let response = response.map_err(|broken| failed(target, &broken.error))?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut read = 0;
+        while read < MAX_ANSWER {
+            match body.frame().await {
+                Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) | None => break,
+            }
+        }
         if status.is_success() {
             Ok(())
         } else {
-            Err(DeliveryError::Refused { host: host(), status })
+            Err(DeliveryError::Refused {
+                host: target.host.clone(),
+                status,
+            })
         }
     }
 
-    /// Dials an address that was checked: a second look-up could give another one.
-    async fn connect(&self, target: &Target) -> Result<Box<dyn Line>, DeliveryError> {
-        if let Some(dial) = &self.dial {
-            let line = dial.dial(target).await;
-            return line.map_err(|error| connecting(target, &error));
+    async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
+        let connection = capture_connection(&mut request);
+        let outcome = self.client.request(request).await;
+        let mut extras = Extensions::new();
+        if let Some(connected) = &*connection.connection_metadata() {
+            connected.get_extras(&mut extras);
         }
-        let unresolved = |reason: String| DeliveryError::Resolve {
-            host: target.host.clone(),
-            reason,
-        };
-        let addresses: Vec<SocketAddr> = lookup_host((target.host.as_str(), target.port))
-            .await
-            .map_err(|error| unresolved(error.to_string()))?
-            .collect();
-        let first = addresses
-            .first()
-            .ok_or_else(|| unresolved("it has no address".to_owned()))?
-            .ip();
-        let mut refusal = DeliveryError::Forbidden {
-            host: target.host.clone(),
-            address: first,
-        };
-        let allowed = addresses.iter().filter(|address| self.policy.allows(address.ip()));
-        for address in allowed.take(MAX_ADDRESSES) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(Box::new(stream)),
-                Err(error) => refusal = connecting(target, &error),
-            }
-        }
-        Err(refusal)
+        let was_kept = extras.get::<Used>().is_some_and(Used::again);
+        outcome.map_err(|error| Broken { error, was_kept })
     }
 }
 
-fn connecting(target: &Target, reason: &dyn std::fmt::Display) -> DeliveryError {
-    DeliveryError::Connect {
+/// An exchange that broke.
+struct Broken {
+    error: hyper_util::client::legacy::Error,
+    /// Whether the connection had carried another request before.
+    was_kept: bool,
+}
+
+/// A client that keeps that many idle connections to a receiver.
+fn client(connector: Connector, kept: usize) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(kept)
+        .http1_max_buf_size(MAX_ANSWER)
+        .build(connector)
+}
+
+/// What came of an exchange: why there is no connection, or how it broke.
+fn failed(target: &Target, error: &(dyn std::error::Error + 'static)) -> DeliveryError {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(delivery) = error.downcast_ref::<DeliveryError>() {
+            return delivery.clone();
+        }
+        cause = error.source();
+    }
+    DeliveryError::Exchange {
         host: target.host.clone(),
-        reason: reason.to_string(),
+        reason: chain(error),
     }
 }
 
@@ -257,9 +245,17 @@ fn request(
     body: &str,
     now: Timestamp,
 ) -> Result<Request<Full<Bytes>>, DeliveryError> {
+    let unmade = |error: http::Error| DeliveryError::Request {
+        host: target.host.clone(),
+        reason: error.to_string(),
+    };
     let timestamp = now.as_second().to_string();
-    let mut request = Request::post(target.path.as_str())
-        .header(HOST, &target.authority)
+    let uri = Uri::builder()
+        .scheme(if target.tls { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(target.authority.as_str())
+        .path_and_query(target.path.clone())
+        .build();
+    let mut request = Request::post(uri.map_err(&unmade)?)
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .header(USER_AGENT, HeaderValue::from_static("cache-broker"))
         .header(TIMESTAMP, &timestamp);
@@ -270,48 +266,7 @@ fn request(
     }
     request
         .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-        .map_err(|error| DeliveryError::Request {
-            host: target.host.clone(),
-            reason: error.to_string(),
-        })
-}
-
-async fn exchange<S>(target: &Target, stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, DeliveryError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let broken = |error: hyper::Error| DeliveryError::Exchange {
-        host: target.host.clone(),
-        reason: chain(&error),
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(MAX_ANSWER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let talk = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut read = 0;
-        while read < MAX_ANSWER {
-            match body.frame().await {
-                Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
-                Some(Err(_)) | None => break,
-            }
-        }
-        Ok(status)
-    };
-    // The connection is driven here rather than in a task, so that it ends with the attempt.
-    let connection = async {
-        let _ = connection.await;
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    tokio::select! {
-        biased;
-        status = talk => status,
-        never = connection => match never {},
-    }
+        .map_err(unmade)
 }
 
 #[cfg(test)]
@@ -334,8 +289,7 @@ mod tests {
         let unsigned = request(&target, None, "{}", at).unwrap();
         assert_eq!(unsigned.headers().get(SIGNATURE), None);
         assert_eq!(unsigned.headers().get(SIGNATURE_V2), None);
-        assert_eq!(unsigned.uri(), "/a?b=c");
-        assert_eq!(unsigned.headers()[HOST], "example.com");
+        assert_eq!(unsigned.uri(), "https://example.com/a?b=c");
         let secret = "s".to_owned().into();
         let signed = request(&target, Some(&secret), "{}", at).unwrap();
         assert_eq!(signed.headers()[TIMESTAMP], "1700000000");

@@ -4,13 +4,15 @@
 //! completed. Its id and time are part of the signed body, so a receiver can tell a repetition, or a replay.
 
 pub mod command;
+mod connect;
 mod deliver;
 mod dispatch;
 mod target;
 
 use std::time::Duration;
 
-pub use deliver::{Deliverer, DeliveryError, Dial, Dialling, Line, SIGNATURE, SIGNATURE_V2, TIMESTAMP, signature};
+pub use connect::{Dial, Dialling, Line};
+pub use deliver::{Deliverer, DeliveryError, SIGNATURE, SIGNATURE_V2, TIMESTAMP, signature};
 pub use dispatch::{deliver, run};
 pub use target::{Policy, Target, TargetError, target};
 

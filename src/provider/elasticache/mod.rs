@@ -35,12 +35,14 @@ pub use tags::{Tagged, Tags};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 
+use super::kubernetes::Stores;
 use super::secrets::SecretStep;
 use super::users::{self, Credentials};
-use super::{Cluster, Desired, Fault, backups};
+use super::{Cluster, Desired, Done, ElastiCache, Fault, backups};
 use crate::api::{EngineType, Topology};
 
 /// Settings that fill what a plan leaves empty.
@@ -207,19 +209,19 @@ pub struct Create {
 /// When a call cannot be made, or is refused.
 pub async fn act(
     kube: &kube::Client,
-    poller: &Poller,
-    defaults: &Defaults,
+    stores: &Stores,
+    ElastiCache { poller, defaults }: &ElastiCache,
     desired: &Desired,
-    secrets: &BTreeMap<String, Arc<Secret>>,
     step: &Step,
-) -> Result<(), Fault> {
+) -> Result<Done, Fault> {
     let token = || {
+        let secrets = stores.secrets_of(&desired.namespace, &desired.name);
         let auth = secrets.get(&desired.auth_secret());
         let password = auth.and_then(|secret| super::secrets::password(secret));
         password.ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))
     };
     match step {
-        Step::Secret(step) => super::secrets::act(kube, desired, step).await,
+        Step::Secret(step) => return super::secrets::act(kube, stores, desired, step).await,
         Step::Users(step) => {
             let group = group_id(defaults, desired);
             let outcome = change_users(kube, poller.client(), &group, desired, step).await;
@@ -248,6 +250,7 @@ pub async fn act(
             poller.delete(target, final_snapshot.as_deref()).await
         }
     }
+    .map(|()| Done::Later(Duration::ZERO))
 }
 
 async fn change_users(

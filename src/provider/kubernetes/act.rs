@@ -1,5 +1,4 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
@@ -7,12 +6,15 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 
-use super::super::{Desired, Fault, objects, secrets};
+use super::super::{Desired, Done, Fault, objects, secrets};
 use super::adopt::Claim;
-use super::{Kind, Manifest, Step, users};
+use super::{Kind, Manifest, Step, Stores, users};
 use crate::wire::Trust;
 
-/// Does one step in the cluster.
+/// How soon to decide anew after a step, unless its objects change before.
+const UNLESS_WATCHED: Duration = Duration::from_secs(1);
+
+/// Does one step in the cluster. What it applies is observed from then on, though no watch has told of it.
 ///
 /// # Errors
 /// When the API server cannot be reached or refuses, or an object of the name belongs to somebody else.
@@ -20,17 +22,22 @@ pub async fn act(
     client: &Client,
     trust: &Trust,
     desired: &Desired,
-    watched: &BTreeMap<String, Arc<Secret>>,
+    stores: &Stores,
     step: &Step,
-) -> Result<(), Fault> {
+) -> Result<Done, Fault> {
     match step {
-        Step::Users { address, change, .. } => users::change(trust, desired, watched, address, change).await,
-        Step::Secret(step) => secrets::act(client, desired, step).await,
+        Step::Users { address, change, .. } => {
+            let secrets = stores.secrets_of(&desired.namespace, &desired.name);
+            users::change(trust, desired, &secrets, address, change).await?;
+            // Nothing that is watched changes.
+            return Ok(Done::Later(Duration::ZERO));
+        }
+        Step::Secret(step) => return secrets::act(client, stores, desired, step).await,
         Step::Apply(manifests) => {
             for manifest in manifests {
-                apply(client, desired, manifest).await?;
+                apply(client, desired, stores, manifest).await?;
             }
-            Ok(())
+            return Ok(Done::Observed);
         }
         Step::TakeOver(claims) => {
             for Claim { kind, name, patch } in claims {
@@ -41,33 +48,37 @@ pub async fn act(
                     other => return Err(Fault::refused(format!("a {} is not taken over", other.as_str()))),
                 }
             }
-            Ok(())
         }
-        Step::Scale(name) => objects::scale(client, desired, name).await,
+        Step::Scale(name) => objects::scale(client, desired, name).await?,
         Step::Delete(objects) => {
             for (kind, name) in objects {
                 delete(client, desired, *kind, name).await?;
             }
-            Ok(())
         }
         Step::Disown(objects) => {
             for (kind, name) in objects {
                 disown(client, desired, *kind, name).await?;
             }
-            Ok(())
         }
     }
+    Ok(Done::Later(UNLESS_WATCHED))
 }
 
-async fn apply(client: &Client, desired: &Desired, Manifest { kind, name, body }: &Manifest) -> Result<(), Fault> {
+async fn apply(client: &Client, desired: &Desired, stores: &Stores, manifest: &Manifest) -> Result<(), Fault> {
+    let Manifest { kind, name, body } = manifest;
     match kind {
-        Kind::Deployment => objects::apply::<Deployment>(client, desired, name, body).await,
-        Kind::Service => objects::apply::<Service>(client, desired, name, body).await,
-        Kind::NetworkPolicy => objects::apply::<NetworkPolicy>(client, desired, name, body).await,
-        Kind::PodDisruptionBudget => objects::apply::<PodDisruptionBudget>(client, desired, name, body).await,
-        Kind::PersistentVolumeClaim => objects::apply::<PersistentVolumeClaim>(client, desired, name, body).await,
-        Kind::Secret => objects::apply::<Secret>(client, desired, name, body).await,
+        Kind::Deployment => stores.wrote(objects::apply::<Deployment>(client, desired, name, body).await?),
+        Kind::Service => stores.wrote(objects::apply::<Service>(client, desired, name, body).await?),
+        Kind::NetworkPolicy => stores.wrote(objects::apply::<NetworkPolicy>(client, desired, name, body).await?),
+        Kind::PodDisruptionBudget => {
+            stores.wrote(objects::apply::<PodDisruptionBudget>(client, desired, name, body).await?);
+        }
+        Kind::PersistentVolumeClaim => {
+            stores.wrote(objects::apply::<PersistentVolumeClaim>(client, desired, name, body).await?);
+        }
+        Kind::Secret => stores.wrote(objects::apply::<Secret>(client, desired, name, body).await?),
     }
+    Ok(())
 }
 
 async fn delete(client: &Client, desired: &Desired, kind: Kind, name: &str) -> Result<(), Fault> {

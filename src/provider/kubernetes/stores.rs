@@ -1,13 +1,11 @@
 //! The objects of all instances, held in memory by watches and found by instance.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Debug;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use futures::future::join_all;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -15,13 +13,13 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use parking_lot::RwLock;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use super::Observed;
-use crate::api::{CacheInstance, labels};
+use crate::api::{CacheInstance, is_later, labels};
+use crate::provider::objects::Child;
 
 /// The objects of all instances. Clones share them.
 #[derive(Clone, Default)]
@@ -38,19 +36,56 @@ pub struct Stores {
 /// The namespace and name of an instance.
 type Instance = (String, String);
 
+/// How many deletions are remembered: more than a watch tells of while one answer is on its way.
+const DELETIONS: usize = 1024;
+
 /// Objects of one kind, by the namespace and name of their instance and then by their own name.
 pub struct Children<K> {
-    objects: RwLock<HashMap<Instance, BTreeMap<String, Arc<K>>>>,
+    held: RwLock<Held<K>>,
     listed: watch::Sender<usize>,
+}
+
+struct Held<K> {
+    objects: HashMap<Instance, BTreeMap<String, Arc<K>>>,
+    /// The uids of the last that were deleted: the answer to a write may come after the watch told of its end.
+    deleted: VecDeque<String>,
 }
 
 impl<K> Default for Children<K> {
     fn default() -> Self {
         Self {
-            objects: RwLock::default(),
+            held: RwLock::new(Held {
+                objects: HashMap::new(),
+                deleted: VecDeque::new(),
+            }),
             listed: watch::Sender::new(0),
         }
     }
+}
+
+/// A kind of object that is held.
+pub trait Stored: Child {
+    /// Where.
+    fn children(stores: &Stores) -> &Children<Self>;
+}
+
+macro_rules! stored {
+    ($($kind:ty => $field:ident),*) => { $(
+        impl Stored for $kind {
+            fn children(stores: &Stores) -> &Children<Self> {
+                &stores.$field
+            }
+        }
+    )* };
+}
+
+stored! {
+    Deployment => deployments,
+    Service => services,
+    NetworkPolicy => policies,
+    PodDisruptionBudget => budgets,
+    PersistentVolumeClaim => claims,
+    Secret => secrets
 }
 
 /// What a watch covers: one namespace, or all of them.
@@ -100,19 +135,23 @@ impl Stores {
         }
     }
 
+    /// Holds an object as the API server answered when it was written, before the watch tells of it: whoever decides
+    /// after a write sees what was written.
+    pub fn wrote<K: Stored>(&self, object: K) {
+        K::children(self).wrote(object);
+    }
+
     /// The Secrets of one instance.
     pub fn secrets_of(&self, namespace: &str, instance: &str) -> BTreeMap<String, Arc<Secret>> {
         self.secrets.of(namespace, instance)
     }
 }
 
-impl<K> Children<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + Send + 'static,
-{
+impl<K: Child> Children<K> {
     fn of(&self, namespace: &str, instance: &str) -> BTreeMap<String, Arc<K>> {
-        self.objects
+        self.held
             .read()
+            .objects
             .get(&(namespace.to_owned(), instance.to_owned()))
             .cloned()
             .unwrap_or_default()
@@ -161,7 +200,7 @@ where
                     }
                     Event::Delete(object) => {
                         if let Some(key) = key(&object) {
-                            self.remove(&key, nudge).await;
+                            self.remove(&key, object.uid(), nudge).await;
                         }
                     }
                 },
@@ -180,26 +219,33 @@ where
         nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
     ) {
         let reference = ObjectRef::new(&instance).within(&namespace);
-        self.objects
-            .write()
-            .entry((namespace, instance))
-            .or_default()
-            .insert(name, Arc::new(object));
-        let _ = nudge.send(reference).await;
+        // What was held already, since we wrote it, is no news.
+        if self.held.write().put((namespace, instance), name, object) {
+            let _ = nudge.send(reference).await;
+        }
     }
 
-    async fn remove(&self, key: &(String, String, String), nudge: &mpsc::Sender<ObjectRef<CacheInstance>>) {
-        let (namespace, instance, name) = key;
-        {
-            let mut objects = self.objects.write();
-            let of = (namespace.clone(), instance.clone());
-            if let Some(children) = objects.get_mut(&of) {
-                children.remove(name);
-                if children.is_empty() {
-                    objects.remove(&of);
-                }
+    fn wrote(&self, mut object: K) {
+        object.meta_mut().managed_fields = None;
+        if let Some((namespace, instance, name)) = key(&object) {
+            let mut held = self.held.write();
+            if object.uid().is_none_or(|uid| !held.deleted.contains(&uid)) {
+                held.put((namespace, instance), name, object);
             }
         }
+    }
+
+    /// Removes an object, if it is that one and not another of its name.
+    async fn remove(
+        &self,
+        key: &(String, String, String),
+        uid: Option<String>,
+        nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
+    ) {
+        let (namespace, instance, name) = key;
+        self.held
+            .write()
+            .remove(&(namespace.clone(), instance.clone()), name, uid);
         let _ = nudge.send(ObjectRef::new(instance).within(namespace)).await;
     }
 
@@ -211,20 +257,50 @@ where
         nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
     ) {
         let gone: Vec<_> = self
-            .objects
+            .held
             .read()
+            .objects
             .iter()
             .filter(|((namespace, _), _)| scope.as_ref().is_none_or(|scope| scope == namespace))
             .flat_map(|((namespace, instance), children)| {
-                children
-                    .keys()
-                    .map(|name| (namespace.clone(), instance.clone(), name.clone()))
+                let key = |name: &String| (namespace.clone(), instance.clone(), name.clone());
+                children.iter().map(move |(name, object)| (key(name), object.uid()))
             })
-            .filter(|key| !seen.contains(key))
+            .filter(|(key, _)| !seen.contains(key))
             .collect();
-        for key in gone {
-            self.remove(&key, nudge).await;
+        for (key, uid) in gone {
+            self.remove(&key, uid, nudge).await;
         }
+    }
+}
+
+impl<K: ResourceExt> Held<K> {
+    /// Returns whether it is news: neither what is held nor earlier than that.
+    fn put(&mut self, instance: Instance, name: String, object: K) -> bool {
+        let children = self.objects.entry(instance).or_default();
+        let is_news = children.get(&name).is_none_or(|held| {
+            let versions = object.resource_version().zip(held.resource_version());
+            held.uid() != object.uid() || versions.is_none_or(|(version, held)| is_later(&version, &held))
+        });
+        if is_news {
+            children.insert(name, Arc::new(object));
+        }
+        is_news
+    }
+
+    fn remove(&mut self, instance: &Instance, name: &str, uid: Option<String>) {
+        if let Some(children) = self.objects.get_mut(instance) {
+            if children.get(name).is_some_and(|held| held.uid() == uid) {
+                children.remove(name);
+            }
+            if children.is_empty() {
+                self.objects.remove(instance);
+            }
+        }
+        if self.deleted.len() >= DELETIONS {
+            self.deleted.pop_front();
+        }
+        self.deleted.extend(uid);
     }
 }
 
@@ -244,6 +320,44 @@ mod tests {
             "name": name, "namespace": "n", "labels": { labels::INSTANCE: instance },
         } }))
         .unwrap()
+    }
+
+    fn version(uid: &str, version: &str) -> Secret {
+        let mut secret = secret("a-auth", "a");
+        secret.metadata.uid = Some(uid.to_owned());
+        secret.metadata.resource_version = Some(version.to_owned());
+        secret
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_seen_at_once_and_nothing_older_takes_its_place() {
+        let (nudge, mut nudged) = mpsc::channel(16);
+        let children = Children::<Secret>::default();
+        let held = || {
+            let secrets = children.of("n", "a");
+            secrets.get("a-auth").and_then(|secret| secret.resource_version())
+        };
+        let place = key(&version("u", "1")).unwrap();
+        children.wrote(version("u", "10"));
+        assert_eq!(held().as_deref(), Some("10"));
+        for told in ["9", "10"] {
+            children.put(place.clone(), version("u", told), &nudge).await;
+            assert_eq!(held().as_deref(), Some("10"));
+        }
+        assert!(nudged.try_recv().is_err(), "neither was news");
+        children.put(place.clone(), version("u", "11"), &nudge).await;
+        assert_eq!(held().as_deref(), Some("11"));
+        assert!(nudged.try_recv().is_ok());
+        // The end of one that had the name before is not the end of this one.
+        children.remove(&place, Some("before".to_owned()), &nudge).await;
+        assert_eq!(held().as_deref(), Some("11"));
+        children.remove(&place, Some("u".to_owned()), &nudge).await;
+        assert_eq!(held(), None);
+        // The answer to the write came after the watch told of all of its life.
+        children.wrote(version("u", "10"));
+        assert_eq!(held(), None);
+        children.wrote(version("next", "12"));
+        assert_eq!(held().as_deref(), Some("12"));
     }
 
     #[tokio::test]
