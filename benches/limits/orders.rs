@@ -88,6 +88,9 @@ pub async fn accepted(stage: &Stage, plan: &Plan) -> Result<Vec<Row>, String> {
 /// Orders that a member of the pool is ready for.
 pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
     const MEMBERS: u64 = 1_000;
+    /// Those that are ordered at a pace rather than as fast as it goes, which says how long one takes.
+    const PACED: u64 = 400;
+    const PER_SECOND: f64 = 100.0;
     const POOLED: &str = "bench-pooled";
     stage
         .apply(&serde_json::json!({
@@ -106,7 +109,7 @@ pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
     let said = |error: cache_broker::ledger::LedgerError| error.to_string();
     let epoch = ledger.next_epoch().await.map_err(said)?;
     let plan_id = plan.id.parse().map_err(|error| format!("{error}"))?;
-    let members = u64::try_from(stage.rounds).unwrap_or(1) * MEMBERS;
+    let members = u64::try_from(stage.rounds).unwrap_or(1) * (MEMBERS + PACED);
     for number in 0..members {
         let id = uuid::Uuid::new_v4();
         let new = NewMember {
@@ -146,8 +149,14 @@ pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
             .all(201)?;
         let script = CLAIM.replace('\n', " ");
         let limit = pgbench::rate(&url, &script, stage.folder.path(), Duration::from_secs(2)).await?;
-        slowest.push(measured.quantile(0.99));
         rounds.push((measured.rate(), limit));
+        let work = Work::Paced {
+            count: PACED,
+            per_second: PER_SECOND,
+        };
+        let make = orders(&broker, &format!("paced{round}"), plan);
+        let paced = load::run(broker.address, CONNECTIONS, work, make).await?.all(201)?;
+        slowest.push(paced.quantile(0.99));
     }
     broker.end().await?;
     control_plane
@@ -156,7 +165,12 @@ pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
         .map_err(|error| error.to_string())?;
     Ok(vec![
         Row::of("PUT provision from the pool", "req/s", Goal::RatioAtLeast(0.0), &rounds),
-        Row::alone("PUT provision from the pool: p99", "ms", Goal::AtMost(20.0), &slowest),
+        Row::alone(
+            "PUT provision from the pool, at 100/s: p99",
+            "ms",
+            Goal::AtMost(20.0),
+            &slowest,
+        ),
     ])
 }
 
