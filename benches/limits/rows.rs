@@ -139,6 +139,7 @@ pub async fn settle(ledger: &Ledger, sql: &tokio_postgres::Client, prefix: &str,
                 reason: "Available".to_owned(),
                 message: "the cache answers".to_owned(),
                 connection: Some(connection()),
+                encrypted_at_rest: None,
                 users: Vec::new(),
                 current: true,
             };

@@ -3,4 +3,4 @@
 source "$(dirname "$0")/call.sh"
 
 need INSTANCE_ID
-call POST "$instance/actions/backups"
+call POST "$instance/actions/backups$only_webhook"

@@ -39,3 +39,5 @@ instance=/v2/service_instances/$(uri "${INSTANCE_ID-}")
 binding=$instance/service_bindings/$(uri "${BINDING_ID-}")
 ids="service_id=$(uri "${SERVICE_ID-}")&plan_id=$(uri "${PLAN_ID-}")"
 webhook=${WEBHOOK:+&webhook=$(uri "$WEBHOOK")&secret=$(uri "${SECRET-}")}
+# The same, where it is all that the query says.
+only_webhook=${webhook:+?${webhook#&}}

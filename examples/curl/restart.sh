@@ -3,4 +3,4 @@
 source "$(dirname "$0")/call.sh"
 
 need INSTANCE_ID
-call POST "$instance/actions/restart"
+call POST "$instance/actions/restart$only_webhook"

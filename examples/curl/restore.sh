@@ -3,4 +3,4 @@
 source "$(dirname "$0")/call.sh"
 
 need INSTANCE_ID BACKUP
-call PUT "$instance/actions/backups/$(uri "$BACKUP")"
+call PUT "$instance/actions/backups/$(uri "$BACKUP")$only_webhook"

@@ -113,6 +113,16 @@ pub fn forecast(from: &CachePlanSpec, to: &CachePlanSpec) -> Vec<Difference> {
     found.0
 }
 
+/// A plan as a cache that was made from it runs, where it leaves that to the provider and the provider says it: whether
+/// the cache is encrypted at rest. A valkey that was a redis is as the redis was made.
+pub fn as_it_runs(spec: &CachePlanSpec, encrypted_at_rest: Option<bool>) -> CachePlanSpec {
+    let mut spec = spec.clone();
+    if let (Some(elasticache), Some(encrypted)) = (&mut spec.elasticache, encrypted_at_rest) {
+        elasticache.at_rest_encryption = Some(encrypted);
+    }
+    spec
+}
+
 /// The worst that a move does.
 pub fn worst(differences: &[Difference]) -> Effect {
     differences

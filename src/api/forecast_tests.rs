@@ -250,6 +250,26 @@ fn every_field_has_its_effect() {
     }
 }
 
+/// A valkey is encrypted at rest unless it is said otherwise, but not one that was a redis.
+#[test]
+fn what_the_provider_says_of_a_cache_counts_more_than_what_it_does_by_itself() {
+    let from = aws("valkey", "8.0", &json!({}));
+    let to = |at_rest: bool| aws("valkey", "8.0", &json!({ "atRestEncryption": at_rest }));
+    for (said, at_rest, effect) in [
+        (None, true, Effect::None),
+        (None, false, Effect::Replace),
+        (Some(true), true, Effect::None),
+        (Some(true), false, Effect::Replace),
+        (Some(false), true, Effect::Replace),
+        (Some(false), false, Effect::None),
+    ] {
+        let differences = forecast(&as_it_runs(&from, said), &to(at_rest));
+        assert_eq!(worst(&differences), effect, "{said:?} {at_rest}");
+    }
+    let cluster = cluster("redis", "8.0", &json!({}));
+    assert_eq!(as_it_runs(&cluster, Some(true)), cluster);
+}
+
 #[test]
 fn what_only_the_catalog_says_does_nothing_to_a_cache() {
     let from = aws("redis", "7.1", &json!({}));

@@ -200,7 +200,7 @@ pub struct UserStatus {
     pub secret_version: Option<String>,
 }
 
-/// How far the password of a replication group is.
+/// How far the password of a replication group is, or which one a redis in the cluster was started with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordStatus {
@@ -258,6 +258,9 @@ pub struct CacheInstanceStatus {
     /// The engine and its version, as they run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<RunningEngine>,
+    /// Whether it is encrypted at rest, where the provider says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_at_rest: Option<bool>,
     /// Who runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderKind>,
@@ -297,7 +300,7 @@ pub struct CacheInstanceStatus {
     /// The ElastiCache user group that its users are in. Written before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_group: Option<String>,
-    /// How far the password of a replication group is.
+    /// How far the password of a replication group is, or which one a redis in the cluster was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordStatus>,
     /// Since when the provider answers with a state that is not known.

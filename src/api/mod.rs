@@ -23,7 +23,7 @@ pub use backup::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheBackup
 pub use connection::Connection;
 pub use crds::{manifests, write_manifests};
 pub use engine::{Engine, EngineType, Namespaces};
-pub use forecast::{Difference, Effect, Order, compare_versions, forecast, worst};
+pub use forecast::{Difference, Effect, Order, as_it_runs, compare_versions, forecast, worst};
 pub use instance::{
     Adopt, CacheInstance, CacheInstanceSpec, CacheInstanceStatus, Endpoint, LastBackup, LocalRef, Node, Owner,
     PasswordStage, PasswordStatus, PlanRef, PlanStatus, ProviderTags, Replacement, RestartStatus, Restore,

@@ -115,7 +115,7 @@ pub struct CachePlanSpec {
     /// How long an operation may take before it counts as failed; one hour if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_deadline: Option<Duration>,
-    /// How long a cache on ElastiCache is kept after another one took its place; a day if absent.
+    /// How long a cache on ElastiCache is kept at most after another one took its place; a day if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_grace_period: Option<Duration>,
     /// What bindings are handed: the one password of the cache, or a user each (redis and valkey).

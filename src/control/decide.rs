@@ -536,6 +536,7 @@ pub fn status(
         conditions,
         plan: running.or(before.plan),
         engine: report.engine.clone().or(before.engine),
+        encrypted_at_rest: report.encrypted_at_rest.or(before.encrypted_at_rest),
         endpoint: report.endpoint.clone(),
         reader_endpoint: report.reader_endpoint.clone(),
         nodes: report.nodes.clone(),

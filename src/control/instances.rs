@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 
 use super::backups::BackupIndex;
 use super::decide::{self, BackupLookup, Opening, PlanLookup};
+use super::departures::Departures;
 use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
@@ -36,6 +37,8 @@ pub struct Instances {
     pub plans: Plans,
     /// Backups, to fill instances from.
     pub backups: BackupIndex,
+    /// Of whom nobody needs any more what a change left behind.
+    pub departures: Departures,
     /// The providers that are switched on.
     pub providers: Providers,
     /// Publishes Kubernetes Events.
@@ -125,16 +128,19 @@ impl Run<'_> {
                 self.context.retries.rested(&self.reference);
                 Ok(ControlFlow::Break(Action::requeue(self.context.resync)))
             }
-            Opening::Proceed(desired) => self.proceed(&desired).await,
+            Opening::Proceed(mut desired) => self.proceed(&mut desired).await,
         }
     }
 
-    async fn proceed(&mut self, desired: &Desired) -> Result<ControlFlow<Action>, Error> {
+    async fn proceed(&mut self, desired: &mut Desired) -> Result<ControlFlow<Action>, Error> {
         let providers = &self.context.providers;
         let observed = match providers.observe(desired).await {
             Ok(observed) => observed,
             Err(fault) => return self.faulted(desired, None, fault).await.map(ControlFlow::Break),
         };
+        // Asked after the Secret was looked at: it speaks of that one, or of a later.
+        desired.release_superseded |= self.context.departures.are_over(&self.instance, &providers.stores);
+        let desired = &*desired;
         let decision = providers.decide(desired, &observed, ambient::now());
         providers.settle(desired, &observed, &decision);
         match &decision.step {

@@ -4,6 +4,7 @@
 mod backups;
 pub mod deadlines;
 pub mod decide;
+mod departures;
 mod events;
 mod finalizer;
 mod instances;

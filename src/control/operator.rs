@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::backups::{BackupIndex, Backups};
+use super::departures::Departures;
 use super::instances::Instances;
 use super::leader::Candidate;
 use super::occurrences;
@@ -181,10 +182,12 @@ impl Operator {
             events.clone(),
         );
         let backup_index = BackupIndex::default();
+        let departures = Departures::default();
         let instances = Arc::new(Instances {
             client: self.client.clone(),
             plans: plans.clone(),
             backups: backup_index.clone(),
+            departures: departures.clone(),
             providers: providers.clone(),
             events: events.clone(),
             retries: Retries::default(),
@@ -255,6 +258,7 @@ impl Operator {
             occurred: occur,
         };
         let telling = occurrences::tell(self.client.clone(), stores.clone(), occurred);
+        let departing = departures.watch(&self.ledger, &stores, &providers.stores, nudge);
         let polling = async {
             match &providers.elasticache {
                 Some(elasticache) => elasticache.poller.run(&ears).await,
@@ -328,6 +332,7 @@ impl Operator {
             () = revision_watch => Err(ended("the watch of ControllerRevisions")),
             () = polling => Err(ended("the poller of ElastiCache")),
             () = telling => Err(ended("the teller of provider events")),
+            () = departing => Err(ended("the look-out for bindings of before a change")),
         }
     }
 

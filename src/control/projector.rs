@@ -360,6 +360,7 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
         message,
         verdict,
         connection,
+        encrypted_at_rest: status.encrypted_at_rest,
         users: status
             .users
             .iter()

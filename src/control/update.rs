@@ -1,7 +1,7 @@
 //! What moving an instance to the newest revision of its plan would do. Nothing is done before it is moved.
 
 use super::decide::PlanRevision;
-use crate::api::{CacheInstance, Difference, Effect, annotations, effective, forecast, worst};
+use crate::api::{CacheInstance, Difference, Effect, annotations, as_it_runs, effective, forecast, worst};
 
 /// What is said of a later revision, or that there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub fn update(instance: &CacheInstance, from: &PlanRevision, later: Option<&Plan
     let parameters = &instance.spec.parameters;
     // What it runs with was accepted once, whatever became of the plan since.
     let old = effective(&from.spec, parameters).unwrap_or_else(|_| from.spec.clone());
+    let encrypted = instance.status.as_ref().and_then(|status| status.encrypted_at_rest);
+    let old = as_it_runs(&old, encrypted);
     let (reason, what) = match effective(&later.spec, parameters) {
         Ok(new) => {
             let differences = forecast(&old, &new);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use deadpool_postgres::{GenericClient, Transaction};
 use serde_json::{Map, Value};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::events::Event;
@@ -400,12 +401,7 @@ impl Ledger {
 
 /// An instance with its latest operation, locked until the transaction ends.
 pub(super) async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Held>, LedgerError> {
-    let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
-    let statement = tx
-        .prepare_cached(&format!("select {COLUMNS} from instances where id = $1 for update"))
-        .await
-        .map_err(refused)?;
-    let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+    let Some(row) = lock_row(tx, id, "", "").await? else {
         return Ok(None);
     };
     Ok(Some(Held {
@@ -413,6 +409,27 @@ pub(super) async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Resu
         latest: latest_operation(tx, id).await?,
         opened: (),
     }))
+}
+
+/// What is joined to the row of an instance for its plan at the revision that it runs from.
+pub(super) const JOIN_PLAN: &str = "left join plan_revisions on plan_revisions.plan_id = instances.plan_id
+    and plan_revisions.revision = instances.plan_revision";
+
+/// The row of an instance, locked until the transaction ends: its [`COLUMNS`], and then others of it or of what is joined.
+pub(super) async fn lock_row(
+    tx: &Transaction<'_>,
+    id: &InstanceId,
+    others: &str,
+    joined: &str,
+) -> Result<Option<Row>, LedgerError> {
+    let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
+    let statement = tx
+        .prepare_cached(&format!(
+            "select {COLUMNS} {others} from instances {joined} where instances.id = $1 for update of instances"
+        ))
+        .await
+        .map_err(refused)?;
+    tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)
 }
 
 /// The latest operation of the instance itself as it is now: a statement of its own sees what was committed while the lock was waited for.

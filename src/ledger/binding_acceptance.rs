@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use super::acceptance::{crowded, latest_operation};
+use super::acceptance::{JOIN_PLAN, crowded, latest_operation, lock_row};
 use super::bindings::{Binding, Credentials, credentials_place, parameters_place};
-use super::instances::{self, COLUMN_COUNT, COLUMNS};
+use super::instances::{self, COLUMN_COUNT};
 use super::{
     Answered, Asked, BindingId, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, Outcome,
     PlanId, Remains, ServiceId, Settled, WebhookTarget, audit, operations, updates, webhooks,
@@ -224,16 +224,8 @@ impl Ledger {
         id: &InstanceId,
     ) -> Result<Option<Held<Bindable>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
-        let statement = tx
-            .prepare_cached(&format!(
-                "select {COLUMNS}, instances.connection, plan_revisions.spec from instances
-                 left join plan_revisions on plan_revisions.plan_id = instances.plan_id
-                     and plan_revisions.revision = instances.plan_revision
-                 where instances.id = $1 for update of instances"
-            ))
-            .await
-            .map_err(refused)?;
-        let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+        let others = ", instances.connection, plan_revisions.spec";
+        let Some(row) = lock_row(tx, id, others, JOIN_PLAN).await? else {
             return Ok(None);
         };
         Ok(Some(Held {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::acceptance::latest_operation;
-use super::instances::{self, COLUMN_COUNT, COLUMNS};
+use super::acceptance::{latest_operation, lock_row};
+use super::instances::{self, COLUMN_COUNT};
 use super::{
     BindingId, Connection, Held, InstanceId, Ledger, LedgerError, Observation, Operation, OperationKind,
     OperationState, Outcome, PolledOperation, Remains, Verdict, operations,
@@ -207,13 +207,7 @@ impl Ledger {
         id: &InstanceId,
     ) -> Result<Option<Held<Option<Connection>>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
-        let statement = tx
-            .prepare_cached(&format!(
-                "select {COLUMNS}, instances.connection from instances where id = $1 for update"
-            ))
-            .await
-            .map_err(refused)?;
-        let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+        let Some(row) = lock_row(tx, id, ", instances.connection", "").await? else {
             return Ok(None);
         };
         Ok(Some(Held {
@@ -397,6 +391,7 @@ mod tests {
             reason: String::new(),
             message: String::new(),
             connection: None,
+            encrypted_at_rest: None,
             users: users.iter().map(user).collect(),
             current,
         }

@@ -61,6 +61,8 @@ pub struct Observation {
     pub message: String,
     /// How to reach it, if known.
     pub connection: Option<Connection>,
+    /// Whether it is encrypted at rest, if its provider says so.
+    pub encrypted_at_rest: Option<bool>,
     /// The users that its cache lets in, or may let in.
     pub users: Vec<SeenUser>,
     /// Whether its status speaks of its present spec.
@@ -246,6 +248,7 @@ impl Ledger {
             .prepare_cached(
                 "update instances set uid = $2, observed_epoch = $3, observed_version = $4, ready = $5, reason = $6,
                         message = $7, connection = coalesce($8, connection), updated_at = now(),
+                        encrypted_at_rest = coalesce($9, encrypted_at_rest),
                         provisioned_at = case when $5 then coalesce(provisioned_at, now()) else provisioned_at end
                   where id = $1",
             )
@@ -263,6 +266,7 @@ impl Ledger {
                         &observation.reason,
                         &observation.message,
                         &connection,
+                        &observation.encrypted_at_rest,
                     ],
                 )
                 .await

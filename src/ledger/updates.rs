@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use super::acceptance::latest_operation;
-use super::instances::{self, COLUMN_COUNT, COLUMNS};
+use super::acceptance::{JOIN_PLAN, latest_operation, lock_row};
+use super::instances::{self, COLUMN_COUNT};
 use super::{
     Answered, Asked, Held, InstanceId, Judgement, Ledger, LedgerError, Operation, OperationKind, PlanId, Scope,
     Settled, Usage, WebhookTarget, audit, listen, operations, webhooks,
@@ -28,6 +28,8 @@ pub struct Changeable {
     pub asked: Option<Value>,
     /// Whether its cache asks nobody for a password.
     pub open: bool,
+    /// Whether its cache is encrypted at rest, if its provider says so.
+    pub encrypted_at_rest: Option<bool>,
 }
 
 /// A change to an instance.
@@ -110,17 +112,9 @@ impl Ledger {
         id: &InstanceId,
     ) -> Result<Option<Held<Changeable>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
-        let statement = tx
-            .prepare_cached(&format!(
-                "select {COLUMNS}, instances.parameters, instances.context, plan_revisions.spec, instances.connection
-                 from instances
-                 left join plan_revisions on plan_revisions.plan_id = instances.plan_id
-                     and plan_revisions.revision = instances.plan_revision
-                 where instances.id = $1 for update of instances"
-            ))
-            .await
-            .map_err(refused)?;
-        let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+        let others = ", instances.parameters, instances.context, plan_revisions.spec, instances.connection, \
+                      instances.encrypted_at_rest";
+        let Some(row) = lock_row(tx, id, others, JOIN_PLAN).await? else {
             return Ok(None);
         };
         let latest = latest_operation(tx, id).await?;
@@ -140,6 +134,7 @@ impl Ledger {
                 plan_spec: row.try_get(COLUMN_COUNT + 2).map_err(refused)?,
                 asked,
                 open: connection.is_some_and(|connection| connection.password.is_none()),
+                encrypted_at_rest: row.try_get(COLUMN_COUNT + 4).map_err(refused)?,
             },
         }))
     }

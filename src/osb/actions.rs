@@ -199,6 +199,16 @@ impl Action {
                     "name": "backup", "in": "path", "required": true, "schema": { "type": "string" },
                 }));
             }
+            if self.takes_time() {
+                for (name, description) in [
+                    ("webhook", "Where to tell that the work ended."),
+                    ("secret", "What signs that."),
+                ] {
+                    parameters.push(json!({
+                        "name": name, "in": "query", "description": description, "schema": { "type": "string" },
+                    }));
+                }
+            }
             json!({
                 "operationId": id, "tags": [self.name()], "summary": self.summary(), "parameters": parameters,
                 "responses": responses,

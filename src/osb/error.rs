@@ -152,6 +152,14 @@ impl OsbError {
         }
     }
 
+    /// 431: more before the body than anybody has to say.
+    pub fn head_too_large(bytes: usize, headers: usize) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            format!("the request line and headers are more than {bytes} bytes or {headers} headers: send less"),
+        )
+    }
+
     /// 500: the broker's own fault.
     pub fn internal() -> Self {
         Self::new(

@@ -59,6 +59,9 @@ use request::Query;
 use routes::Call;
 use tls::Subject;
 
+/// How large request line and headers may be together, in bytes, and how many headers there may be.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 100;
 /// The longest body.
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a body may take to arrive.
@@ -164,6 +167,18 @@ async fn serve<B: Buf>(facade: Arc<Facade>, head: Head, body: impl Stream<Item =
 }
 
 impl Head {
+    /// Refuses more than anybody has to say before a body.
+    fn check_size(&self) -> Result<(), OsbError> {
+        let headers = self.headers.iter();
+        // As they stand on the wire: a colon, a space and the end of the line beside each.
+        let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 4);
+        let line = self.method.as_str().len() + self.path.as_str().len() + self.query.len();
+        if self.headers.len() > MAX_HEADERS || line + headers.sum::<usize>() > MAX_HEAD {
+            return Err(OsbError::head_too_large(MAX_HEAD, MAX_HEADERS));
+        }
+        Ok(())
+    }
+
     /// Counts the request that was answered.
     fn measured(&self, status: StatusCode, took: Duration) {
         let call = Call::of(&self.method, self.path.as_str());
@@ -196,6 +211,7 @@ impl Facade {
         version: Result<Version, OsbError>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Result<Sent, OsbError> {
+        head.check_size()?;
         let authenticator = &self.authenticator;
         let caller = authenticator
             .authenticate(&head.method, &head.headers, head.subject.as_ref())

@@ -24,9 +24,10 @@ use super::{Facade, filter};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// About how large request line and headers may be together, and how much of a body is held at once.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
+/// About how large request line and headers may be together, and how much of a body is held at once. The facade takes
+/// less, and says so; what is beyond this gets hyper's own answer, without a body and without an identity.
+const MAX_HEAD: usize = 2 * super::MAX_HEAD;
+const MAX_HEADERS: usize = 2 * super::MAX_HEADERS;
 /// How long requests under way may go on when the server is to end.
 const FAREWELL: Duration = Duration::from_secs(20);
 /// The pause when no connection can be taken, for want of file descriptors.

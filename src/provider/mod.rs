@@ -9,6 +9,7 @@ mod objects;
 mod providers;
 mod record;
 pub mod secrets;
+mod seeding;
 mod succession;
 pub mod users;
 mod window;
@@ -169,6 +170,8 @@ pub struct Report {
     pub bound: bool,
     /// The engine and its version, as they run; what was known before if absent.
     pub engine: Option<RunningEngine>,
+    /// Whether it is encrypted at rest; what was known before if absent.
+    pub encrypted_at_rest: Option<bool>,
     /// Whether the provider supports them; what was known before if absent.
     pub support: Option<EngineSupport>,
 }
@@ -197,6 +200,7 @@ impl Report {
             nodes: Vec::new(),
             bound: false,
             engine: None,
+            encrypted_at_rest: None,
             support: None,
         }
     }

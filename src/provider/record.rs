@@ -59,7 +59,7 @@ pub struct RestartingNode {
     pub seen: bool,
 }
 
-/// How far the password of a replication group is.
+/// How far the password of a replication group is; of a redis in the cluster, which one it was started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// The `resourceVersion` of the Secret with it.

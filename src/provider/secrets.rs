@@ -1,8 +1,8 @@
 //! The Secrets of an instance.
 //!
-//! The *auth* Secret holds the generated password. It is made before the provider is asked for anything that uses it and
-//! is never written again. The *connection* Secret is what applications mount; it follows from the auth Secret and the
-//! endpoint, and is made again when somebody deletes it.
+//! The *auth* Secret holds the generated password. It is made before the provider is asked for anything that uses it, and
+//! is written again only to put back what a cache in the cluster was started with. The *connection* Secret is what
+//! applications mount; it follows from the auth Secret and the endpoint, and is made again when somebody deletes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::kubernetes::Stores;
-use super::{Desired, Done, Fault, objects};
+use super::{Desired, Done, Fault, Token, TokenStage, objects};
 use crate::api::labels::{NAME, PLAN};
 use crate::api::{Connection, EngineType, generate_password};
 
@@ -30,6 +30,8 @@ pub const REDIS_AUTH_CONF: &str = "auth.conf";
 pub enum SecretStep {
     /// Makes the auth Secret with a new password. One that exists is left as it is.
     CreateAuth,
+    /// Writes the auth Secret again.
+    ApplyAuth(BTreeMap<String, ByteString>),
     /// Writes the connection Secret.
     ApplyConnection(BTreeMap<String, ByteString>),
     /// Writes the Secret with the users that a redis in the cluster starts with.
@@ -60,15 +62,78 @@ pub fn connection_step(
     connection: &Connection,
 ) -> Option<SecretStep> {
     let data = connection.secret_data();
-    // Its label is of the plan that the instance is on now.
+    let stands = stands(desired, secrets.get(&desired.connection_secret), &data);
+    (!stands).then_some(SecretStep::ApplyConnection(data))
+}
+
+/// The step that makes the Secret of users say this; `None` if it does.
+pub fn users_step(
+    desired: &Desired,
+    secrets: &BTreeMap<String, Arc<Secret>>,
+    data: BTreeMap<String, ByteString>,
+) -> Option<SecretStep> {
+    let stands = stands(desired, secrets.get(&desired.users_secret()), &data);
+    (!stands).then_some(SecretStep::ApplyUsers(data))
+}
+
+/// Whether a Secret that follows from others says this, and is labelled with the plan that the instance is on now.
+fn stands(desired: &Desired, secret: Option<&Arc<Secret>>, data: &BTreeMap<String, ByteString>) -> bool {
     let is_labelled = |secret: &Secret| {
         let plan = secret.metadata.labels.as_ref().and_then(|labels| labels.get(PLAN));
         plan.is_none_or(|plan| *plan == desired.plan_name)
     };
-    let stands = secrets
-        .get(&desired.connection_secret)
-        .is_some_and(|secret| secret.data.as_ref() == Some(&data) && is_labelled(secret));
-    (!stands).then_some(SecretStep::ApplyConnection(data))
+    secret.is_some_and(|secret| secret.data.as_ref() == Some(data) && is_labelled(secret))
+}
+
+/// The step that makes or mends the auth Secret of a redis in the cluster, which reads it when it starts and never again;
+/// `None` if that is not to be done. The password is the one that applications were told when the Pods were made with it:
+/// what somebody writes over it, or deletes, is put back.
+pub fn auth_step(desired: &Desired, secrets: &BTreeMap<String, Arc<Secret>>) -> Option<SecretStep> {
+    let auth = secrets.get(&desired.auth_secret());
+    let connection = secrets.get(&desired.connection_secret).filter(|_| desired.was_ready);
+    let told = connection.and_then(|secret| password(secret));
+    let wanted = match auth.and_then(|secret| password(secret)) {
+        // Of the two the one that was written since is wrong.
+        Some(_) if auth.is_some_and(|secret| was_rewritten(desired, secret)) => told?,
+        Some(password) => password,
+        None => match told {
+            Some(told) => told,
+            None => return Some(SecretStep::CreateAuth),
+        },
+    };
+    let data = auth_data(&wanted);
+    let live = auth.and_then(|secret| secret.data.as_ref());
+    let stands = live.is_some_and(|live| data.iter().all(|(key, value)| live.get(key) == Some(value)));
+    (!stands).then_some(SecretStep::ApplyAuth(data))
+}
+
+fn was_rewritten(desired: &Desired, auth: &Secret) -> bool {
+    let recorded = desired.record.token.as_ref().map(|token| &token.secret_version);
+    recorded.is_some_and(|recorded| Some(recorded) != auth.metadata.resource_version.as_ref())
+}
+
+/// What to keep of the auth Secret of a redis in the cluster: its version, once applications were told what it says.
+pub fn auth_record(desired: &Desired, secrets: &BTreeMap<String, Arc<Secret>>) -> Option<Token> {
+    let said = |name: &str| secrets.get(name).and_then(|secret| value(secret, PASSWORD));
+    let auth = secrets.get(&desired.auth_secret());
+    let version = auth.and_then(|secret| secret.metadata.resource_version.clone());
+    let told = said(&desired.connection_secret).filter(|told| !told.is_empty());
+    match version {
+        Some(secret_version) if told.is_some() && told == said(&desired.auth_secret()) => Some(Token {
+            secret_version,
+            stage: TokenStage::Alone,
+        }),
+        _ => desired.record.token.clone(),
+    }
+}
+
+/// What an auth Secret says of a password.
+pub fn auth_data(password: &SecretString) -> BTreeMap<String, ByteString> {
+    let text = password.expose_secret();
+    let conf = format!("requirepass {text}\n");
+    [(PASSWORD, text.to_owned()), (REDIS_AUTH_CONF, conf)]
+        .map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())))
+        .into()
 }
 
 /// How soon to decide anew after Secrets were deleted or let go, unless that is watched before.
@@ -81,6 +146,16 @@ const UNLESS_WATCHED: Duration = Duration::from_secs(1);
 pub async fn act(client: &Client, stores: &Stores, desired: &Desired, step: &SecretStep) -> Result<Done, Fault> {
     let written = match step {
         SecretStep::CreateAuth => create_auth(client, desired).await?,
+        SecretStep::ApplyAuth(data) => {
+            let name = &desired.auth_secret();
+            let body = json!({
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": auth_metadata(desired),
+                "data": data,
+            });
+            objects::apply::<Secret>(client, desired, name, &body).await.map(Some)?
+        }
         SecretStep::ApplyConnection(data) => {
             let name = &desired.connection_secret;
             let body = json!({
@@ -132,21 +207,21 @@ fn protocol(engine: EngineType) -> &'static str {
     }
 }
 
-async fn create_auth(client: &Client, desired: &Desired) -> Result<Option<Secret>, Fault> {
-    let name = desired.auth_secret();
-    let what = objects::attempt::<Secret>("creating", desired, &name);
-    let password = generate_password();
-    let mut metadata = objects::metadata(desired, &name);
-    // It is never written again, so it is not labelled with what may change.
+/// It is not written again with the plan, so it is not labelled with what may change.
+fn auth_metadata(desired: &Desired) -> Value {
+    let mut metadata = objects::metadata(desired, &desired.auth_secret());
     if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
         labels.retain(|label, _| ![PLAN, NAME].contains(&label.as_str()));
     }
+    metadata
+}
+
+async fn create_auth(client: &Client, desired: &Desired) -> Result<Option<Secret>, Fault> {
+    let name = desired.auth_secret();
+    let what = objects::attempt::<Secret>("creating", desired, &name);
     let body: Secret = serde_json::from_value(json!({
-        "metadata": metadata,
-        "stringData": {
-            PASSWORD: password.expose_secret(),
-            REDIS_AUTH_CONF: format!("requirepass {}\n", password.expose_secret()),
-        },
+        "metadata": auth_metadata(desired),
+        "data": auth_data(&generate_password()),
     }))
     .map_err(|_| Fault::refused(format!("{what}: its manifest cannot be written")))?;
     let api: Api<Secret> = Api::namespaced(client.clone(), &desired.namespace);

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::elasticache::fixtures::{at, auth, defaults, desired, made, modified, plan, redis};
-use super::super::elasticache::{self as ec, Live, Ownership};
+use super::super::elasticache::{self as ec, Live, Ownership, SnapshotState};
 use super::super::secrets::SecretStep;
+use super::super::seeding::SEED_POLL;
 use super::super::users::{Credential, UserRecord, UserRef};
 use super::super::{Consent, RestoreFrom};
 use super::*;
@@ -193,11 +195,17 @@ impl World {
                 self.caches
                     .insert(target.id.clone(), (modified(live, modification), snapshot));
             }
+            ec::Step::Token { target, strategy, .. } => {
+                let (live, snapshot) = self.caches.remove(&target.id).unwrap();
+                self.calls.push("token".to_owned());
+                let live = modified(live, &ec::Modification::Token(*strategy));
+                self.caches.insert(target.id.clone(), (live, snapshot));
+            }
             ec::Step::Delete { target, .. } => {
                 self.calls.push("delete".to_owned());
                 self.caches.remove(&target.id).unwrap();
             }
-            ec::Step::Secret(SecretStep::ApplyUsers(_)) => panic!("that is for the cluster"),
+            ec::Step::Secret(SecretStep::ApplyUsers(_) | SecretStep::ApplyAuth(_)) => panic!("that is for the cluster"),
             ec::Step::Reboot(..) | ec::Step::Tag { .. } | ec::Step::Untag { .. } | ec::Step::Release { .. } => {
                 panic!("{step:?}")
             }

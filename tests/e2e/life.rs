@@ -349,6 +349,7 @@ async fn nodes_are_restarted_one_by_one_while_the_others_answer() {
     .await;
     let (asked, refused) = client.end().await;
     println!("restart of two nodes: {refused} of {asked} questions refused");
+    assert!(refused < asked, "it answers before, and after");
     let reboots: Vec<_> = changes(world, &id)
         .into_iter()
         .filter(|call| call.operation == "RebootCacheCluster")
@@ -408,6 +409,7 @@ async fn a_backup_fills_the_same_instance_again_and_another_one() {
     .await;
     ask(&address, "SET state after").await.unwrap();
 
+    let client = Client::start(address.clone(), "PING");
     patch(world, &place, json!({ "restore": { "backup": backup_name } })).await;
     world.until_reason(&place, "Restoring").await;
     assert_eq!(
@@ -426,6 +428,9 @@ async fn a_backup_fills_the_same_instance_again_and_another_one() {
     assert_ne!(provider_id(&restored), id);
     assert_eq!(ask(&host(&restored), "GET state").await.unwrap(), "before");
     assert!(world.exists_in_elasticache(&id), "kept for those who still use it");
+    let (asked, refused) = client.end().await;
+    println!("a restore: {refused} of {asked} questions at the old address refused");
+    assert!(asked > 0 && refused == 0, "the old cache serves on");
     let secret = format!("{}-connection", place.name);
     let port = world
         .kubectl(&[

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cache_broker::api::CacheInstance;
-use sandbox::elasticache::Call;
+use sandbox::elasticache::{Call, Fault, FaultKind};
 use serde_json::{Value, json};
 
 use crate::caches::{redis, use_memcached, use_redis};
 use crate::cluster::{Place, provider_id};
 use crate::life::{changes, fields, move_to, operations, plan, settled};
 use crate::osb::{MEMCACHED, Order, REDIS};
-use crate::provider::gone;
+use crate::provider::{gone, strike};
 use crate::steady::Cache;
 use crate::world::{World, eventually, shared};
 
@@ -82,8 +82,9 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
     let open = plan(world, "redis", "7.1", json!({ "nodeType": MICRO })).await;
     let spec = json!({ "nodeType": MICRO, "transitEncryption": true, "authentication": "token" });
-    let secured = plan(world, "redis", "7.1", spec).await;
-    offered(world, &[&open, &secured]).await;
+    let secured = plan(world, "redis", "7.1", spec.clone()).await;
+    let valkey = plan(world, "valkey", "8.0", spec).await;
+    offered(world, &[&open, &secured, &valkey]).await;
     let mut order = Order::new(REDIS, &open);
     world.osb().have(&order).await;
     let place = world.place(&order).await;
@@ -137,6 +138,13 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     // Another password in the Secret: the one before holds until it is let go.
     annotate(world, &place, "cache.akkeris.io/release-superseded-").await;
     let other = "another-password-of-mine";
+    // ElastiCache does what it is asked, and the answer is lost: asked twice it would shut the password before out.
+    strike(
+        world,
+        Fault::new(FaultKind::LostAnswer).times(1),
+        "ModifyReplicationGroup",
+        &id,
+    );
     let patch = json!({ "stringData": { "password": other } }).to_string();
     let secret = format!("{}-auth", place.name);
     world
@@ -156,12 +164,27 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
         (credentials["password"] == json!(other)).then(|| credentials["REDIS_URL"].as_str().unwrap().to_owned())
     })
     .await;
-    assert_eq!(strategies(world, &id), ["ROTATE", "SET", "ROTATE"]);
+    assert_eq!(strategies(world, &id), ["ROTATE", "SET"]);
+    let rotations = world.calls("ModifyReplicationGroup", &id).into_iter();
+    let rotations = rotations.filter(|call| {
+        call.parameters
+            .get("AuthTokenUpdateStrategy")
+            .is_some_and(|s| s == "ROTATE")
+    });
+    let outcomes: Vec<_> = rotations.map(|call| call.outcome).collect();
+    assert_eq!(outcomes, ["ok", "(answer lost)"], "it was not asked again");
     for each in [&with, &next] {
         assert_eq!(redis(each, ca_file, &["get", "kept"]).await, "yes");
     }
-    annotate(world, &place, "cache.akkeris.io/release-superseded=true").await;
-    asked(world, &id, &["ROTATE", "SET", "ROTATE", "SET"]).await;
+    // Nobody needs the one before any more once every binding that was handed it, or none, is gone.
+    let sql = world.sql().await;
+    let bindings =
+        "select id from bindings where instance_id = $1 and deleted_at is null order by created_at desc offset 1";
+    for row in sql.query(bindings, &[&order.id]).await.unwrap() {
+        assert_eq!(strategies(world, &id), ["ROTATE", "SET"], "there is one yet");
+        assert_eq!(world.osb().unbind(&order, row.get(0)).await.status, 200);
+    }
+    asked(world, &id, &["ROTATE", "SET", "SET"]).await;
     eventually("the end of the password before", async || {
         let answer = redis(&with, ca_file, &["get", "kept"]).await;
         ["NOAUTH", "WRONGPASS"]
@@ -173,8 +196,17 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     assert_eq!(redis(&next, ca_file, &["get", "kept"]).await, "yes");
     world.until_reason(&place, "Available").await;
 
-    // The actions of the API, over TLS and with the password.
+    // The actions of the API, over TLS and with the password, of redis and of the valkey that it becomes.
     use_redis(&next, ca_file).await;
+    assert_eq!(counted(world, &order).await, 1);
+    let emptied = world.osb().act(&order, "flush").await;
+    assert_eq!(emptied.status, 200, "{emptied:?}");
+    assert_eq!(redis(&next, ca_file, &["get", "kept"]).await, "");
+    assert_eq!(redis(&next, ca_file, &["set", "kept", "yes"]).await, "OK");
+    update(world, &mut order, &valkey).await;
+    let running = world.instance(&place).await.unwrap().status.unwrap().engine.unwrap();
+    assert_eq!(running.type_.as_str(), "valkey");
+    assert_eq!(redis(&next, ca_file, &["get", "kept"]).await, "yes");
     assert_eq!(counted(world, &order).await, 1);
     let emptied = world.osb().act(&order, "flush").await;
     assert_eq!(emptied.status, 200, "{emptied:?}");

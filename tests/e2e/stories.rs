@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::join_all;
 use http::StatusCode;
+use sandbox::elasticache::{Fault, FaultKind};
 use serde_json::{Value, json};
 
 use crate::caches::{redis_without_password, use_credentials};
@@ -16,6 +17,7 @@ use crate::osb::{
     MEMCACHED, MEMCACHED_IN_CLUSTER, MEMCACHED_ON_AWS, Order, REDIS, REDIS_IN_CLUSTER, REDIS_ON_AWS, Reply,
 };
 use crate::receiver::{Received, Receiver};
+use crate::secured::offered;
 use crate::world::{World, shared};
 
 const SECRET: &str = "a-secret-of-the-platform";
@@ -188,4 +190,41 @@ async fn giving_back_what_is_still_being_made_leaves_nothing() {
         let place = world.place(&order).await;
         world.until_nothing_is_left(&place, None).await;
     }
+}
+
+/// An operation ends before the platform gives up polling it, and what the provider goes on with is not left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_outlives_its_deadline_fails_and_leaves_nothing_once_it_is_given_back() {
+    let world = shared().await;
+    let osb = world.osb();
+    // No other plan has this window: by it ElastiCache knows whom it has no room for.
+    let window = "03:17-04:17";
+    let name = format!("late-{}", uuid::Uuid::new_v4().simple());
+    world
+        .apply(&json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CachePlan", "metadata": { "name": name },
+            "spec": {
+                "service": "akkeris-redis", "id": name, "description": "Of a test.", "operationDeadline": "4s",
+                "engine": { "type": "redis", "version": "7.1" },
+                "elasticache": { "nodeType": "cache.t4g.micro", "snapshotRetentionDays": 1, "snapshotWindow": window },
+            },
+        }))
+        .await;
+    offered(world, &[&name]).await;
+    let crowded = Fault::new(FaultKind::Capacity).on("CreateReplicationGroup").of(window);
+    world.sandbox.elasticache().unwrap().faults().add(crowded);
+    let order = Order::new(REDIS, &name);
+    let operation = osb.provision(&order).await.operation();
+    let (state, description) = osb.ended(&order, &operation).await;
+    assert_eq!(state, "failed");
+    assert!(!description.is_empty());
+    let place = world.place(&order).await;
+    let id = provider_id(&world.instance(&place).await.unwrap());
+    assert!(!world.calls("CreateReplicationGroup", &id).is_empty());
+    let refused = osb.bind(&order, "b").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(!refused.body["description"].as_str().unwrap().is_empty());
+    let operation = osb.deprovision(&order).await.operation();
+    assert_eq!(osb.ended(&order, &operation).await.0, "gone");
+    world.until_nothing_is_left(&place, Some(&id)).await;
 }

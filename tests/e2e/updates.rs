@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::caches::use_credentials;
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, REDIS, REDIS_ON_AWS};
-use crate::world::shared;
+use crate::world::{eventually, shared};
 
 /// `memcached-standard-0` of deploy/plans.
 const STANDARD_0: &str = "36120f94-2cd2-3133-8196-c2ef98deffb6";
@@ -102,6 +102,7 @@ async fn a_redis_on_elasticache_is_restarted_backed_up_and_restored() {
     let backup = backups[0]["id"].as_str().unwrap();
     let place = world.place(&order).await;
     let before = world.instance(&place).await.unwrap().status.unwrap();
+    assert_eq!(osb.bind(&order, "old").await.status, 201);
     let accepted = osb.restore(&order, backup).await;
     let operation = accepted.operation();
     assert_eq!(osb.restore(&order, backup).await.operation(), operation);
@@ -117,5 +118,14 @@ async fn a_redis_on_elasticache_is_restarted_backed_up_and_restored() {
     assert_eq!(osb.restore(&order, backup).await.status, 422, "not twice in a row");
     let bound = osb.bind(&order, "b").await;
     assert_eq!(bound.body["credentials"]["host"], json!(after.endpoint.unwrap().host));
+    // Whoever was sent to the old one is not cut off; once nobody is left it goes, long before its time of grace is over.
+    let old = before.provider_id.unwrap();
+    assert!(world.exists_in_elasticache(&old));
+    assert_eq!(osb.unbind(&order, "old").await.status, 200);
+    eventually("the end of the cache that nobody is sent to any more", async || {
+        (!world.exists_in_elasticache(&old)).then_some(())
+    })
+    .await;
+    assert!(world.exists_in_elasticache(&after.provider_id.unwrap()));
     osb.give_back(&order).await;
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use cache_broker::api::CacheInstance;
 use futures::future::join_all;
 use http::StatusCode;
+use sandbox::elasticache::Limits;
 use serde_json::{Value, json};
 
 use crate::caches::redis;
@@ -113,14 +114,34 @@ async fn in_cluster(world: &World) -> String {
     .await
 }
 
+/// Orders of a plan that was made just now; the operation.
+async fn accepted(osb: &Osb, order: &Order) -> String {
+    eventually("an order of a new plan", async || {
+        let reply = osb.provision(order).await;
+        (reply.status == StatusCode::ACCEPTED).then(|| reply.operation())
+    })
+    .await
+}
+
+/// Waits until an instance says that a quota of ElastiCache is used up, and an Event as well.
+async fn lacks_room(world: &World, place: &Place, quota: &str) -> CacheInstance {
+    let instance = world
+        .until(place, quota, |condition| {
+            condition.reason == "ProviderUnavailable" && condition.message.contains(quota)
+        })
+        .await;
+    eventually("an Event of that", async || {
+        let told = crate::provider::events(world, place, "ProviderUnavailable").await;
+        (!told.is_empty()).then_some(())
+    })
+    .await;
+    instance
+}
+
 /// An order of a plan that was made just now, ready.
 async fn have(osb: &Osb, plan: &str) -> Order {
     let order = Order::new(REDIS, plan);
-    let operation = eventually("an order of a new plan", async || {
-        let reply = osb.provision(&order).await;
-        (reply.status == StatusCode::ACCEPTED).then(|| reply.operation())
-    })
-    .await;
+    let operation = accepted(osb, &order).await;
     let (state, description) = osb.ended(&order, &operation).await;
     assert_eq!(state, "succeeded", "{description}");
     order
@@ -184,6 +205,40 @@ async fn in_the_cluster_each_binding_has_a_user_that_survives_its_pod_and_ends_w
     let emptied = osb.act(&order, "flush").await;
     assert_eq!(emptied.status, StatusCode::OK, "{emptied:?}");
     says(&b, ca_file, &["dbsize"], "0").await;
+
+    // What somebody writes over the password, by which Pods start and the operator comes in, is put back.
+    let auth = format!("{}-auth", place.name);
+    let password = async |secret: &str| {
+        let of = [
+            "get",
+            "secret",
+            secret,
+            "-n",
+            &place.namespace,
+            "-o",
+            "jsonpath={.data.password}",
+        ];
+        world.kubectl(&of).await
+    };
+    let before_the_edit = password(&auth).await;
+    let mine = json!({ "stringData": { "password": "of-somebody", "auth.conf": "requirepass of-somebody\n" } });
+    let patch = [
+        "patch",
+        "secret",
+        &auth,
+        "-n",
+        &place.namespace,
+        "--type=merge",
+        "-p",
+        &mine.to_string(),
+    ];
+    world.kubectl(&patch).await;
+    eventually("the password that the server has", async || {
+        (password(&auth).await == before_the_edit).then_some(())
+    })
+    .await;
+    assert_eq!(password(&format!("{}-connection", place.name)).await, before_the_edit);
+    assert_eq!(osb.act(&order, "stats").await.status, StatusCode::OK);
 
     // A Pod that is killed comes back with its users.
     let [pod] = &before[..] else { panic!("{before:?}") };
@@ -277,9 +332,29 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
         spec,
     )
     .await;
-    let mut order = have(&osb, &redis_plan).await;
+    // ElastiCache has no room for another group of users, and then for no other user: that is waited for, and said.
+    let limits = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        elasticache().set_limits(limits);
+    };
+    limits(|limits| limits.user_groups = 0);
+    let mut order = Order::new(REDIS, &redis_plan);
+    let operation = accepted(&osb, &order).await;
     let place = world.place(&order).await;
-    let (a, b) = tokio::join!(bound(&osb, &order, "a"), bound(&osb, &order, "b"));
+    lacks_room(world, &place, "UserGroupQuotaExceeded").await;
+    assert_eq!(osb.poll(&order, &operation).await.body["state"], json!("in progress"));
+    // The default user was made already.
+    limits(|limits| limits.users = 1);
+    let (state, description) = osb.ended(&order, &operation).await;
+    assert_eq!(state, "succeeded", "{description}");
+    let binding = bind(&osb, &order, "a").await.operation();
+    let served = lacks_room(world, &place, "UserQuotaExceeded").await;
+    assert!(served.status.unwrap().endpoint.is_some(), "it goes on serving");
+    limits(|_| {});
+    assert_eq!(ended(&osb, &order, "a", &binding).await, "succeeded");
+    let a = uri(&credentials(&osb, &order, "a").await);
+    let b = bound(&osb, &order, "b").await;
     says(&a, ca_file, &["set", "key", "value"], "OK").await;
     says(&b, ca_file, &["get", "key"], "value").await;
     let instance = world.instance(&place).await.unwrap();
@@ -307,6 +382,10 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     assert_eq!(state, "succeeded", "{description}");
     order.plan = valkey_plan;
     says(&b, ca_file, &["get", "key"], "value").await;
+    assert_eq!(osb.act(&order, "stats").await.status, StatusCode::OK);
+    assert_eq!(osb.act(&order, "flush").await.status, StatusCode::OK);
+    says(&b, ca_file, &["dbsize"], "0").await;
+    says(&b, ca_file, &["set", "key", "value"], "OK").await;
     let c = bound(&osb, &order, "c").await;
     says(&c, ca_file, &["get", "key"], "value").await;
     let d = rotated(&osb, &order, "d", "c").await;
@@ -355,6 +434,14 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     for uri in [&b, &there(&b)] {
         assert!(refused(&redis(uri, ca_file, &["get", "key"]).await));
     }
+    // The old one is kept as long as somebody was sent to it, and no longer.
+    assert!(world.exists_in_elasticache(&provider_id), "d is there yet");
+    unbound(&osb, &order, "d").await;
+    eventually("the end of the cache that nobody is sent to any more", async || {
+        (!world.exists_in_elasticache(&provider_id)).then_some(())
+    })
+    .await;
+    says(&e, ca_file, &["get", "key"], "value").await;
 
     osb.give_back(&order).await;
     for id in [&provider_id, &replacement] {

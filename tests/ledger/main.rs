@@ -182,6 +182,7 @@ fn observation(id: &InstanceId, version: u64, verdict: Verdict) -> Observation {
             nodes: Vec::new(),
         }),
         verdict,
+        encrypted_at_rest: None,
         users: Vec::new(),
         current: true,
     }

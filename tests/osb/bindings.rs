@@ -199,6 +199,49 @@ async fn shared_credentials_are_handed_out_at_once_and_have_no_operation() {
     assert_eq!(revision(&broker).await, 1);
 }
 
+/// What was handed out is known for as long as its binding is there, so that it is known when an old address is needed
+/// no more.
+#[tokio::test]
+async fn the_ledger_knows_what_was_handed_out_and_is_still_in_use() {
+    let broker = start().await;
+    let instances = [instance(), "unknown".parse().unwrap()];
+    let issued = async || broker.ledger.issued(&instances).await.unwrap();
+    assert!(issued().await.is_empty());
+    broker.provision("i", "").await;
+    let ordered = issued().await.remove(&instance()).unwrap();
+    assert!(ordered.connection.is_none() && ordered.uid.is_none() && ordered.bindings.is_empty());
+    broker.seen("i", Verdict::Ready, 1).await;
+    for binding in ["a", "b"] {
+        let path = format!("/v2/service_instances/i/service_bindings/{binding}");
+        assert_eq!(broker.put(&path, &Broker::binding()).await.status, 201);
+    }
+    let known = issued().await.remove(&instance()).unwrap();
+    assert_eq!(known.uid.as_deref(), Some("uid-i"));
+    assert_eq!(known.connection.unwrap().host, connection().host);
+    assert!(!known.taken_over);
+    assert_eq!(known.bindings.len(), 2);
+    for handed in &known.bindings {
+        assert_eq!(handed.credentials.expose()["host"], json!(connection().host));
+        assert!(!handed.own_user);
+    }
+    assert_eq!(broker.unbind("i", "a").await.status, 200);
+    assert_eq!(issued().await[&instance()].bindings.len(), 1);
+    // Whom the broker before this one told stands nowhere.
+    let adopted = "update instances set adopt = 'old', adopt_plan = 'p', adopt_revision = 1";
+    broker.sql.batch_execute(adopted).await.unwrap();
+    assert!(issued().await[&instance()].taken_over);
+    // What cannot be opened is not known, and no error of the others.
+    broker
+        .sql
+        .batch_execute("update bindings set credentials = 'x' where id = 'b'")
+        .await
+        .unwrap();
+    assert!(issued().await.is_empty());
+    let gone = "update instances set deleted_at = now()";
+    broker.sql.batch_execute(gone).await.unwrap();
+    assert!(issued().await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_bindings_at_once_lose_no_user() {
     let broker = with_instance("").await;

@@ -286,6 +286,7 @@ impl Broker {
             reason: "Seen".to_owned(),
             message: format!("seen at {version}"),
             connection: at,
+            encrypted_at_rest: None,
             users: users.iter().map(user).collect(),
             current: true,
         };

@@ -156,7 +156,15 @@ async fn every_call_has_a_script_that_runs() {
     };
     assert!(version(&shell.told("stats", &[id], "200").await));
     assert_eq!(shell.told("flush", &[id], "200").await, json!({ "flush_all": "ok" }));
-    shell.told("restart", &[id], "202").await;
+    let webhook = ("WEBHOOK", "https://example.org/hook?of=mine&more");
+    let hooked = async |kind: &str| {
+        let armed =
+            "select count(*) from webhooks join operations on operations.id = webhooks.operation_id where kind = ";
+        broker.count(&format!("{armed}'{kind}'")).await
+    };
+    assert_eq!(hooked("restart").await, 0);
+    shell.told("restart", &[id, webhook, ("SECRET", "s")], "202").await;
+    assert_eq!(hooked("restart").await, 1);
     made(&broker, id.1, 4, at()).await;
     for action in ["flush", "stats", "restart"] {
         let document = shell.told("schema", &[id, ("ACTION", action)], "200").await;
@@ -208,7 +216,8 @@ async fn backups(shell: &mut Shell<'_>) {
         ..connection()
     };
     made(broker, id.1, 1, at()).await;
-    let operation = shell.told("backup", &[id], "202").await["operation"].clone();
+    let webhook = ("WEBHOOK", "https://example.org/hook");
+    let operation = shell.told("backup", &[id, webhook], "202").await["operation"].clone();
     let listed = shell.told("backups", &[id], "200").await;
     assert_eq!(listed[0]["status"], json!("creating"));
     let backup = listed[0]["id"].as_str().unwrap();
@@ -220,7 +229,10 @@ async fn backups(shell: &mut Shell<'_>) {
         .unwrap();
     let named = [id, ("BACKUP", backup)];
     assert_eq!(shell.told("backups", &named, "200").await["status"], json!("available"));
-    shell.told("restore", &named, "202").await;
+    shell.told("restore", &[id, named[1], webhook], "202").await;
+    let armed = "select count(*) from webhooks join operations on operations.id = webhooks.operation_id
+                  where kind in ('backup', 'restore')";
+    assert_eq!(broker.count(armed).await, 2);
 }
 
 /// Where bindings have users they are made by operations, and succeed each other.

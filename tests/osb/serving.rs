@@ -161,7 +161,30 @@ async fn a_target_without_a_path_is_refused_like_any_other() {
 #[tokio::test]
 async fn heads_without_end_are_refused() {
     let (address, _catalog) = bounded(server::Bounds::default()).await;
-    let many = "a: b\r\n".repeat(200);
+    // What is too much is told to whoever sent it, as long as it can be read at all.
+    let (many, long) = ("a: b\r\n".repeat(120), format!("a: {}\r\n", "b".repeat(70 * 1024)));
+    let identity = "x-broker-api-request-identity: request-1\r\n";
+    for headers in [&many, &long] {
+        let said = answer(
+            address,
+            &format!("{CATALOG}{identity}connection: close\r\n{headers}\r\n"),
+        )
+        .await;
+        assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+        assert!(
+            said.contains("\r\nx-broker-api-request-identity: request-1\r\n"),
+            "{said}"
+        );
+        assert!(
+            said.contains("{\"description\":\"") && said.contains("send less"),
+            "{said}"
+        );
+    }
+    let query = format!("GET /v2/catalog?a={} HTTP/1.1\r\n", "b".repeat(60 * 1024));
+    let small = query.replacen("b", "", 1) + "host: x\r\nx-broker-api-version: 2.17\r\nconnection: close\r\n\r\n";
+    assert!(answer(address, &small).await.starts_with("HTTP/1.1 200"));
+
+    let many = "a: b\r\n".repeat(300);
     let long = format!("a: {}\r\n", "b".repeat(400 * 1024));
     for headers in [many, long] {
         let said = answer(address, &format!("{CATALOG}{headers}\r\n")).await;

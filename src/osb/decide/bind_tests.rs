@@ -46,27 +46,12 @@ fn of_plan(plan_id: &str) -> BindRequest {
     }
 }
 
-fn existing() -> Binding {
-    Binding {
-        service_id: SERVICE.to_owned(),
-        plan_id: "p".to_owned(),
-        app_guid: Some("app".to_owned()),
-        context: Map::new(),
-        parameters: Map::new(),
-        credentials: credentials::of(&connection()),
-        username: None,
-        predecessor: None,
-        state: BindingState::Bound,
-        running: None,
-    }
-}
-
 fn in_state(state: BindingState, running: bool) -> Binding {
     Binding {
         username: Some("b-1".to_owned()),
         state,
         running: running.then(operation_id),
-        ..existing()
+        ..existing_binding()
     }
 }
 
@@ -228,7 +213,8 @@ fn a_cache_that_asks_for_no_password_has_no_users() {
         ..users()
     };
     for request in [request(), patient(), successor("old")] {
-        let Judgement::Answer(Err(error)) = judged(&request, Some(&held(open())), None, Some(&existing())) else {
+        let Judgement::Answer(Err(error)) = judged(&request, Some(&held(open())), None, Some(&existing_binding()))
+        else {
             panic!("no refusal");
         };
         assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
@@ -295,7 +281,10 @@ fn what_is_sent_along_is_judged_by_the_plan() {
     assert_eq!(told(json!({}), &kept, Some(&looser), None), "accepted");
     assert!(told(json!({}), &kept, None, None).starts_with("400"));
     // What stands is compared and not judged anew.
-    assert_eq!(told(json!({}), &resting, Some(&closed), Some(&existing())), "200");
+    assert_eq!(
+        told(json!({}), &resting, Some(&closed), Some(&existing_binding())),
+        "200"
+    );
 }
 
 /// OSB 2.17, "Binding", "Request": the instance must have been provisioned.
@@ -303,7 +292,7 @@ fn what_is_sent_along_is_judged_by_the_plan() {
 fn what_is_not_there_is_not_found() {
     let gone = tombstone(shared());
     for held in [None, Some(&gone)] {
-        let Judgement::Answer(Err(error)) = judged(&request(), held, Some(&existing()), None) else {
+        let Judgement::Answer(Err(error)) = judged(&request(), held, Some(&existing_binding()), None) else {
             panic!("no refusal");
         };
         assert_eq!(error.status(), StatusCode::NOT_FOUND);
@@ -314,14 +303,14 @@ fn what_is_not_there_is_not_found() {
 #[test]
 fn a_binding_that_exists_is_compared_first() {
     let busy = updating(shared());
-    let same = judged(&request(), Some(&busy), Some(&existing()), None);
+    let same = judged(&request(), Some(&busy), Some(&existing_binding()), None);
     assert_eq!(
         same,
-        Judgement::Answer(Ok(bound(StatusCode::OK, &existing().credentials, Version::V17)))
+        Judgement::Answer(Ok(bound(StatusCode::OK, &existing_binding().credentials, Version::V17)))
     );
     let other_plan = of_plan("q");
     assert_eq!(
-        refusal(&other_plan, &busy, Some(&existing())).status(),
+        refusal(&other_plan, &busy, Some(&existing_binding())).status(),
         StatusCode::CONFLICT
     );
     assert_eq!(refusal(&other_plan, &busy, None).code(), Some(Code::Concurrency));
@@ -338,7 +327,7 @@ fn a_binding_that_exists_is_compared_first() {
         },
         successor("other"),
     ] {
-        for binding in [existing(), in_state(BindingState::Binding, true)] {
+        for binding in [existing_binding(), in_state(BindingState::Binding, true)] {
             assert_eq!(refusal(&request, &busy, Some(&binding)).status(), StatusCode::CONFLICT);
         }
     }
@@ -419,19 +408,23 @@ fn only_what_holds_has_successors_and_shared_credentials_have_none() {
         };
         assert_eq!(error.status(), StatusCode::BAD_REQUEST);
     }
-    let Judgement::Answer(Err(error)) = judged(&successor("old"), Some(&held(shared())), None, Some(&existing()))
-    else {
+    let Judgement::Answer(Err(error)) = judged(
+        &successor("old"),
+        Some(&held(shared())),
+        None,
+        Some(&existing_binding()),
+    ) else {
         panic!("no refusal");
     };
     assert_eq!((error.status(), error.code()), (StatusCode::UNPROCESSABLE_ENTITY, None));
     // One of before the plan gave out users is succeeded by one that has its own.
-    accepted(&successor("old"), &resting, Some(&existing()));
+    accepted(&successor("old"), &resting, Some(&existing_binding()));
 }
 
 /// OSB 2.17, "Changes": endpoints came with 2.15.
 #[test]
 fn endpoints_are_told_from_2_15_on() {
-    let answer = |version| bound(StatusCode::CREATED, &existing().credentials, version).body;
+    let answer = |version| bound(StatusCode::CREATED, &existing_binding().credentials, version).body;
     assert_eq!(answer(Version::V14).get("endpoints"), None);
     assert_eq!(
         answer(Version::V15)["endpoints"],
@@ -451,7 +444,7 @@ fn a_binding_is_fetched_as_it_was_made_and_only_while_it_holds() {
         let error = fetched(binding.as_ref(), Version::V17).unwrap_err();
         assert_eq!(error.status(), StatusCode::NOT_FOUND);
     }
-    let body = fetched(Some(&existing()), Version::V17).unwrap().body;
+    let body = fetched(Some(&existing_binding()), Version::V17).unwrap().body;
     assert_eq!(body["credentials"]["MEMCACHED_URL"], json!("cache.example:11211"));
     assert_eq!(body.get("parameters"), None);
 }

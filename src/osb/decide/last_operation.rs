@@ -100,25 +100,8 @@ fn pause(age: Duration) -> Duration {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::fixtures::polled;
     use super::*;
-    use crate::ledger::{PolledOperation, Remains};
-
-    fn polled(kind: OperationKind, state: OperationState) -> Polled {
-        Polled {
-            deleted: false,
-            message: Some("being made".to_owned()),
-            operation: Some(PolledOperation {
-                kind,
-                state,
-                description: Some("ended so".to_owned()),
-                created_at: Timestamp::UNIX_EPOCH,
-                remains: (kind == OperationKind::Update).then_some(Remains {
-                    usable: true,
-                    repeatable: false,
-                }),
-            }),
-        }
-    }
 
     fn answer(polled: &Polled, named: bool) -> Reply {
         judge(Some(polled), named, Version::V17, Timestamp::from_second(80).unwrap())

@@ -68,8 +68,12 @@ pub(crate) mod fixtures {
 
     use super::*;
     use crate::api::{CachePlan, EngineType, ProviderKind};
-    use crate::ledger::{Connection, Held, Instance, Operation, OperationKind, OperationState};
+    use crate::ledger::{
+        Binding, BindingState, Connection, Held, Instance, Operation, OperationKind, OperationState, Polled,
+        PolledOperation, Remains,
+    };
     use crate::osb::catalog::Catalog;
+    use crate::osb::credentials;
     use crate::osb::services::Services;
 
     pub const SERVICE: &str = "8cccbf79-3e08-4607-ad9f-193bd5f7ff83";
@@ -229,6 +233,40 @@ pub(crate) mod fixtures {
         held.instance.deleted_at = Some(jiff::Timestamp::UNIX_EPOCH);
         held.latest = Some(operation(OperationKind::Deprovision, OperationState::Succeeded));
         held
+    }
+
+    /// An operation as polling finds it, of an instance that is there.
+    pub fn polled(kind: OperationKind, state: OperationState) -> Polled {
+        Polled {
+            deleted: false,
+            message: Some("being made".to_owned()),
+            operation: Some(PolledOperation {
+                kind,
+                state,
+                description: Some("ended so".to_owned()),
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                remains: (kind == OperationKind::Update).then_some(Remains {
+                    usable: true,
+                    repeatable: false,
+                }),
+            }),
+        }
+    }
+
+    /// A binding that was handed what all are.
+    pub fn existing_binding() -> Binding {
+        Binding {
+            service_id: SERVICE.to_owned(),
+            plan_id: "p".to_owned(),
+            app_guid: Some("app".to_owned()),
+            context: Map::new(),
+            parameters: Map::new(),
+            credentials: credentials::of(&connection()),
+            username: None,
+            predecessor: None,
+            state: BindingState::Bound,
+            running: None,
+        }
     }
 
     pub fn connection() -> Connection {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::moves::{self, Move};
 use super::quotas::Quotas;
 use super::{Answer, Reply};
-use crate::api::{CachePlanSpec, effective};
+use crate::api::{CachePlanSpec, as_it_runs, effective};
 use crate::ledger::{Change, Changeable, Held, Judgement, NewUpdate, OperationKind, Usage};
 use crate::osb::catalog::{Catalog, OfferedPlan, Unknown, maintenance_version};
 use crate::osb::error::{Code, OsbError};
@@ -220,6 +220,7 @@ fn allowed(
     let to = fits(target, to, request.parameters.is_some())?;
     // What it runs with was accepted once, whatever became of the plan since.
     let from = effective(from, &held.opened.parameters).unwrap_or_else(|_| from.clone());
+    let from = as_it_runs(&from, held.opened.encrypted_at_rest);
     match moves::judge(&from, &to) {
         Move::Never(why) => Err(unsupported(format!("this change is not possible: {why}"))),
         Move::Replacement(what) if !request.allow_replace => Err(unsupported(format!(

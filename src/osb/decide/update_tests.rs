@@ -34,6 +34,7 @@ fn standing() -> Changeable {
         plan_spec: None,
         asked: None,
         open: false,
+        encrypted_at_rest: None,
     }
 }
 
@@ -113,6 +114,27 @@ fn an_instance_stays_on_its_revision_until_a_version_is_named() {
     assert_eq!(told(&judge(&both, &newer, Some(&held))), "400");
     let stale = request(json!({ "version": "3.0.0" }));
     assert_eq!(told(&judge(&stale, &newer, Some(&held))), "422 MaintenanceInfoConflict");
+}
+
+/// A valkey that was a redis is not encrypted at rest, whatever valkey does by itself.
+#[test]
+fn a_cache_is_replaced_with_leave_also_where_only_its_provider_tells_that_it_must_be() {
+    let valkey = |id: &str, at_rest: Option<bool>| {
+        let spec = json!({
+            "engine": { "type": "valkey", "version": "8.0" }, "kubernetes": null, "parameters": null,
+            "elasticache": { "nodeType": "cache.t4g.micro", "atRestEncryption": at_rest },
+        });
+        named(id, json!({ "spec": spec }))
+    };
+    let (open, sealed) = (valkey("p", None), valkey("sealed", Some(true)));
+    let offered = catalog(&[open.clone(), sealed]);
+    let mut held = held(Changeable::default());
+    held.opened.plan_spec = Some(serde_json::to_value(open.spec).unwrap());
+    let moving = request(json!({ "plan_id": "sealed" }));
+    for (encrypted, answer) in [(None, ACCEPTED), (Some(true), ACCEPTED), (Some(false), "422")] {
+        held.opened.encrypted_at_rest = encrypted;
+        assert_eq!(told(&judge(&moving, &offered, Some(&held))), answer, "{encrypted:?}");
+    }
 }
 
 /// OSB 2.17, "Catalog Management": an instance outlives the plan it was ordered from.

@@ -10,7 +10,9 @@ use super::super::fixtures::{
 };
 use super::*;
 use crate::api::{DeletionPolicy, EngineType, Topology};
-use crate::provider::elasticache::{OWNER_TAG, Tagged, Target, provider_id, remove};
+use crate::provider::elasticache::{
+    Modification, OWNER_TAG, Tagged, Target, TokenStrategy, must_replace, provider_id, remove,
+};
 use crate::provider::{Existence, Next, RestoreFrom};
 
 #[path = "password_tests.rs"]
@@ -464,11 +466,27 @@ fn what_was_taken_over_open_stays_open_whatever_its_plan_says() {
     };
     assert_eq!(data.get("password"), None);
     wanted.as_found = false;
+    wanted.adopt = Some("found".to_owned());
+    let report = run(&wanted, &seen).report;
     assert_eq!(
-        run(&wanted, &seen).report.reason,
-        Reason::Failed,
-        "its password is gone"
+        (report.progress, report.reason),
+        (Progress::Stalled, Reason::PlanMismatch)
     );
+    for says in [
+        "asks nobody for a password",
+        "bindingCredentials are shared",
+        "spec.adopt.asOf",
+    ] {
+        assert!(report.message.contains(says), "{}", report.message);
+    }
+    // One that asks for users is one whose password is gone.
+    seen.live
+        .as_mut()
+        .unwrap()
+        .config
+        .user_groups
+        .insert("users".to_owned());
+    assert_eq!(run(&wanted, &seen).report.reason, Reason::Failed);
 }
 
 #[test]

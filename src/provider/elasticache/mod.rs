@@ -18,11 +18,12 @@ mod poller;
 mod remove;
 mod restart;
 mod seed;
+mod settled;
 mod tags;
 
 pub use access::{Access, AccessStep, NewUser, UserGroup, UserPhase, asked_users, group_id, may_have_users, user_id};
 pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
-pub use decide::{must_replace, present};
+pub use decide::present;
 pub use events::{Occurrence, is_trouble};
 pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
@@ -31,6 +32,7 @@ pub use plan::{Modification, Settings, TokenStrategy};
 pub use poller::{Ears, Poller, Target};
 pub use remove::remove;
 pub use seed::{can_seed, seed_name};
+pub use settled::must_replace;
 pub use tags::{Tagged, Tags};
 
 use std::collections::BTreeMap;
@@ -110,6 +112,15 @@ pub enum Step {
     Create(Box<Create>),
     /// Changes a cache in place.
     Modify(Target, Modification),
+    /// `ModifyReplicationGroup` with the password: lets it in beside the one before, or alone.
+    Token {
+        /// The replication group.
+        target: Target,
+        /// How.
+        strategy: TokenStrategy,
+        /// When ElastiCache said that the password was last changed. Once it says otherwise nothing is asked for.
+        before: Option<String>,
+    },
     /// `RebootCacheCluster` of one node.
     Reboot(Target, Box<LiveNode>),
     /// Writes tags, which say whose a cache is and for whom.
@@ -232,7 +243,11 @@ pub async fn act(
             let token = create.authentication.then(token).transpose()?;
             poller.create(create, token).await
         }
-        Step::Modify(target, Modification::Token(strategy)) => poller.set_token(target, token()?, *strategy).await,
+        Step::Token {
+            target,
+            strategy,
+            before,
+        } => poller.set_token(target, token()?, *strategy, before.as_ref()).await,
         Step::Modify(target, modification) => poller.modify(target, modification).await,
         Step::Reboot(target, node) => poller.reboot(target, node).await,
         Step::Tag { arn, tags } => poller.tagged(arn, poller.client().tag(arn, tags).await),

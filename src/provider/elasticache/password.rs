@@ -4,7 +4,9 @@
 //!
 //! Which one is wanted stands in the auth Secret. ElastiCache tells of no password, only of when it was last changed
 //! (`AuthTokenLastModifiedDate`), and that shows whether a call had its effect. It must be known: a second `ROTATE` would
-//! shut the password before out.
+//! shut the password before out. So the date is read again right before each call, and no call is repeated unless the
+//! date shows that it had no effect. What is left is a call of a leader before that was under way already and has its
+//! effect between that reading and the present one's call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

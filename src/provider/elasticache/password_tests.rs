@@ -89,6 +89,16 @@ impl Stage {
             Step::Secret(SecretStep::ApplyConnection(data)) => {
                 self.observed.secrets.extend([secret("i-connection", data.clone())]);
             }
+            Step::Token { strategy, before, .. } => {
+                let modification = Modification::Token(*strategy);
+                let live = self.observed.live.take().unwrap();
+                assert_eq!(
+                    *before, live.config.token_changed,
+                    "it is on condition of what was seen"
+                );
+                asked.push((modification.clone(), self.told()));
+                self.observed.live = Some(modified(live, &modification));
+            }
             Step::Modify(_, modification) => {
                 asked.push((modification.clone(), self.told()));
                 self.observed.live = self.observed.live.take().map(|live| modified(live, modification));
@@ -158,7 +168,7 @@ fn a_first_password_is_told_once_it_is_let_in_and_set_in_the_end() {
         let decision = cache.say();
         cache.desired.record = decision.report.record.clone();
         match &decision.step {
-            Next::Act(Step::Modify(_, modification)) => break modification.clone(),
+            Next::Act(Step::Token { strategy, .. }) => break Modification::Token(*strategy),
             Next::Act(step) => cache.act(step, &mut Vec::new()),
             other => panic!("{other:?}"),
         }
@@ -224,9 +234,10 @@ fn a_call_whose_answer_is_lost_is_not_made_twice_and_one_that_failed_is() {
             .secrets
             .insert("i-auth".to_owned(), auth_of("other-other-other", "2"));
         let decision = cache.say();
-        let Next::Act(Step::Modify(_, modification)) = &decision.step else {
+        let Next::Act(Step::Token { strategy, .. }) = &decision.step else {
             panic!("{decision:?}")
         };
+        let modification = &Modification::Token(*strategy);
         assert_eq!(*modification, ROTATE);
         // The status stands before the call.
         cache.desired.record = decision.report.record.clone();

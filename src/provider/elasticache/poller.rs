@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
-use super::{Access, Client, Create, Live, LiveNode, Modification, Tags, TokenStrategy, UserGroup, UserPhase};
+use super::{Access, Client, Create, Live, LiveNode, Modification, Phase, Tags, TokenStrategy, UserGroup, UserPhase};
 use crate::ambient;
 use crate::api::{CacheInstance, Topology};
 use crate::telemetry::metrics::record::{self, SavedBy};
@@ -193,12 +193,26 @@ impl Poller {
         self.noted(target, outcome)
     }
 
-    /// Asks for a password to be let in, or to be the only one.
+    /// Asks for a password to be let in, or to be the only one, unless the group is busy or its password was changed
+    /// since `before`: then what it is like now is noted, for another decision. The call takes no condition, so this is
+    /// read right before it.
     ///
     /// # Errors
     /// When ElastiCache refuses or does not answer.
-    pub async fn set_token(&self, target: &Target, token: SecretString, strategy: TokenStrategy) -> Result<(), Fault> {
-        let outcome = self.0.client.set_token(&target.id, &token, strategy).await;
+    pub async fn set_token(
+        &self,
+        target: &Target,
+        token: SecretString,
+        strategy: TokenStrategy,
+        before: Option<&String>,
+    ) -> Result<(), Fault> {
+        let client = &self.0.client;
+        let outcome = match client.describe(target.topology, &target.id).await {
+            Ok(Some(live)) if live.phase == Phase::Available && live.config.token_changed.as_ref() == before => {
+                client.set_token(&target.id, &token, strategy).await
+            }
+            outcome => outcome,
+        };
         self.noted(target, outcome)
     }
 

@@ -94,9 +94,18 @@ impl<'a> Instance<'a> {
         };
         let password = password(self.desired, self.observed);
         let open = self.desired.took_over_workload();
-        if self.desired.plan.engine.type_.is_redis_like() && password.is_none() && !open {
-            let report = self.working("making the password", &[]);
-            return Decision::act(Step::Secret(SecretStep::CreateAuth), report);
+        if self.desired.plan.engine.type_.is_redis_like()
+            && !open
+            && let Some(step) = secrets::auth_step(self.desired, &self.observed.secrets)
+        {
+            let report = match step {
+                SecretStep::CreateAuth => self.working("making the password", &[]),
+                _ => self.working(
+                    "putting back the password that it was started with",
+                    &self.nodes(item_memory),
+                ),
+            };
+            return Decision::act(Step::Secret(step), report);
         }
         let nodes = self.nodes(item_memory);
         if let Some(step) = self.users.as_ref().and_then(Users::file) {
@@ -413,6 +422,9 @@ impl<'a> Instance<'a> {
             })
         };
         let mut report = report(self.desired, progress, reason, message);
+        if self.desired.plan.engine.type_.is_redis_like() && !self.desired.took_over_workload() {
+            report.record.token = secrets::auth_record(self.desired, &self.observed.secrets);
+        }
         if let Some(users) = &self.users {
             let pods: Vec<_> = nodes.iter().map(|node| node.pods.clone()).collect();
             report.record.users = users.record(&pods);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -55,9 +54,10 @@ impl Cluster {
             Step::Secret(step) => {
                 let (name, data) = match step {
                     SecretStep::CreateAuth => {
-                        let password = ByteString(b"hunter2".to_vec());
-                        (desired.auth_secret(), [("password".to_owned(), password)].into())
+                        let password = "hunter2".to_owned().into();
+                        (desired.auth_secret(), secrets::auth_data(&password))
                     }
+                    SecretStep::ApplyAuth(data) => (desired.auth_secret(), data.clone()),
                     SecretStep::ApplyConnection(data) => (desired.connection_secret.clone(), data.clone()),
                     SecretStep::ApplyUsers(data) => (desired.users_secret(), data.clone()),
                     SecretStep::Delete(_) | SecretStep::Disown(_) => panic!("{step:?} is for ElastiCache"),
@@ -65,6 +65,11 @@ impl Cluster {
                 let mut secret: Secret =
                     serde_json::from_value(json!({ "metadata": objects::metadata(desired, &name) })).unwrap();
                 secret.data = Some(data);
+                if name == desired.auth_secret() {
+                    let before = observed.secrets.get(&name);
+                    let before = before.and_then(|secret| secret.metadata.resource_version.as_ref()?.parse().ok());
+                    secret.metadata.resource_version = Some((before.unwrap_or(0_u64) + 1).to_string());
+                }
                 observed.secrets.insert(name, Arc::new(secret));
             }
             Step::Users { pod, change, .. } => {

@@ -164,9 +164,7 @@ impl<'a> Users<'a> {
     pub fn file(&self) -> Option<SecretStep> {
         let text: String = self.wanted.iter().map(AclUser::line).collect();
         let data = BTreeMap::from([(USERS_FILE.to_owned(), ByteString(text.into_bytes()))]);
-        let live = self.observed.secrets.get(&self.desired.users_secret());
-        let stands = live.is_some_and(|secret| secret.data.as_ref() == Some(&data));
-        (!stands).then_some(SecretStep::ApplyUsers(data))
+        secrets::users_step(self.desired, &self.observed.secrets, data)
     }
 
     /// A Pod that has other users than it is to have: its name, where it answers, and what it is to change.

@@ -298,3 +298,74 @@ fn a_pod_may_be_reached_from_the_operators_namespace_where_it_has_users() {
     };
     assert_eq!((peers(false), peers(true)), (1, 2));
 }
+
+/// As somebody writes it by hand.
+fn write(cluster: &mut Cluster, secret: &str, entries: &[(&str, &str)]) {
+    let secret = Arc::make_mut(cluster.observed.secrets.get_mut(secret).unwrap());
+    for (key, text) in entries {
+        let text = k8s_openapi::ByteString(text.as_bytes().to_vec());
+        secret.data.as_mut().unwrap().insert((*key).to_owned(), text);
+    }
+    if let Some(version) = &mut secret.metadata.resource_version {
+        version.push('0');
+    }
+}
+
+fn says(cluster: &Cluster, secret: &str, key: &str) -> String {
+    crate::provider::secrets::value(&cluster.observed.secrets[secret], key).unwrap()
+}
+
+#[test]
+fn the_password_stays_the_one_that_pods_were_started_with_whoever_writes_another() {
+    let mut shared = serving("redis", &plan());
+    let mut alone = Cluster::default();
+    follow(&mut shared, &mut alone);
+    for (mut desired, mut cluster) in [(shared, alone), empty()] {
+        let edits: [&[(&str, &str)]; 3] = [
+            &[("password", "mine")],
+            &[("auth.conf", "requirepass mine\n")],
+            &[("password", "mine"), ("auth.conf", "requirepass mine\n")],
+        ];
+        let stands = |cluster: &Cluster| {
+            assert_eq!(says(cluster, "i-auth", "password"), "hunter2");
+            assert_eq!(says(cluster, "i-auth", "auth.conf"), "requirepass hunter2\n");
+            assert_eq!(says(cluster, "i-connection", "password"), "hunter2");
+        };
+        for edit in edits {
+            write(&mut cluster, "i-auth", edit);
+            let (steps, decision) = follow(&mut desired, &mut cluster);
+            assert!(
+                matches!(steps[..], [Step::Secret(SecretStep::ApplyAuth(_))]),
+                "{steps:?}"
+            );
+            assert_eq!(said(&decision), (Progress::Ready, Reason::Available));
+            stands(&cluster);
+        }
+        // The connection follows from it, and is no witness of its own.
+        write(&mut cluster, "i-connection", &[("password", "mine")]);
+        let (steps, _) = follow(&mut desired, &mut cluster);
+        assert!(
+            matches!(steps[..], [Step::Secret(SecretStep::ApplyConnection(_))]),
+            "{steps:?}"
+        );
+        stands(&cluster);
+        cluster.observed.secrets.remove("i-auth").unwrap();
+        follow(&mut desired, &mut cluster);
+        stands(&cluster);
+        // A label is no password.
+        write(&mut cluster, "i-auth", &[]);
+        assert!(follow(&mut desired, &mut cluster).0.is_empty());
+        stands(&cluster);
+    }
+}
+
+#[test]
+fn the_secret_of_users_is_labelled_with_the_plan_that_the_instance_is_on() {
+    let (mut desired, mut cluster) = empty();
+    desired.plan_name = "another".to_owned();
+    follow(&mut desired, &mut cluster);
+    for name in ["i-users", "i-connection"] {
+        let labels = cluster.observed.secrets[name].metadata.labels.clone().unwrap();
+        assert_eq!(labels[labels::PLAN], "another", "{name}");
+    }
+}

@@ -156,6 +156,46 @@ pub fn some_call(rng: &mut StdRng, service: Service, heard: &Heard) -> Call {
     }
 }
 
+/// What a platform is up to between all else: few would get there by chance.
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// A binding that succeeds another.
+    Rotation,
+    /// A cache that is filled from a backup.
+    Restoration,
+}
+
+/// A call on the way there, without a mistake in it.
+pub fn call_towards(rng: &mut StdRng, aim: Aim, heard: &Heard) -> Call {
+    let plan = one_of(rng, &[Plan::Small, Plan::Small, Plan::Large]);
+    if heard.operations.is_empty() {
+        return Call::Provision {
+            plan,
+            space: 0,
+            parameters: Parameters::Absent,
+            maintenance: Maintenance::Absent,
+            incomplete: true,
+        };
+    }
+    match aim {
+        Aim::Rotation => {
+            let binding = rng.random_range(0..2);
+            let origin = if rng.random_bool(0.5) {
+                Origin::Successor(1 - binding)
+            } else {
+                Origin::Fresh { plan, app: 0 }
+            };
+            Call::Bind {
+                binding,
+                origin,
+                incomplete: true,
+            }
+        }
+        Aim::Restoration if heard.backups.is_empty() => one_of(rng, &[Call::Backup, Call::Backups]),
+        Aim::Restoration => Call::Restore(one_of(rng, &heard.backups)),
+    }
+}
+
 fn provision(rng: &mut StdRng) -> Call {
     use Parameters::{Absent, Limit, Wrong};
     Call::Provision {

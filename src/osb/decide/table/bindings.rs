@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Map;
 
 use super::*;
 use crate::api::EngineType;
@@ -47,16 +46,10 @@ fn bindable(kind: Kind) -> Bindable {
 
 fn binding(kind: Kind, state: BindingState, running: bool) -> Binding {
     Binding {
-        service_id: SERVICE.to_owned(),
-        plan_id: "p".to_owned(),
-        app_guid: Some("app".to_owned()),
-        context: Map::new(),
-        parameters: Map::new(),
-        credentials: credentials::of(&connection()),
         username: matches!(kind, Users).then(|| "b-1".to_owned()),
-        predecessor: None,
         state,
         running: running.then(operation_id),
+        ..existing_binding()
     }
 }
 

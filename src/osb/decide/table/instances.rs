@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use super::*;
 use crate::api::Namespaces;
-use crate::ledger::{Change, Changeable, Held, OperationKind, OperationState, Polled, PolledOperation, Remains, Usage};
+use crate::ledger::{Change, Changeable, Held, OperationKind, OperationState, Polled, Usage};
 use crate::osb::Quotas;
 use crate::osb::request::{DeprovisionRequest, ProvisionRequest, Query, UpdateRequest};
 use crate::osb::version::Version;
@@ -81,23 +81,14 @@ fn standing() -> Changeable {
         plan_spec: None,
         asked: None,
         open: false,
+        encrypted_at_rest: None,
     }
 }
 
 fn polled(deleted: bool, kind: OperationKind, state: OperationState) -> Polled {
     Polled {
         deleted,
-        message: Some("being made".to_owned()),
-        operation: Some(PolledOperation {
-            kind,
-            state,
-            description: Some("ended so".to_owned()),
-            created_at: Timestamp::UNIX_EPOCH,
-            remains: (kind == OperationKind::Update).then_some(Remains {
-                usable: true,
-                repeatable: false,
-            }),
-        }),
+        ..fixtures::polled(kind, state)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Calls that make, change and delete caches.
 
+use aws_sdk_elasticache::config::retry::RetryConfig;
 use aws_sdk_elasticache::types::{AuthTokenUpdateStrategyType, AzMode, Tag, TransitEncryptionMode};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -257,7 +258,8 @@ impl Client {
         }
     }
 
-    /// `ModifyReplicationGroup` with `AuthToken` and `AuthTokenUpdateStrategy`, and nothing else.
+    /// `ModifyReplicationGroup` with `AuthToken` and `AuthTokenUpdateStrategy`, and nothing else. The SDK does not repeat
+    /// it: a second `ROTATE` after one whose answer was lost would shut the password before out.
     pub(in super::super) async fn set_token(
         &self,
         id: &str,
@@ -276,7 +278,8 @@ impl Client {
             .apply_immediately(true)
             .auth_token(token.expose_secret())
             .auth_token_update_strategy(strategy);
-        match call.send().await {
+        let once = aws_sdk_elasticache::Config::builder().retry_config(RetryConfig::disabled());
+        match call.customize().config_override(once).send().await {
             Ok(_) => self.describe(Topology::ReplicationGroup, id).await,
             Err(error) => Err(sorted(
                 format!("changing the password of {id}"),
