@@ -159,5 +159,5 @@ async fn many_instances_converge_with_few_calls_and_then_cost_nothing() {
         "{calls:?}"
     );
     assert!(calls.len() <= 2 * pages, "{} calls", calls.len());
-    world.sandbox.stop().await;
+    world.stop().await;
 }
