@@ -205,6 +205,12 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
     fs::write(everything.join("kustomization.yaml"), text).unwrap();
     let text = kubectl(&sandbox, &["kustomize", everything.to_str().unwrap()]).await;
     judge("all components", &text).await;
+    kubectl(
+        &sandbox,
+        &["delete", "namespace", "cache-broker-system", "--timeout=120s"],
+    )
+    .await;
+    crate::typed::first_steps(&sandbox).await;
     sandbox.stop().await;
 }
 
