@@ -64,6 +64,11 @@ simulate: ## Simulate the broker under faults: SEEDS=N mixtures (from FIRST on),
 	export SIMULATION_FIRST=$(or $(FIRST),1) SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
 	cargo test --locked --test simulation -- --nocapture --include-ignored --test-threads=1 $(if $(SEED),mixtures)
 
+.PHONY: traces
+traces: ## Build the broker with traces by OTLP, and show that they reach a collector
+	@cargo clippy --locked -p cache-broker --features otlp --lib --bins --test traces -- -D warnings
+	cargo test --locked -p cache-broker --features otlp --test traces
+
 .PHONY: lint
 lint: ## Check format and clippy's opinion
 	@cargo fmt --all --check

@@ -33,20 +33,26 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let levels = match telemetry::log(&line.settings.log, line.settings.log_format) {
-        Ok(levels) => levels,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(BAD_SETTINGS);
-        }
-    };
     // Fails only if a provider is installed already, which does as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return told(Err(format!("starting the runtime: {error}"))),
     };
-    match runtime.block_on(run(line.command, line.settings, levels)) {
+    let telemetry = {
+        let _within = runtime.enter();
+        let settings = &line.settings;
+        match telemetry::log(&settings.log, settings.log_format, settings.otlp_endpoint.as_deref()) {
+            Ok(telemetry) => telemetry,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(BAD_SETTINGS);
+            }
+        }
+    };
+    let done = runtime.block_on(run(line.command, line.settings, telemetry.levels.clone()));
+    telemetry.end();
+    match done {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => told(Err(error)),
         Err(error) => {

@@ -69,7 +69,8 @@ pub mod annotations {
     /// `"true"` lets an instance that was ordered over OSB go when it is deleted. A deprovision sets it; without it a
     /// deletion is held, since the platform still has the instance.
     pub const APPROVE_DELETION: &str = "cache.akkeris.io/approve-deletion";
-    /// The operation that a backup was made by; absent where it was not asked for over OSB.
+    /// The operation that a resource was last written for, or that a backup was made by; absent where it was not asked for
+    /// over OSB.
     pub const OPERATION_ID: &str = "cache.akkeris.io/operation-id";
     /// The platform's id of the request that the resource was last written for (OSB 2.17, "Request Identity").
     pub const REQUEST_IDENTITY: &str = "cache.akkeris.io/request-identity";

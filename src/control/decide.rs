@@ -87,20 +87,22 @@ pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
 
 /// Whether changes that lose data may be made whenever they are due.
 fn consent(instance: &CacheInstance) -> Consent {
-    let approved = is_allowed(instance, annotations::APPROVE_DISRUPTION);
-    // Over OSB asking is consent: what must not be done without more was refused there. What somebody else wrote into
-    // the spec since was not asked for there.
-    let as_ordered = instance
-        .annotation(annotations::LEDGER_SPEC)
-        .is_none_or(|digest| digest == instance.spec.digest());
-    let seen = instance.status.as_ref().and_then(|status| status.ledger_revision);
-    let put_back = seen.is_some_and(|seen| instance.ledger_revision().is_none_or(|revision| revision < seen));
-    let ordered = as_ordered && !put_back && instance.annotation(annotations::INSTANCE_ID).is_some();
-    if approved || ordered {
+    // Over OSB asking is consent: what must not be done without more was refused there.
+    if is_allowed(instance, annotations::APPROVE_DISRUPTION) || is_as_ordered(instance) {
         Consent::Given
     } else {
         Consent::Withheld
     }
+}
+
+/// Whether what an instance asks for was ordered over OSB. What somebody else wrote into the spec since was not.
+fn is_as_ordered(instance: &CacheInstance) -> bool {
+    let unchanged = instance
+        .annotation(annotations::LEDGER_SPEC)
+        .is_none_or(|digest| digest == instance.spec.digest());
+    let seen = instance.status.as_ref().and_then(|status| status.ledger_revision);
+    let put_back = seen.is_some_and(|seen| instance.ledger_revision().is_none_or(|revision| revision < seen));
+    unchanged && !put_back && instance.annotation(annotations::INSTANCE_ID).is_some()
 }
 
 /// The OSB id of an instance whose deletion a platform did not ask for. What never became ready holds nobody's data.
@@ -244,6 +246,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         users: users(instance),
         was_ready,
         consent: consent(instance),
+        ordered: is_as_ordered(instance),
         restart_at: instance.spec.restart_at.as_ref().map(|time| whole_seconds(time.0)),
         as_found: as_found(instance, revision),
         adopt: instance.spec.adopt.as_ref().map(|adopt| adopt.provider_id.clone()),

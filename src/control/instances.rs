@@ -83,6 +83,7 @@ impl Instances {
             instance = %run.reference,
             request = run.instance.annotations().get(annotations::REQUEST_IDENTITY),
             osb_instance = run.instance.annotations().get(annotations::INSTANCE_ID),
+            operation = run.instance.annotations().get(annotations::OPERATION_ID),
         );
         match run.reconcile().instrument(span).await {
             Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),

@@ -9,6 +9,7 @@ mod events;
 mod finalizer;
 mod instances;
 pub mod leader;
+mod looked;
 mod occurrences;
 pub mod operator;
 pub mod outbox;

@@ -23,6 +23,7 @@ use super::backups::{BackupIndex, Backups};
 use super::departures::Departures;
 use super::instances::Instances;
 use super::leader::Candidate;
+use super::looked::Looked;
 use super::occurrences;
 use super::plan_users::{self, PlanUsers};
 use super::plans::Plans;
@@ -203,13 +204,15 @@ impl Operator {
             users: users.clone(),
         };
 
+        let looked = AllLooked::default();
         let mut stores = Vec::new();
         let mut to_scopes = HashMap::new();
         let mut controllers = Vec::new();
         for scope in scopes {
             let (to_scope, in_scope) = mpsc::channel(NUDGES);
             to_scopes.insert(scope.clone(), to_scope);
-            let (store, run) = instance_controller(&self.client, scope, in_scope, shutdown.clone(), instances.clone());
+            let (context, looked) = (instances.clone(), looked.instances.clone());
+            let (store, run) = instance_controller(&self.client, scope, in_scope, shutdown.clone(), context, looked);
             stores.push(store);
             controllers.push(run);
         }
@@ -228,15 +231,25 @@ impl Operator {
         let mut backup_stores = Vec::new();
         let mut backup_controllers = Vec::new();
         for scope in scopes {
-            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), backups.clone());
+            let (context, looked) = (backups.clone(), looked.backups.clone());
+            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), context, looked);
             backup_index.add(store.clone());
             backup_stores.push(store);
             backup_controllers.push(run);
         }
         let queues = to_scopes.values().map(mpsc::Sender::downgrade).collect();
         let _queues = (
-            sources::queue("CacheInstance", queues),
-            sources::queue("CachePlan", vec![plan_nudge.downgrade()]),
+            sources::queue("CacheInstance", queues, behind(&looked.instances, stores.clone())),
+            sources::queue(
+                "CachePlan",
+                vec![plan_nudge.downgrade()],
+                behind(&looked.plans, vec![plan_store.clone()]),
+            ),
+            sources::queue::<()>(
+                "CacheBackup",
+                Vec::new(),
+                behind(&looked.backups, backup_stores.clone()),
+            ),
         );
         *routes.lock() = Arc::new(to_scopes);
         let pools = pool::Views::default();
@@ -306,6 +319,7 @@ impl Operator {
                 pools,
                 nudge: nudge.clone(),
                 told: Mutex::default(),
+                looked: looked.plans.clone(),
             };
             let plan_controller = plan_controller(&self.client, plan_context, plan_nudged, shutdown.clone());
             let projection = async {
@@ -383,6 +397,7 @@ fn instance_controller(
     nudged: mpsc::Receiver<ObjectRef<CacheInstance>>,
     shutdown: watch::Receiver<bool>,
     context: Arc<Instances>,
+    looked: Arc<Looked<CacheInstance>>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
     let controller = Controller::new(scoped(client, scope), watcher::Config::default());
     let store = controller.store();
@@ -392,8 +407,9 @@ fn instance_controller(
             .reconcile_on(ReceiverStream::new(nudged))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |instance, context: Arc<Instances>| async move {
-                    measured("CacheInstance", context.reconcile(instance)).await
+                move |instance, context: Arc<Instances>| {
+                    looked.begin(&*instance);
+                    async move { measured("CacheInstance", context.reconcile(instance)).await }
                 },
                 |instance, error, context| context.after_error(&instance, error),
                 context,
@@ -409,6 +425,7 @@ fn backup_controller(
     scope: &Scope,
     shutdown: watch::Receiver<bool>,
     context: Arc<Backups>,
+    looked: Arc<Looked<CacheBackup>>,
 ) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
     let controller = Controller::new(scoped(client, scope), watcher::Config::default());
     let store = controller.store();
@@ -417,7 +434,10 @@ fn backup_controller(
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(stopped(shutdown))
             .run(
-                |backup, context: Arc<Backups>| async move { measured("CacheBackup", context.reconcile(backup)).await },
+                move |backup, context: Arc<Backups>| {
+                    looked.begin(&*backup);
+                    async move { measured("CacheBackup", context.reconcile(backup)).await }
+                },
                 |backup, error, context| context.after_error(&backup, error),
                 context,
             )
@@ -425,6 +445,23 @@ fn backup_controller(
             .await;
     };
     (store, run)
+}
+
+/// What was looked at last in a term.
+#[derive(Default)]
+struct AllLooked {
+    instances: Arc<Looked<CacheInstance>>,
+    plans: Arc<Looked<CachePlan>>,
+    backups: Arc<Looked<CacheBackup>>,
+}
+
+/// Counts what of some stores waits to be looked at.
+fn behind<K>(looked: &Arc<Looked<K>>, stores: Vec<Store<K>>) -> impl Fn() -> usize + Send + Sync + use<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let looked = looked.clone();
+    move || looked.behind(stores.iter().flat_map(Store::state))
 }
 
 /// The objects of one kind in a scope.
@@ -447,10 +484,12 @@ struct PlanContext {
     nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
     /// The newest revision of each plan that its instances were told of.
     told: Mutex<HashMap<String, Option<i64>>>,
+    looked: Arc<Looked<CachePlan>>,
 }
 
 impl PlanContext {
     async fn reconcile(&self, plan: &CachePlan) -> Result<Action, Error> {
+        self.looked.begin(plan);
         let name = plan.name_any();
         // What stands when a term begins, every instance sees before it is reconciled.
         let stands = plan.status.as_ref().and_then(|status| status.revision);

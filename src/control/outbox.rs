@@ -175,7 +175,7 @@ async fn write(ledger: &Ledger, client: &Client, item: &OutboxItem) -> Result<()
         }
         (Desired::Absent, None) => Ok(ledger.applied_absence(&item.instance, item.revision).await?),
         (Desired::Absent, Some(existing)) => {
-            let existing = ask_deletion(&api, existing).await?;
+            let existing = ask_deletion(&api, existing, item).await?;
             delete(&api, &existing).await?;
             Ok(ledger
                 .mark_applied(&item.instance, item.revision, existing.uid().as_deref())
@@ -317,7 +317,11 @@ async fn make_backup(client: &Client, item: &OutboxItem) -> Result<(), Error> {
 }
 
 /// Says in a resource that its deletion was asked for over OSB: one that somebody else deleted is held until then.
-async fn ask_deletion(api: &Api<CacheInstance>, existing: CacheInstance) -> Result<CacheInstance, Error> {
+async fn ask_deletion(
+    api: &Api<CacheInstance>,
+    existing: CacheInstance,
+    item: &OutboxItem,
+) -> Result<CacheInstance, Error> {
     if existing.annotation(annotations::APPROVE_DELETION) == Some("true") {
         return Ok(existing);
     }
@@ -327,7 +331,11 @@ async fn ask_deletion(api: &Api<CacheInstance>, existing: CacheInstance) -> Resu
     };
     let change = Patch::Merge(json!({ "metadata": {
         "resourceVersion": existing.resource_version(),
-        "annotations": { annotations::APPROVE_DELETION: "true" },
+        "annotations": {
+            annotations::APPROVE_DELETION: "true",
+            annotations::OPERATION_ID: item.operation,
+            annotations::REQUEST_IDENTITY: item.request_identity,
+        },
     } }));
     deadline(api.patch(&existing.name_any(), &how, &change)).await
 }
@@ -401,7 +409,11 @@ fn change(existing: &CacheInstance, item: &OutboxItem, users: &[BindingUser]) ->
     }
     let mut annotations = json!(wanted.metadata.annotations);
     // Not those of an earlier request.
-    for name in [annotations::REQUEST_IDENTITY, annotations::ORIGINATING_IDENTITY] {
+    for name in [
+        annotations::OPERATION_ID,
+        annotations::REQUEST_IDENTITY,
+        annotations::ORIGINATING_IDENTITY,
+    ] {
         if let Some(annotations) = annotations.as_object_mut() {
             annotations.entry(name).or_insert(Value::Null);
         }
@@ -467,6 +479,7 @@ fn resource(item: &OutboxItem) -> CacheInstance {
                 (annotations::INSTANCE_ID, Some(item.instance.to_string())),
                 (annotations::LEDGER_REVISION, Some(item.revision.to_string())),
                 (annotations::LEDGER_SPEC, Some(digest)),
+                (annotations::OPERATION_ID, item.operation.map(|id| id.to_string())),
                 (annotations::REQUEST_IDENTITY, item.request_identity.clone()),
                 (annotations::ORIGINATING_IDENTITY, originating),
             ]
@@ -497,6 +510,7 @@ mod tests {
             restore: None,
             adopt: None,
             backup: None,
+            operation: Some(Uuid::nil()),
             request_identity: Some("request-1".to_owned()),
             originating: None,
             namespace: "n".to_owned(),
@@ -531,6 +545,7 @@ mod tests {
                     "annotations": {
                         "cache.akkeris.io/instance-id": "i", "cache.akkeris.io/ledger-revision": "7",
                         "cache.akkeris.io/ledger-spec": digest,
+                        "cache.akkeris.io/operation-id": "00000000-0000-0000-0000-000000000000",
                         "cache.akkeris.io/request-identity": "request-1",
                         "cache.akkeris.io/originating-identity": null,
                     },

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
-use kube::api::{ListParams, PartialObjectMeta};
+use kube::api::{ListParams, ObjectList, PartialObjectMeta};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -111,16 +111,7 @@ where
 {
     let mut found = Vec::new();
     for api in scopes::<K>(client, namespaces) {
-        let mut page = which.clone().limit(PAGE);
-        loop {
-            let list = tokio::time::timeout(DEADLINE, api.list(&page)).await;
-            let list = list.map_err(|_| late::<K>())?.map_err(|error| refused::<K>(&error))?;
-            page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
-            found.extend(list.items);
-            if page.continue_token.is_none() {
-                break;
-            }
-        }
+        found.extend(paged::<K, K>(which, async |page| api.list(page).await).await?);
     }
     Ok(found)
 }
@@ -131,18 +122,31 @@ where
 {
     let mut found = Vec::new();
     for api in scopes::<K>(client, namespaces) {
-        let mut page = which.clone().limit(PAGE);
-        loop {
-            let list = tokio::time::timeout(DEADLINE, api.list_metadata(&page)).await;
-            let list = list.map_err(|_| late::<K>())?.map_err(|error| refused::<K>(&error))?;
-            page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
-            found.extend(list.items.iter().filter_map(object::<K>));
-            if page.continue_token.is_none() {
-                break;
-            }
-        }
+        let all = paged::<K, _>(which, async |page| api.list_metadata(page).await).await?;
+        found.extend(all.iter().filter_map(object::<K>));
     }
     Ok(found)
+}
+
+/// All that is listed about a kind, page by page.
+async fn paged<K, T: Clone>(
+    which: &ListParams,
+    list: impl AsyncFn(&ListParams) -> kube::Result<ObjectList<T>>,
+) -> Result<Vec<T>, String>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let mut found = Vec::new();
+    let mut page = which.clone().limit(PAGE);
+    loop {
+        let next = tokio::time::timeout(DEADLINE, list(&page)).await;
+        let next = next.map_err(|_| late::<K>())?.map_err(|error| refused::<K>(&error))?;
+        page.continue_token = next.metadata.continue_.filter(|token| !token.is_empty());
+        found.extend(next.items);
+        if page.continue_token.is_none() {
+            return Ok(found);
+        }
+    }
 }
 
 /// An object that an instance owns, or that nobody does; what others own goes with those.

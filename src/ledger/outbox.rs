@@ -60,6 +60,8 @@ pub struct OutboxItem {
     pub adopt: Option<Adoption>,
     /// The backup that is to be made, and the operation that makes it.
     pub backup: Option<(String, Uuid)>,
+    /// The operation that was accepted last.
+    pub operation: Option<Uuid>,
     /// The platform's id of the request that was accepted last.
     pub request_identity: Option<String>,
     /// The platform's user behind it.
@@ -122,6 +124,7 @@ impl Ledger {
                                 where applied_revision < desired_revision and outbox_due_at <= now()
                                 order by outbox_due_at limit $1 for update skip locked),
                   asked as (select due.id as asked_id, audit.platform, audit.identity, audit.request_identity,
+                                   audit.operation_id as asked_operation,
                                    making.backup, making.id as backup_operation
                               from due left join operations making on making.instance_id = due.id
                                    and making.kind = 'backup' and making.state = 'in_progress' left join lateral (
@@ -133,7 +136,7 @@ impl Ledger {
                  update instances set outbox_attempts = outbox_attempts + 1, outbox_claim = $3,
                         outbox_due_at = now() + make_interval(secs => $2)
                    from asked where asked.asked_id = instances.id
-                 returning platform, identity, request_identity, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
+                 returning platform, identity, request_identity, asked_operation, asked.backup, backup_operation, instances.id, plan_id, plan_name, plan_revision, organization_guid, space_guid, context, parameters,
                            restart_at, restore, adopt, adopt_plan, adopt_revision, namespace, name, desired, desired_revision, outbox_attempts",
                 )
                 .await?;
@@ -304,6 +307,7 @@ impl Ledger {
             backup: row
                 .get::<_, Option<String>>("backup")
                 .zip(row.get::<_, Option<Uuid>>("backup_operation")),
+            operation: row.get("asked_operation"),
             request_identity: row.get("request_identity"),
             originating: row
                 .get::<_, Option<String>>("platform")

@@ -244,10 +244,33 @@ impl Facade {
         let refusal = refusal.map(OsbError::description);
         let instance = instance.map(InstanceId::as_str);
         let binding = binding.map(BindingId::as_str);
+        // Of what takes time, the operation that the steps are logged with.
+        let operation = match &reply {
+            Ok(Sent::Answer(answer)) => answer.body.get("operation").and_then(serde_json::Value::as_str),
+            _ => None,
+        };
         if call.changes() {
-            tracing::info!(call = name, caller, instance, binding, status, refusal, "served");
+            tracing::info!(
+                call = name,
+                caller,
+                instance,
+                binding,
+                operation,
+                status,
+                refusal,
+                "served"
+            );
         } else {
-            tracing::debug!(call = name, caller, instance, binding, status, refusal, "served");
+            tracing::debug!(
+                call = name,
+                caller,
+                instance,
+                binding,
+                operation,
+                status,
+                refusal,
+                "served"
+            );
         }
         reply
     }

@@ -50,6 +50,8 @@ pub struct Desired {
     pub was_ready: bool,
     /// Whether changes that lose data may be made whenever they are due.
     pub consent: Consent,
+    /// Whether all it asks for is what a platform ordered.
+    pub ordered: bool,
     /// When its nodes are to be restarted, if that was ever asked for.
     pub restart_at: Option<Timestamp>,
     /// The id of a cache that exists in the provider and is to be taken over.
@@ -391,6 +393,12 @@ impl Fault {
 }
 
 impl Desired {
+    /// The restart that is due. One that was ordered is due at once, whatever our clock says of the time at which Postgres
+    /// accepted it.
+    pub fn restart_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.restart_at.filter(|at| self.ordered || *at <= now)
+    }
+
     /// The labels on everything that is made in the cluster for the instance.
     pub fn labels(&self) -> BTreeMap<String, String> {
         use crate::api::labels::{INSTANCE, MANAGED_BY, MANAGER, NAME, PLAN};

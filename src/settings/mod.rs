@@ -453,6 +453,12 @@ pub struct Settings {
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// The collector that is told of traces by OTLP, protobuf over HTTP, such as http://collector:4318; none if absent. It
+    /// takes a program that was built with the feature otlp. The SDK's other variables of that kind hold, such as
+    /// OTEL_TRACES_SAMPLER.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How log lines are written.
@@ -503,6 +509,7 @@ impl Settings {
             &mut self.redis_subnet_group,
             &mut self.memcached_subnet_group,
             &mut self.stackimpact,
+            &mut self.otlp_endpoint,
         ] {
             *text = text.take().filter(|text| !text.is_empty());
         }

@@ -1,7 +1,12 @@
-//! What the broker says of itself: logs, metrics and health.
+//! What the broker says of itself: logs, metrics, traces and health.
 
 pub mod health;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+mod traces;
+#[cfg(not(feature = "otlp"))]
+#[path = "no_traces.rs"]
+mod traces;
 
 use std::io::IsTerminal;
 
@@ -10,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::settings::LogFormat;
+use traces::Traces;
 
 /// What is logged, which can be changed while the process runs.
 #[derive(Clone, Debug)]
@@ -36,13 +42,32 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
         .map_err(|error| format!("RUST_LOG {directives:?}: {error}; use a level such as info, or module=level"))
 }
 
-/// Begins logging to standard error, panics included: they are told like everything else, with what was going on.
+/// What was begun.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// What is logged.
+    pub levels: Levels,
+    traces: Option<Traces>,
+}
+
+impl Telemetry {
+    /// Tells what was not told yet. The runtime must be there still.
+    pub fn end(&self) {
+        if let Some(Err(error)) = self.traces.as_ref().map(Traces::end) {
+            tracing::warn!(%error, "the end");
+        }
+    }
+}
+
+/// Begins logging to standard error, panics included: they are told like everything else, with what was going on. What goes
+/// on is told to a collector of traces, too, if there is one; that takes a runtime.
 ///
 /// # Errors
-/// When the directives cannot be understood.
-pub fn log(directives: &str, format: LogFormat) -> Result<Levels, String> {
+/// When the directives cannot be understood, or traces cannot be told.
+pub fn log(directives: &str, format: LogFormat, collector: Option<&str>) -> Result<Telemetry, String> {
     let (filter, handle) = reload::Layer::new(filter(directives)?);
-    let registry = tracing_subscriber::registry().with(filter);
+    let (layer, traces) = collector.map(traces::begin).transpose()?.unzip();
+    let registry = tracing_subscriber::registry().with(filter).with(layer);
     let begun = match format {
         LogFormat::Text => registry
             .with(
@@ -60,8 +85,20 @@ pub fn log(directives: &str, format: LogFormat) -> Result<Levels, String> {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, reason = panic.payload_as_str(), "panic");
     }));
-    Ok(Levels {
-        filter: handle,
-        own: directives.to_owned(),
+    let own = directives.to_owned();
+    Ok(Telemetry {
+        levels: Levels { filter: handle, own },
+        traces,
     })
+}
+
+#[cfg(all(test, not(feature = "otlp")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_is_not_taken_for_granted_where_traces_are_not_built_in() {
+        let error = log("info", LogFormat::Text, Some("http://127.0.0.1:9")).unwrap_err();
+        assert!(error.contains("--features otlp"), "{error}");
+    }
 }

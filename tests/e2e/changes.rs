@@ -87,16 +87,7 @@ impl<'a> Used<'a> {
             .generation
             .unwrap();
         let approval = format!("cache.akkeris.io/approve-disruption={generation}");
-        let arguments = [
-            "annotate",
-            "cinst",
-            "-n",
-            &self.place.namespace,
-            &self.place.name,
-            &approval,
-            "--overwrite",
-        ];
-        self.world.kubectl(&arguments).await;
+        self.world.annotate(&self.place, &approval).await;
     }
 
     async fn until_available(&self) -> CacheInstance {

@@ -44,6 +44,20 @@ impl World {
         Place::new(row.get(0), row.get(1))
     }
 
+    /// Annotates an instance, or takes the annotation off it that ends in a hyphen.
+    pub async fn annotate(&self, place: &Place, annotation: &str) {
+        let arguments = [
+            "annotate",
+            "--overwrite",
+            "cinst",
+            "-n",
+            &place.namespace,
+            &place.name,
+            annotation,
+        ];
+        self.kubectl(&arguments).await;
+    }
+
     pub async fn instances(&self, namespace: &str) -> Api<CacheInstance> {
         Api::namespaced(self.sandbox.kube().await.unwrap(), namespace)
     }

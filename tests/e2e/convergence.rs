@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::cluster::ready;
 use crate::life::plan;
 use crate::quiet::versions;
-use crate::world::{World, eventually};
+use crate::world::{PATIENCE, World, eventually, within};
 
 /// `make scale` runs it with 500.
 const INSTANCES: &str = "CONVERGENCE_INSTANCES";
@@ -89,7 +89,9 @@ async fn many_instances_converge_with_few_calls_and_then_cost_nothing() {
     });
     let _: Vec<_> = futures::stream::iter(orders).buffer_unordered(16).collect().await;
     let ordered = start.elapsed();
-    eventually("all to be ready", async || {
+    // More of them take longer.
+    let patience = PATIENCE * u32::try_from(instances.div_ceil(FEW)).unwrap();
+    within(patience, "all to be ready", async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let all = api.list(&ListParams::default()).await.unwrap().items;
         let done = all
@@ -159,5 +161,5 @@ async fn many_instances_converge_with_few_calls_and_then_cost_nothing() {
         "{calls:?}"
     );
     assert!(calls.len() <= 2 * pages, "{} calls", calls.len());
-    world.sandbox.stop().await;
+    world.stop().await;
 }

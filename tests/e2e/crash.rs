@@ -50,7 +50,7 @@ async fn killed_between_the_ledger_and_the_cluster_it_goes_on_after_its_restart(
         .kubectl(&["get", "deployments,cinst", "--all-namespaces", "-o", "name"])
         .await;
     assert_eq!(deployments.lines().count(), 2, "{deployments}");
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +116,7 @@ async fn while_elasticache_creates_it_may_be_killed_and_the_cache_be_given_back(
         assert_eq!(asked, ["ok"]);
     }
     assert_eq!(groups(), [id], "the other one stays");
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +160,7 @@ async fn without_postgres_nothing_is_accepted_and_without_the_api_server_all_is(
     let status = world.broker.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", world.broker.log());
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 /// The way to the API server through a proxy that can be made to stand still.
@@ -268,5 +268,5 @@ async fn what_a_killed_process_had_taken_is_written_by_another_within_seconds() 
     );
     assert!(killed.elapsed() < Duration::from_secs(12), "{:?}", killed.elapsed());
     assert_eq!(world.osb().ended(&order, &operation).await.0, "succeeded");
-    world.sandbox.stop().await;
+    world.stop().await;
 }

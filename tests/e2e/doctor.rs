@@ -245,5 +245,5 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     for name in ["unrecorded", "held", "edited", "behind"] {
         assert!(world.instance(at(name)).await.is_some(), "{name}");
     }
-    world.sandbox.stop().await;
+    world.stop().await;
 }

@@ -22,7 +22,8 @@ fn last(calls: &[Call], operation: &str) -> Option<Call> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_changes_is_put_back_or_reported() {
-    let world = &World::start(&[("RESYNC_SECONDS", "10")]).await;
+    let own = World::start(&[("RESYNC_SECONDS", "10")]).await;
+    let world = &own;
     let aws = elasticache(world);
     let redis = json!({ "nodeType": "cache.t4g.micro", "snapshotRetentionDays": 3 });
     let memcached = json!({ "nodeType": "cache.t4g.micro", "nodes": 2 });
@@ -98,9 +99,7 @@ async fn what_somebody_else_changes_is_put_back_or_reported() {
         "it is not made again by itself"
     );
     let annotation = "cache.akkeris.io/recreate=true";
-    world
-        .kubectl(&["annotate", "cinst", "-n", &lost.0.namespace, &lost.0.name, annotation])
-        .await;
+    world.annotate(&lost.0, annotation).await;
     let anew = world.until_ready(&lost.0).await;
     assert_ne!(provider_id(&anew), id(&lost));
     assert_eq!(ask(&host(&anew), "PING").await.unwrap(), "+PONG");
@@ -124,4 +123,5 @@ async fn what_somebody_else_changes_is_put_back_or_reported() {
         gone(world, &pending.0, "")
     );
     assert!(!world.exists_in_elasticache(&provider_id(&anew)));
+    own.stop().await;
 }

@@ -144,7 +144,7 @@ async fn another_broker_takes_over_from_one_that_dies_and_sooner_from_one_that_e
         .kubectl(&["get", "deployments", "--all-namespaces", "-o", "name"])
         .await;
     assert_eq!(deployments.lines().count(), orders.len(), "{deployments}");
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,7 +181,7 @@ async fn a_leader_that_stood_still_finds_another_one_and_stands_by() {
     .await;
     watched.end().await;
     until(&second, LEADS).await;
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,5 +212,5 @@ async fn without_the_api_server_nobody_leads_for_long_and_one_does_again_after()
     let ready = futures::future::join_all(ready).await;
     let leaders = ready.iter().filter(|text| text.contains(LEADS)).count();
     assert_eq!(leaders, 1, "{ready:?}");
-    world.sandbox.stop().await;
+    world.stop().await;
 }

@@ -69,17 +69,7 @@ pub async fn move_to(world: &World, place: &Place, plan: &str, spec: Value) {
     })
     .await;
     let annotation = format!("cache.akkeris.io/update-to-revision={revision}");
-    world
-        .kubectl(&[
-            "annotate",
-            "--overwrite",
-            "cinst",
-            "-n",
-            &place.namespace,
-            &place.name,
-            &annotation,
-        ])
-        .await;
+    world.annotate(place, &annotation).await;
 }
 
 /// Waits until an instance runs from its newest revision and rests.
@@ -97,17 +87,7 @@ pub async fn settled(world: &World, place: &Place, revision: i64) -> CacheInstan
 
 pub async fn approve(world: &World, place: &Place) {
     let annotation = "cache.akkeris.io/approve-disruption=true";
-    world
-        .kubectl(&[
-            "annotate",
-            "--overwrite",
-            "cinst",
-            "-n",
-            &place.namespace,
-            &place.name,
-            annotation,
-        ])
-        .await;
+    world.annotate(place, annotation).await;
 }
 
 pub async fn patch(world: &World, place: &Place, spec: Value) {
@@ -446,9 +426,7 @@ async fn a_backup_fills_the_same_instance_again_and_another_one() {
     let uri = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, port).unwrap();
     assert!(String::from_utf8(uri).unwrap().ends_with(&host(&restored)));
     let annotation = "cache.akkeris.io/release-superseded=true";
-    world
-        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
-        .await;
+    world.annotate(&place, annotation).await;
     eventually("the end of the old cache", async || {
         (!world.exists_in_elasticache(&id)).then_some(())
     })

@@ -8,6 +8,7 @@
 
 mod caches;
 mod callers;
+mod canary;
 mod cel;
 #[path = "../common/cel_cases.rs"]
 mod cel_cases;
@@ -41,3 +42,4 @@ mod updates;
 mod users;
 mod world;
 mod yaml;
+mod zero;

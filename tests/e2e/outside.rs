@@ -21,12 +21,6 @@ async fn filled(world: &World) -> (Order, Place, Cache) {
     (order, place, cache)
 }
 
-async fn annotate(world: &World, place: &Place, annotation: &str) {
-    world
-        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
-        .await;
-}
-
 /// A resource as somebody would keep it in Git.
 async fn exported(world: &World, place: &Place) -> Value {
     let mut object = serde_json::to_value(world.instance(place).await.unwrap()).unwrap();
@@ -64,7 +58,7 @@ async fn an_ordered_instance_that_somebody_deletes_is_held_until_the_platform_gi
     let (order, place, _) = filled(world).await;
     world.delete(&place).await;
     world.until_reason(&place, "DeletionHeld").await;
-    annotate(world, &place, "cache.akkeris.io/approve-deletion=true").await;
+    world.annotate(&place, "cache.akkeris.io/approve-deletion=true").await;
     world.until_nothing_is_left(&place, None).await;
     eventually("the ledger's word", async || {
         (reason(world, &order).await.as_deref() == Some("Missing")).then_some(())
@@ -129,13 +123,13 @@ async fn a_resource_that_comes_back_from_git_is_what_it_was_or_goes_again() {
     let bound = osb.bind(&order, "b").await;
     let host = bound.body["credentials"]["MEMCACHED_URL"].as_str().unwrap().to_owned();
     assert_eq!(host, cache.address);
-    annotate(world, &copy, "cache.akkeris.io/instance-id-").await;
+    world.annotate(&copy, "cache.akkeris.io/instance-id-").await;
     world.delete(&copy).await;
     world.until_nothing_is_left(&copy, None).await;
 
     // Lost, and applied again: the instance has a cache again, an empty one.
     world.delete(&place).await;
-    annotate(world, &place, "cache.akkeris.io/approve-deletion=true").await;
+    world.annotate(&place, "cache.akkeris.io/approve-deletion=true").await;
     world.until_nothing_is_left(&place, None).await;
     world.apply(&kept).await;
     world.until_ready(&place).await;
@@ -277,5 +271,5 @@ async fn a_ledger_that_is_put_back_and_a_cluster_that_is_rebuilt_destroy_nothing
         world.sandbox.elasticache().unwrap().remaining().replication_groups,
         groups
     );
-    world.sandbox.stop().await;
+    world.stop().await;
 }

@@ -197,9 +197,7 @@ async fn an_instance_says_what_the_newest_revision_of_its_plan_would_do_and_wait
         "cache.akkeris.io/approve-disruption=true",
         "cache.akkeris.io/update-to-revision=2",
     ] {
-        world
-            .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
-            .await;
+        world.annotate(&place, annotation).await;
     }
     assert_eq!(said("False").await.reason, "UpToDate");
     eventually("the new memory", async || {

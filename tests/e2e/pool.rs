@@ -381,5 +381,5 @@ async fn a_claim_is_finished_by_whoever_comes_after_a_crash() {
     let before = version().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(version().await, before);
-    world.sandbox.stop().await;
+    world.stop().await;
 }

@@ -45,9 +45,7 @@ pub async fn paused(world: &World, plan: &str) -> (Place, String) {
 
 pub async fn resume(world: &World, place: &Place) {
     let annotation = "cache.akkeris.io/paused-";
-    world
-        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
-        .await;
+    world.annotate(place, annotation).await;
 }
 
 pub fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
@@ -206,9 +204,7 @@ async fn what_happens_to_a_cache_is_told_once_as_an_event_of_its_instance() {
         .kubectl(&["patch", "cplan", &plan, "--type=merge", "-p", &patch])
         .await;
     let annotation = "cache.akkeris.io/update-to-revision=2";
-    world
-        .kubectl(&["annotate", "cinst", "-n", &place.namespace, &place.name, annotation])
-        .await;
+    world.annotate(&place, annotation).await;
     eventually("the event of its change", async || {
         (told("Replication group modified").await > 0).then_some(())
     })

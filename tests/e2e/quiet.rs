@@ -46,7 +46,7 @@ async fn settled_instances_cause_no_writes_and_few_questions() {
     // Each resync lists groups and clusters and reads events, a page each.
     assert!(calls.iter().all(|call| call.starts_with("Describe")), "{calls:?}");
     assert!((3..=9).contains(&calls.len()), "{calls:?}");
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,10 +56,12 @@ async fn secrets_never_show() {
     let webhook_secret = "never-to-be-shown";
     let mut hook = Receiver::start([]).await;
     let mut secrets = vec![webhook_secret.to_owned()];
-    let mut orders = Vec::new();
+    let (mut orders, mut operations) = (Vec::new(), Vec::new());
     for plan in [REDIS_IN_CLUSTER, REDIS_ON_AWS] {
         let order = Order::new(REDIS, plan).webhook(&hook.url, webhook_secret);
-        osb.have(&order).await;
+        let operation = osb.provision(&order).await.operation();
+        assert_eq!(osb.ended(&order, &operation).await.0, "succeeded");
+        operations.push(operation);
         hook.next().await;
         let bound = osb.bind(&order, "b").await;
         hook.next().await;
@@ -87,10 +89,23 @@ async fn secrets_never_show() {
     }
     for order in &orders {
         osb.unbind(order, "b").await;
-        osb.give_back(order).await;
+        let operation = osb.deprovision(order).await.operation();
+        assert_eq!(osb.ended(order, &operation).await.0, "gone");
+        operations.push(operation);
         hook.next().await;
     }
     let log = world.broker.log();
+    // Each line of a request and of a step tells whose it is, and of which operation.
+    for (nth, operation) in operations.iter().enumerate() {
+        let id = &orders[nth % orders.len()].id;
+        let of = |what: &str| {
+            log.lines()
+                .filter(|line| line.contains(operation.as_str()) && line.contains(id.as_str()) && line.contains(what))
+                .count()
+        };
+        assert_eq!(of("served"), 1, "{operation}");
+        assert!(of("step") > 0, "no step of {operation}");
+    }
     assert!(log.contains(&orders[1].id), "the log tells of this");
     assert!(dump.contains(&orders[1].id) && objects.contains(&orders[1].id));
     for secret in &secrets {

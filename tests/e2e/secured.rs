@@ -9,7 +9,7 @@ use sandbox::elasticache::{Call, Fault, FaultKind};
 use serde_json::{Value, json};
 
 use crate::caches::{redis, use_memcached, use_redis};
-use crate::cluster::{Place, provider_id};
+use crate::cluster::provider_id;
 use crate::life::{changes, fields, move_to, operations, plan, settled};
 use crate::osb::{MEMCACHED, Order, REDIS};
 use crate::provider::{gone, strike};
@@ -41,19 +41,6 @@ async fn credentials(world: &World, order: &Order) -> Value {
     let bound = world.osb().bind(order, &binding).await;
     assert_eq!(bound.status, 201, "{bound:?}");
     bound.body["credentials"].clone()
-}
-
-async fn annotate(world: &World, place: &Place, annotation: &str) {
-    let arguments = [
-        "annotate",
-        "--overwrite",
-        "cinst",
-        "-n",
-        &place.namespace,
-        &place.name,
-        annotation,
-    ];
-    world.kubectl(&arguments).await;
 }
 
 /// The strategies of the passwords that ElastiCache was asked for.
@@ -125,7 +112,7 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     assert_eq!(redis(&without, ca_file, &["get", "kept"]).await, "yes");
     assert_eq!(counted(world, &order).await, 1);
 
-    annotate(world, &place, "cache.akkeris.io/release-superseded=true").await;
+    world.annotate(&place, "cache.akkeris.io/release-superseded=true").await;
     asked(world, &id, &["ROTATE", "SET"]).await;
     eventually("the end of clients without a password", async || {
         let answer = redis(&without, ca_file, &["get", "kept"]).await;
@@ -136,7 +123,7 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     world.until_reason(&place, "Available").await;
 
     // Another password in the Secret: the one before holds until it is let go.
-    annotate(world, &place, "cache.akkeris.io/release-superseded-").await;
+    world.annotate(&place, "cache.akkeris.io/release-superseded-").await;
     let other = "another-password-of-mine";
     // ElastiCache does what it is asked, and the answer is lost: asked twice it would shut the password before out.
     strike(

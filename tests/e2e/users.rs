@@ -308,7 +308,7 @@ async fn a_broker_that_is_killed_loses_no_binding_and_no_unbinding() {
         assert_eq!(refused(&answer), number < 4, "{number}: {answer}");
     }
     assert_eq!(secrets_of_users(&world, &place).await, 4);
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,13 @@
 //! A sandbox with the custom resources and default plans in it, and a broker as a process of its own.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -13,6 +15,7 @@ use sandbox::Sandbox;
 use sandbox::supervisor::{Process, Program};
 use tokio::process::Command;
 
+use crate::canary::{self, Canary};
 use crate::osb::{self, Osb};
 
 /// Longer than anything takes on a busy machine.
@@ -25,6 +28,7 @@ pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 pub struct World {
     pub sandbox: Sandbox,
     pub broker: Broker,
+    canary: Canary,
 }
 
 /// A broker process, and how to start it again.
@@ -37,8 +41,39 @@ pub struct Broker {
     log: PathBuf,
 }
 
+thread_local! {
+    /// Ends with the test that it is made by, since each has a thread of its own.
+    static USE: RefCell<Option<Use>> = const { RefCell::new(None) };
+}
+
+static USES: AtomicUsize = AtomicUsize::new(0);
+
+/// A test's use of the shared world.
+struct Use;
+
+impl Use {
+    fn begin() -> Self {
+        USES.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        USES.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How many tests are using the shared world.
+pub fn in_use() -> usize {
+    USES.load(Ordering::SeqCst)
+}
+
 /// The world of all tests that take nothing away. It ends with the process.
 pub async fn shared() -> &'static World {
+    USE.with_borrow_mut(|own| {
+        own.get_or_insert_with(Use::begin);
+    });
     static WORLD: OnceLock<World> = OnceLock::new();
     let world = || {
         let (send, receive) = std::sync::mpsc::channel();
@@ -65,6 +100,7 @@ impl World {
 
     /// A world on a sandbox.
     pub async fn on(sandbox: Sandbox, variables: &[(&str, &str)]) -> Self {
+        let canary = Canary::start(&sandbox).await;
         let project = Path::new(PROJECT);
         let apply = async |options: &[&str], path: &str| {
             let path = project.join(path);
@@ -97,7 +133,29 @@ impl World {
             (offered.sum::<usize>() == plans).then_some(())
         })
         .await;
-        Self { sandbox, broker }
+        Self {
+            sandbox,
+            broker,
+            canary,
+        }
+    }
+
+    /// Ends it, once it is sure that no secret of it was told.
+    pub async fn stop(self) {
+        self.search().await;
+        self.sandbox.stop().await;
+    }
+
+    /// Looks for its secrets in all that was told of it.
+    pub async fn search(&self) {
+        let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let logs: Vec<_> = logs
+            .into_iter()
+            .filter(|log| canary::is_of(log, &self.sandbox))
+            .collect();
+        let metrics = self.broker.health().try_get("/metrics").await;
+        let metrics: Vec<_> = metrics.map(|reply| reply.text).into_iter().collect();
+        self.canary.search(&self.sandbox, &logs, &metrics).await;
     }
 
     pub fn osb(&self) -> Osb {
@@ -236,28 +294,34 @@ pub fn kubectl_command(sandbox: &Sandbox) -> Command {
 }
 
 /// Waits until a condition holds, and returns what it found.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, condition).await
+}
+
+/// The same, for what may take longer.
+pub async fn within<T>(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < patience, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
+/// The logs of all brokers.
+static LOGS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// When a test fails, the end of every broker's log is printed: the files go with their sandbox.
 fn shown_on_panic(log: PathBuf) {
-    static LOGS: OnceLock<Mutex<Vec<PathBuf>>> = OnceLock::new();
-    let logs = LOGS.get_or_init(|| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             before(panic);
-            let logs = LOGS
-                .get()
-                .map(|logs| logs.lock().unwrap_or_else(PoisonError::into_inner).clone());
-            for log in logs.unwrap_or_default() {
+            let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for log in logs {
                 let Ok(text) = fs::read_to_string(&log) else { continue };
                 let lines: Vec<_> = text
                     .lines()
@@ -271,7 +335,6 @@ fn shown_on_panic(log: PathBuf) {
                 eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
             }
         }));
-        Mutex::default()
     });
-    logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+    LOGS.lock().unwrap_or_else(PoisonError::into_inner).push(log);
 }

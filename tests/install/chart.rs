@@ -7,7 +7,7 @@ use sandbox::Sandbox;
 use crate::{PROJECT, helm, helm_folder, kubectl, run, said};
 
 /// Sets of values, and kinds that each must have made.
-const SETS: [(&str, &[&str], &[&str]); 7] = [
+const SETS: [(&str, &[&str], &[&str]); 8] = [
     ("as it stands", &[], &["Deployment", "PodDisruptionBudget", "Job"]),
     (
         "everything at once",
@@ -56,6 +56,15 @@ const SETS: [(&str, &[&str], &[&str]); 7] = [
             "secrets.values.ledgerKeys=k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         ],
         &["Secret"],
+    ),
+    (
+        "platforms with certificates",
+        &[
+            "tls.clientCertificates.secret=platforms",
+            "tls.clientCertificates.names={platform.example.com,ops@example.com}",
+            "tls.clientCertificates.revocations=true",
+        ],
+        &["Deployment"],
     ),
     (
         "a namespace more, accounts that exist",
@@ -179,7 +188,13 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
     let everything = files.path().join("all");
     fs::create_dir(&everything).unwrap();
     let project = way(&everything, PROJECT);
-    let list = ["cert-manager", "monitoring", "network-policy", "token-review"];
+    let list = [
+        "cert-manager",
+        "client-certificates",
+        "monitoring",
+        "network-policy",
+        "token-review",
+    ];
     let components: String = list
         .iter()
         .map(|name| format!("  - {project}/deploy/components/{name}\n"))
@@ -190,6 +205,12 @@ async fn every_rendering_is_taken_strictly_by_the_api_server() {
     fs::write(everything.join("kustomization.yaml"), text).unwrap();
     let text = kubectl(&sandbox, &["kustomize", everything.to_str().unwrap()]).await;
     judge("all components", &text).await;
+    kubectl(
+        &sandbox,
+        &["delete", "namespace", "cache-broker-system", "--timeout=120s"],
+    )
+    .await;
+    crate::typed::first_steps(&sandbox).await;
     sandbox.stop().await;
 }
 
@@ -219,9 +240,39 @@ fn values_that_cannot_work_are_refused_with_their_name() {
         (&["api.serviceAccount.create=false"], "serviceAccount"),
         (&["aws.region=mars"], "region"),
         (&["image.repository="], "repository"),
+        (
+            &["tls.clientCertificates.secret=platforms", "tls.enabled=false"],
+            "tls.clientCertificates takes tls.enabled",
+        ),
+        (&["tls.clientCertificates.names[0]=a\\,b"], "names"),
     ] {
         let error = render(values).err().unwrap_or_else(|| panic!("{values:?} is taken"));
         assert!(error.contains(complaint), "{values:?}: {error}");
+    }
+}
+
+#[test]
+fn client_certificates_are_settings_of_the_api_alone_and_what_the_component_sets() {
+    let values = [
+        "tls.clientCertificates.secret=cache-broker-clients",
+        "tls.clientCertificates.names={platform.example.com,ops@example.com}",
+        "tls.clientCertificates.revocations=true",
+    ];
+    let text = render(&values).unwrap();
+    for line in [
+        "value: /etc/cache-broker/clients/ca.crt",
+        "value: /etc/cache-broker/clients/crl.pem",
+        "value: \"platform.example.com,ops@example.com\"",
+        "secretName: cache-broker-clients",
+    ] {
+        assert_eq!(text.matches(line).count(), 1, "{line}");
+    }
+    let component = fs::read_to_string(format!("{PROJECT}/deploy/components/client-certificates/api.yaml")).unwrap();
+    for line in component
+        .lines()
+        .filter(|line| line.contains(": ") && line.contains("clients"))
+    {
+        assert!(text.contains(line.trim()), "the chart says nothing of {line}");
     }
 }
 

@@ -209,6 +209,7 @@ async fn what_the_manual_says_installs_it_and_keeps_it_running() {
     for block in manual {
         desk.types(&block).await;
     }
+    desk.types(blocks("deploy/README.md").last().unwrap()).await;
     // It does its work after all of that.
     let again = desk.order("akkeris-memcached", "hobby-dev").await;
     nothing_secret_is_told(&desk, &[before, desk.logs().await], &[&told[..], &[again]].concat()).await;
@@ -319,6 +320,7 @@ async fn a_plan_in_use_survives_a_prune(desk: &Desk) {
         (count == "1").then_some(())
     };
     eventually("the count of the plan's instances", used).await;
+    moves_to_another_revision(desk, &folder, &sync).await;
     fs::remove_file(folder.join("plan.yaml")).unwrap();
     let refusal = sync().await.expect_err("a plan in use was pruned");
     assert!(
@@ -353,6 +355,37 @@ async fn a_plan_in_use_survives_a_prune(desk: &Desk) {
             .await;
         left.is_empty().then_some(())
     })
+    .await;
+}
+
+/// Edits the plan, and moves its instance as docs/PLANS.md says.
+async fn moves_to_another_revision(desk: &Desk, folder: &Path, sync: impl AsyncFn() -> Result<String, String>) {
+    let plan = folder.join("plan.yaml");
+    let text = fs::read_to_string(&plan).unwrap();
+    fs::write(&plan, text.replace("displayName: Example", "displayName: Another")).unwrap();
+    sync().await.unwrap();
+    let stands = async |kind: &str, name: &str, path: &str, wanted: &str| {
+        let path = format!("jsonpath={{{path}}}");
+        let get = ["get", kind, name, "-n", "memcached-system", "-o", &path];
+        eventually(&format!("{path} of {name}"), async || {
+            (desk.kubectl(&get).await == wanted).then_some(())
+        })
+        .await;
+    };
+    stands("cplan", "example-memcached", ".status.revision", "2").await;
+    stands("cinst", "example", ".status.plan.revision", "1").await;
+    for block in blocks("docs/PLANS.md") {
+        desk.types(&block).await;
+    }
+    stands("cinst", "example", ".status.plan.revision", "2").await;
+    desk.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "-n",
+        "memcached-system",
+        "cinst/example",
+        "--timeout=120s",
+    ])
     .await;
 }
 

@@ -10,6 +10,7 @@ mod installed;
 mod manual;
 mod policy;
 mod rights;
+mod typed;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

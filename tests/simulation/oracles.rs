@@ -79,6 +79,16 @@ fn leaves(wanted: &str, is: &str) -> Vec<(String, String, String)> {
 /// Looks at a world at rest.
 pub fn rested(world: &World) {
     for (key, instance) in world.objects("cacheinstances") {
+        let written = instance["metadata"]["annotations"]["cache.akkeris.io/ledger-revision"].as_str();
+        let seen = instance["status"]["ledgerRevision"]
+            .as_i64()
+            .map(|seen| seen.to_string());
+        if written != seen.as_deref() {
+            world.accuse(format!(
+                "{}/{} was written from revision {written:?} of the ledger and says {seen:?}",
+                key.namespace, key.name
+            ));
+        }
         let stalled = crate::platform::condition(&instance, "Stalled") == Some("True");
         if !is_settled(&instance) && !stalled {
             world.accuse(format!(
@@ -154,6 +164,8 @@ const UNTOLD: &[&str] = &[
     "auth.conf",
     "startedAt",
     "cache.akkeris.io/ledger-revision",
+    // Whoever asks again after a lost answer may have asked twice.
+    "ledgerRevision",
     "cache.akkeris.io/operation-id",
     "cache.akkeris.io/restarted-at",
     "instances",

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use cache_broker::ledger::gate::{Gate, Passing};
 use cache_broker::ledger::{KeyRing, Ledger, LedgerError};
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::database;
@@ -95,6 +95,8 @@ struct Hold {
     process: usize,
     /// What is to become of the call under way.
     verdict: parking_lot::Mutex<Verdict>,
+    /// Calls that come late: whoever makes them waits for them, past its deadline, while all else in the process goes on.
+    lingering: watch::Sender<usize>,
 }
 
 /// A ledger of one process.
@@ -103,6 +105,7 @@ pub fn ledger(world: &Arc<World>, process: usize) -> Ledger {
         world: Arc::downgrade(world),
         process,
         verdict: parking_lot::Mutex::new(Verdict::Go),
+        lingering: watch::Sender::new(0),
     };
     world.ledger.clone().through(Arc::new(gate))
 }
@@ -136,8 +139,13 @@ impl Gate for Hold {
                 Verdict::Fail(crate::gate::Failure::Silence) => std::future::pending().await,
                 Verdict::Fail(_) => Err(away()),
                 verdict => {
-                    if verdict == Verdict::Outlive {
-                        world.outlive(self.process, attempt).await;
+                    match verdict {
+                        Verdict::Outlive => world.outlive(self.process, attempt).await,
+                        Verdict::Late => {
+                            self.lingering.send_modify(|calls| *calls += 1);
+                            world.linger(attempt).await;
+                        }
+                        _ => {}
                     }
                     // One call is under way at a time.
                     *self.verdict.lock() = verdict;
@@ -157,8 +165,11 @@ impl Gate for Hold {
             }
             let verdict = std::mem::replace(&mut *self.verdict.lock(), Verdict::Go);
             match verdict {
-                // A call cannot be had later than its caller: a late one is one whose answer is lost.
-                Verdict::Lose | Verdict::Late => Err(away()),
+                Verdict::Lose => Err(away()),
+                Verdict::Late => {
+                    self.lingering.send_modify(|calls| *calls -= 1);
+                    Err(away())
+                }
                 Verdict::Die | Verdict::Outlive => world.die(self.process).await,
                 Verdict::Go | Verdict::Fail(_) => Ok(()),
             }
@@ -171,6 +182,8 @@ impl Gate for Hold {
             if world.is_some_and(|world| world.state().outlived.contains(&self.process)) {
                 std::future::pending::<()>().await;
             }
+            // It is held by the gate, not by whoever waits for it.
+            let _ = self.lingering.subscribe().wait_for(|calls| *calls == 0).await;
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
@@ -17,6 +17,10 @@ use crate::scenarios::{ALL, IDLE, Scenario};
 
 /// How many threads do runs.
 const THREADS: usize = 2;
+/// The mixtures that are among the tests: those that found something once, and some more.
+const MIXTURES: [u64; 10] = [41, 120, 1, 2, 3, 4, 5, 6, 7, 8];
+/// One of them whose runs are compared to the last call.
+const REPEATED: u64 = 41;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.trim().parse().ok()
@@ -119,6 +123,12 @@ fn told_of(name: &str, trace: &[String]) -> String {
     }
 }
 
+/// Tests take turns: each has all threads, and its time to itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Does jobs on all threads until they are done or time is up. Returns what was done.
 fn on_all_threads<J: Sync>(jobs: &[J], limit: Option<Duration>, each: impl Fn(&Rig, &J, &Mutex<Told>) + Sync) -> Told {
     let (told, next, began) = (Mutex::new(Told::default()), AtomicUsize::new(0), Instant::now());
@@ -176,20 +186,12 @@ fn judge(what: &str, told: &Told, began: Instant) {
 /// A run without faults does what is asked for, and two of them are the same to the last call.
 #[test]
 fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
-    let began = Instant::now();
+    let (_alone, began) = (alone(), Instant::now());
     let told = on_all_threads(&chosen(), Some(limit()), |rig, scenario, told| {
         let report = rig.run(plain(scenario, Faults::None, 1));
         let again = rig.run(plain(scenario, Faults::None, 1));
         let mut wrong = report.wrong.clone();
-        if report.trace != again.trace {
-            let at = report
-                .trace
-                .iter()
-                .zip(&again.trace)
-                .position(|(one, other)| one != other);
-            let of = |report: &Report| at.and_then(|at| report.trace.get(at)).cloned().unwrap_or_default();
-            wrong.push(format!("not the same again: {} and then {}", of(&report), of(&again)));
-        }
+        wrong.extend(parting(&report.trace, &again.trace));
         told.lock().unwrap().add(scenario.name, &report, wrong);
     });
     judge("undisturbed", &told, began);
@@ -197,6 +199,7 @@ fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
 
 #[test]
 fn ten_idle_minutes_cost_no_write_and_one_resync_at_most() {
+    let _alone = alone();
     let report = Rig::new().run(plain(&IDLE, Faults::None, 1));
     assert_eq!(report.wrong, Vec::<String>::new());
     assert_eq!(report.ends, [End::Succeeded]);
@@ -214,7 +217,7 @@ fn limit() -> Duration {
 
 /// Runs an operation once for each fault that is made of the number of calls it takes.
 fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)> + Sync) {
-    let began = Instant::now();
+    let (_alone, began) = (alone(), Instant::now());
     let scenarios: Vec<_> = chosen().into_iter().enumerate().collect();
     let cut = AtomicUsize::new(0);
     let told = on_all_threads(&scenarios, Some(limit()), |rig, (nth, scenario), told| {
@@ -315,15 +318,13 @@ fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
 
 /// Orders of all kinds at one time, and faults of all kinds.
 #[test]
-#[ignore = "too few seeds were run yet to know that none fails: make simulate"]
 fn mixtures_under_whatever_comes() {
-    let began = Instant::now();
-    let seeds: Vec<u64> = match number("SIMULATION_SEED") {
-        Some(seed) => vec![seed],
-        None => {
-            let first = number("SIMULATION_FIRST").unwrap_or(1);
-            (first..first + number("SIMULATION_SEEDS").unwrap_or(60)).collect()
-        }
+    let (_alone, began) = (alone(), Instant::now());
+    let first = number("SIMULATION_FIRST").unwrap_or(1);
+    let seeds = match (number("SIMULATION_SEED"), number("SIMULATION_SEEDS")) {
+        (Some(seed), _) => vec![seed],
+        (None, Some(seeds)) => (first..first + seeds).collect(),
+        (None, None) => MIXTURES.to_vec(),
     };
     let limited = number("SIMULATION_SEEDS").is_none();
     let told = on_all_threads(&seeds, limited.then(limit), |rig, seed, told| {
@@ -333,6 +334,41 @@ fn mixtures_under_whatever_comes() {
             .add(&format!("seed {seed} (make simulate SEED={seed})"), &report, wrong);
     });
     judge("mixtures", &told, began);
+}
+
+/// Where two traces part, with what comes before.
+fn parting(one: &[String], other: &[String]) -> Option<String> {
+    let at = one.iter().zip(other).position(|(one, other)| one != other);
+    let at = at.or((one.len() != other.len()).then_some(one.len().min(other.len())))?;
+    let of = |trace: &[String]| trace.get(at).cloned().unwrap_or_else(|| "the end".to_owned());
+    let before = &one[at.saturating_sub(12)..at];
+    Some(format!(
+        "not the same again at line {at}:\n    {}\n  {}\n  and then\n  {}",
+        before.join("\n    "),
+        of(one),
+        of(other)
+    ))
+}
+
+/// A seed is the same run again, to the last call, also of a mixture under a storm.
+#[test]
+fn a_mixture_is_the_same_again() {
+    let (_alone, began) = (alone(), Instant::now());
+    let first = number("SIMULATION_FIRST").unwrap_or(1);
+    let seeds = match (number("SIMULATION_SEED"), number("SIMULATION_REPEATED")) {
+        (Some(seed), _) => vec![seed],
+        (None, Some(seeds)) => (first..first + seeds).collect(),
+        (None, None) => vec![REPEATED],
+    };
+    let told = on_all_threads(&seeds, None, |rig, seed, told| {
+        let (one, mut wrong) = storm(rig, *seed);
+        let (other, _) = storm(rig, *seed);
+        wrong.extend(parting(&one.trace, &other.trace));
+        told.lock()
+            .unwrap()
+            .add(&format!("seed {seed}, twice (make simulate SEED={seed})"), &one, wrong);
+    });
+    judge("mixtures, twice", &told, began);
 }
 
 /// What was changed into something is as what was made so.
@@ -346,7 +382,7 @@ fn what_is_changed_is_as_what_is_made() {
         ("update to replicas on ElastiCache", "aws-redis-replicas"),
         ("update to more nodes on ElastiCache", "aws-memcached-two"),
     ];
-    let began = Instant::now();
+    let (_alone, began) = (alone(), Instant::now());
     let told = on_all_threads(pairs, None, |rig, (name, plan), told| {
         let scenario = ALL.iter().find(|scenario| scenario.name == *name).unwrap();
         let changed = rig.run(plain(scenario, Faults::None, 1));

@@ -64,7 +64,7 @@ pub struct OpenWatch {
 pub enum Late {
     Kubernetes(KubeRequest),
     ElastiCache(sandbox::elasticache::Request),
-    /// A call of a process that is held for it, as if dead, and then dies.
+    /// A call whose caller is held for it: a task of its process, or all of one that is as if dead, and then dies.
     Postgres(String, oneshot::Sender<()>),
 }
 
@@ -230,15 +230,19 @@ impl World {
 
     /// Ends a process but for a call to Postgres, and waits until that comes.
     pub async fn outlive(&self, process: usize, attempt: &str) {
-        let comes = {
+        {
             let mut state = self.state();
-            let (come, comes) = oneshot::channel();
-            state.late.push(Late::Postgres(attempt.to_owned(), come));
             state.outlived.insert(process);
             state.facades.remove(&process);
             state.wakeups.retain(|(whose, _), _| *whose != process);
-            comes
-        };
+        }
+        self.linger(attempt).await;
+    }
+
+    /// Holds a call to Postgres until it is to come late.
+    pub async fn linger(&self, attempt: &str) {
+        let (come, comes) = oneshot::channel();
+        self.state().late.push(Late::Postgres(attempt.to_owned(), come));
         if comes.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -260,6 +264,26 @@ impl World {
         });
         if state.api.revision() != before && !is_quiet(&request.path) {
             state.wrote();
+        }
+        if request.path.contains("/cacheinstances/")
+            && request.path.ends_with("/status")
+            && let Answer::Once(_, object) = &answer
+        {
+            let said: Vec<_> = object["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|condition| {
+                    let word = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
+                    format!("{}={} {}", word("type"), word("status"), word("reason"))
+                })
+                .collect();
+            state.trace.push(format!(
+                "{:9} which says {} at revision {} of the ledger",
+                "",
+                said.join(", "),
+                object["status"]["ledgerRevision"]
+            ));
         }
         answer
     }

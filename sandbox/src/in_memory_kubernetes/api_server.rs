@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 
 use super::apply::{Managers, merge};
 use super::object::{
-    Key, Kind, Refusal, Stored, counted, finalizers, is_deleting, members, meta, meta_mut, meta_text, metadata_only,
-    owners, time,
+    Key, Kind, Refusal, Stored, counted, finalizers, hold, is_deleting, members, meta, meta_mut, meta_text,
+    metadata_only, owners, time,
 };
 
 /// The finalizer that holds an object until its dependents are gone.
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer that holds a claim as long as a Pod uses it.
+pub(super) const IN_USE: &str = "kubernetes.io/pvc-protection";
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -78,6 +80,7 @@ struct Change {
     key: Key,
     before: Option<Value>,
     after: Option<Value>,
+    /// As it was before, under the change's version: what a watch is told that it is not of any more.
     last: Value,
 }
 
@@ -398,6 +401,9 @@ impl ApiServer {
         if !kind.custom {
             typed(kind, object);
         }
+        if kind.kind == "PersistentVolumeClaim" {
+            hold(object, IN_USE);
+        }
         let metadata = meta_mut(object);
         for name in ["deletionTimestamp", "managedFields", "selfLink"] {
             metadata.remove(name);
@@ -421,9 +427,9 @@ impl ApiServer {
     ) -> Outcome<(StatusCode, Value)> {
         let kind = route.kind;
         let Some(standing) = self.objects.get(key) else {
-            // The API calls this "create on update".
-            let makes = ["Service", "Lease"].contains(&kind.kind) && !route.status;
-            if makes && meta(&object, "resourceVersion").is_none() {
+            // The API calls this "create on update"; which version it was to be of is not asked.
+            if ["Service", "Lease"].contains(&kind.kind) && !route.status {
+                meta_mut(&mut object).remove("resourceVersion");
                 return self.create(route, object, request);
             }
             return Err(Refusal::not_found(&kind, &key.name));
@@ -595,9 +601,7 @@ impl ApiServer {
             grow(&mut object);
         }
         if is_deleting(&object) && finalizers(&object).is_empty() && !has_grace(&object) {
-            if let Some(stored) = self.objects.get_mut(key) {
-                stored.value = object.clone();
-            }
+            // Watches are told how it was before its last finalizer went.
             self.remove(key);
             return Ok((StatusCode::OK, object));
         }
@@ -634,9 +638,7 @@ impl ApiServer {
             return Ok((StatusCode::OK, stored.value));
         }
         if policy == Some("Foreground") {
-            let mut held: Vec<_> = finalizers(object).into_iter().map(str::to_owned).collect();
-            held.push(FOREGROUND.to_owned());
-            meta_mut(object).insert("finalizers".to_owned(), json!(held));
+            hold(object, FOREGROUND);
         }
         // The kubelet ends a Pod's processes first.
         let grace = if kind.kind == "Pod" { 30 } else { 0 };
@@ -665,12 +667,14 @@ impl ApiServer {
         let version = self.history.len() + 1;
         meta_mut(&mut stored.value).insert("resourceVersion".to_owned(), json!(version.to_string()));
         let value = stored.value.clone();
-        let before = self.objects.insert(key.clone(), stored);
+        let before = self.objects.insert(key.clone(), stored).map(|before| before.value);
+        let mut last = before.clone().unwrap_or_default();
+        meta_mut(&mut last).insert("resourceVersion".to_owned(), json!(version.to_string()));
         self.history.push(Change {
             key,
-            before: before.map(|before| before.value),
+            before,
             after: Some(value.clone()),
-            last: Value::Null,
+            last,
         });
         value
     }

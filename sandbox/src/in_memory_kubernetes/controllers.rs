@@ -4,9 +4,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::api_server::{ApiServer, FOREGROUND};
+use super::api_server::{ApiServer, FOREGROUND, IN_USE};
 use super::apply::Managers;
-use super::object::{Key, Stored, finalizers, is_deleting, members, meta, meta_mut, meta_text, owners, time};
+use super::object::{Key, Stored, finalizers, hold, is_deleting, members, meta, meta_mut, meta_text, owners, time};
 
 /// Something that a controller is about to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,10 @@ pub enum Work {
     Collect(Key),
     /// It lets go of what is deleted in the foreground, or deletes its dependents.
     Foreground(Key),
+    /// A claim is held as long as it may be used.
+    Hold(Key),
+    /// A claim that no Pod uses is let go.
+    LetGo(Key),
     /// A Deployment gets its Pods, or loses surplus ones.
     Scale(Key),
     /// A kubelet starts a Pod.
@@ -53,6 +57,14 @@ impl ApiServer {
                         work.push(Work::Report(key.clone()));
                     }
                 }
+                "persistentvolumeclaims" if !is_deleting(object) && !finalizers(object).contains(&IN_USE) => {
+                    work.push(Work::Hold(key.clone()));
+                }
+                "persistentvolumeclaims"
+                    if is_deleting(object) && finalizers(object).contains(&IN_USE) && !self.is_used(key) =>
+                {
+                    work.push(Work::LetGo(key.clone()));
+                }
                 "pods" if is_deleting(object) => work.push(Work::End(key.clone())),
                 "pods" if object.get("status").is_none() => work.push(Work::Start(key.clone())),
                 _ => {}
@@ -65,6 +77,8 @@ impl ApiServer {
     pub fn perform(&mut self, work: &Work, now: Timestamp) {
         let (Work::Collect(key)
         | Work::Foreground(key)
+        | Work::Hold(key)
+        | Work::LetGo(key)
         | Work::Scale(key)
         | Work::Start(key)
         | Work::End(key)
@@ -77,22 +91,17 @@ impl ApiServer {
             Work::Foreground(_) => {
                 let dependents = self.dependents(meta_text(&stored.value, "uid"));
                 if dependents.is_empty() {
-                    let held: Vec<_> = finalizers(&stored.value)
-                        .into_iter()
-                        .filter(|finalizer| *finalizer != FOREGROUND)
-                        .map(str::to_owned)
-                        .collect();
-                    if held.is_empty() {
-                        self.remove(key);
-                    } else {
-                        meta_mut(&mut stored.value).insert("finalizers".to_owned(), json!(held));
-                        self.put(key.clone(), stored);
-                    }
+                    self.let_go(key, stored, FOREGROUND);
                 }
                 for dependent in dependents {
                     self.put_up_for_deletion(&dependent, now);
                 }
             }
+            Work::Hold(_) => {
+                hold(&mut stored.value, IN_USE);
+                self.put(key.clone(), stored);
+            }
+            Work::LetGo(_) => self.let_go(key, stored, IN_USE),
             Work::Scale(_) => self.scale(key, &stored.value, now),
             Work::Start(_) => {
                 start(&mut stored.value, now);
@@ -105,6 +114,32 @@ impl ApiServer {
                 self.put(key.clone(), stored);
             }
         }
+    }
+
+    /// Takes a finalizer off what is being deleted.
+    fn let_go(&mut self, key: &Key, mut stored: Stored, finalizer: &str) {
+        let held: Vec<_> = finalizers(&stored.value)
+            .into_iter()
+            .filter(|held| *held != finalizer)
+            .map(str::to_owned)
+            .collect();
+        if held.is_empty() {
+            self.remove(key);
+        } else {
+            meta_mut(&mut stored.value).insert("finalizers".to_owned(), json!(held));
+            self.put(key.clone(), stored);
+        }
+    }
+
+    /// Whether a Pod mounts a claim.
+    fn is_used(&self, claim: &Key) -> bool {
+        let mounts = |pod: &Value| {
+            let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
+            let mut volumes = volumes.into_iter().flatten();
+            volumes.any(|volume| volume.pointer("/persistentVolumeClaim/claimName") == Some(&json!(claim.name)))
+        };
+        let mut pods = self.objects.iter().filter(|(key, _)| key.plural == "pods");
+        pods.any(|(key, stored)| key.namespace == claim.namespace && mounts(&stored.value))
     }
 
     fn stands(&self, owner: &Value) -> bool {

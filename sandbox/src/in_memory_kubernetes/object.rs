@@ -193,6 +193,13 @@ pub(super) fn finalizers(object: &Value) -> Vec<&str> {
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
+/// Gives an object a finalizer more.
+pub(super) fn hold(object: &mut Value, finalizer: &str) {
+    let mut held: Vec<_> = finalizers(object).into_iter().map(str::to_owned).collect();
+    held.push(finalizer.to_owned());
+    meta_mut(object).insert("finalizers".to_owned(), json!(held));
+}
+
 /// Whether an object is being deleted.
 pub(super) fn is_deleting(object: &Value) -> bool {
     meta(object, "deletionTimestamp").is_some()

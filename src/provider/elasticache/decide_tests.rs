@@ -490,6 +490,34 @@ fn what_was_taken_over_open_stays_open_whatever_its_plan_says() {
 }
 
 #[test]
+fn what_is_asked_for_while_a_snapshot_is_taken_has_not_happened_yet() {
+    let at = |progress, desired: &Desired| {
+        let decision = run(desired, &serving(desired, live(Phase::Snapshotting)));
+        assert_eq!(
+            (&decision.step, decision.report.progress, decision.report.reason),
+            (&Next::Rest, progress, Reason::Snapshotting),
+            "{}",
+            decision.report.message
+        );
+        decision.report
+    };
+    let mut desired = desired(redis());
+    desired.was_ready = true;
+    desired.record.serving = Some(Place::ElastiCache(proven(0, GROUP)));
+    at(Progress::Ready, &desired);
+    // A restart that is due, or another node type.
+    let mut restarted = desired.clone();
+    restarted.restart_at = Some(Timestamp::UNIX_EPOCH);
+    let report = at(Progress::ReadyAndReconciling, &restarted);
+    assert!(report.message.contains("restarting node"), "{}", report.message);
+    assert_eq!(report.record.restart, None, "nothing was begun");
+    let mut resized = desired.clone();
+    let spec = resized.plan.elasticache.as_mut().unwrap();
+    spec.node_type = "cache.t4g.small".to_owned();
+    at(Progress::ReadyAndReconciling, &resized);
+}
+
+#[test]
 fn a_delete_waits_until_elasticache_allows_it_and_ends_when_nothing_is_left() {
     let mut desired = desired(redis());
     desired.existence = Existence::Absent(DeletionPolicy::Delete);

@@ -67,6 +67,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         connection_secret: "i-connection".to_owned(),
         was_ready: false,
         consent: Consent::Withheld,
+        ordered: false,
         restart_at: None,
         adopt: None,
         as_found: false,

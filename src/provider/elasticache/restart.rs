@@ -41,7 +41,12 @@ pub fn restarting(desired: &Desired, record: &Record, live: &Live, now: Timestam
     if !desired.was_ready {
         return finished();
     }
-    if requested > now {
+    // What was begun is not put off because a clock was set back.
+    let begun = record
+        .restart
+        .as_ref()
+        .is_some_and(|restart| restart.requested == requested);
+    if !begun && desired.restart_due(now).is_none() {
         return Restarting::Later(requested);
     }
     if live.config.sharded {

@@ -74,6 +74,24 @@ fn a_restart_waits_for_its_time_and_is_not_done_twice() {
         restarting(&desired, &Record::default(), &live, at(NOW)),
         Restarting::Later(at("2026-01-02T00:00:00Z"))
     );
+    // Unless it was begun, or ordered by a clock that is ahead.
+    let begun = Record {
+        restart: Some(Restart {
+            requested: at("2026-01-02T00:00:00Z"),
+            done: Vec::new(),
+            current: None,
+        }),
+        ..Record::default()
+    };
+    assert!(matches!(
+        restarting(&desired, &begun, &live, at(NOW)),
+        Restarting::Reboot(..)
+    ));
+    desired.ordered = true;
+    assert!(matches!(
+        restarting(&desired, &Record::default(), &live, at(NOW)),
+        Restarting::Reboot(..)
+    ));
     desired.restart_at = None;
     assert_eq!(
         restarting(&desired, &Record::default(), &live, at(NOW)),

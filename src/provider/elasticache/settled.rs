@@ -51,11 +51,7 @@ pub(super) fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
     let id = &view.place.target.id;
     let busy = match &live.phase {
         Phase::Available => None,
-        Phase::Snapshotting => Some((
-            Progress::Ready,
-            Reason::Snapshotting,
-            format!("{id} answers while a snapshot is taken"),
-        )),
+        Phase::Snapshotting => return snapshotting(view, spec),
         Phase::Rebooting => Some((Progress::Reconciling, Reason::Restarting, format!("{id} is rebooting"))),
         _ => Some((
             Progress::ReadyAndReconciling,
@@ -90,6 +86,37 @@ pub(super) fn settled(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
     match later {
         Some(at) => decision.no_later_than(at, now),
         None => decision,
+    }
+}
+
+/// A cache of which a snapshot is taken takes no other change meanwhile. It is ready if nothing else would be done: what was
+/// asked for has not happened yet.
+fn snapshotting(view: &View, spec: &ElastiCacheSpec) -> Decision<Step> {
+    let id = &view.place.target.id;
+    let calm = Live {
+        phase: Phase::Available,
+        ..view.live.clone()
+    };
+    let after = settled(
+        &View {
+            live: &calm,
+            tagging: view.tagging.clone(),
+            ..*view
+        },
+        spec,
+    );
+    let answers = format!("{id} answers while a snapshot is taken");
+    let waits = |what: String| {
+        let message = format!("{answers}; after it: {what}");
+        Decision::rest(view.say(Progress::ReadyAndReconciling, Reason::Snapshotting, message))
+    };
+    match (&after.step, after.report.progress) {
+        (Next::Rest, Progress::Ready) => Decision {
+            report: view.say(Progress::Ready, Reason::Snapshotting, answers),
+            ..after
+        },
+        (Next::Rest, Progress::Stalled) => after,
+        _ => waits(after.report.message),
     }
 }
 

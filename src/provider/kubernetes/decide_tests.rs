@@ -50,6 +50,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         connection_secret: "i-connection".to_owned(),
         was_ready: false,
         consent: Consent::Withheld,
+        ordered: false,
         restart_at: None,
         adopt: None,
         as_found: false,
@@ -490,6 +491,31 @@ fn a_restart_goes_from_node_to_node_when_it_is_due() {
     assert_eq!(settle(&instance, &mut cluster.clone()).0, []);
     instance.record = Record::default();
     assert_eq!(settle(&instance, &mut cluster).0, []);
+}
+
+#[test]
+fn a_restart_that_was_begun_or_ordered_does_not_wait_for_a_clock_that_is_behind() {
+    let mut instance = serving("memcached", &json!({ "memory": "64Mi", "replicas": 2 }));
+    let cluster = settled(&instance);
+    // Not yet, by this clock.
+    instance.restart_at = Some(at("2026-11-23T02:00:00Z"));
+    assert_eq!(settle(&instance, &mut cluster.clone()).0, []);
+    let ordered = Desired {
+        ordered: true,
+        ..instance.clone()
+    };
+    let decision = run(&ordered, &cluster);
+    assert_eq!(said(&decision), (Progress::ReadyAndReconciling, Reason::Restarting));
+    let mut restarted = cluster.clone();
+    let all = settle(&ordered, &mut restarted).0;
+    // The successor of the first node stands, and the clock is set back: it goes on rather than being taken away.
+    let mut begun = cluster.clone();
+    let Next::Act(step) = decision.step else {
+        panic!("{decision:?}")
+    };
+    begun.act(&instance, &step);
+    let rest = settle(&instance, &mut begun).0;
+    assert_eq!(rest, all[1..]);
 }
 
 #[test]

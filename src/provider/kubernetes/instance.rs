@@ -59,7 +59,12 @@ impl<'a> Instance<'a> {
             .filter(|name| !names.iter().any(|wanted| wanted == name))
             .map(str::to_owned)
             .collect();
-        let restart = desired.restart_at.filter(|time| *time <= now);
+        // What was begun is not undone because a clock was set back.
+        let begun = |time: &Timestamp| {
+            let mut standing = workloads.values().flatten();
+            standing.any(|workload| workload.restarted_at() == Some(*time))
+        };
+        let restart = desired.restart_due(now).or_else(|| desired.restart_at.filter(begun));
         // Nobody has data in what never answered, and who asks for a restart means it.
         let nobodys = !desired.was_ready && desired.adopt.is_none();
         let leave = if nobodys || restart > desired.record.restarted_at {
@@ -385,7 +390,7 @@ impl<'a> Instance<'a> {
             Leave::At(time) if awaits => Some(time),
             _ => None,
         };
-        let restart = self.desired.restart_at.filter(|time| *time > self.now);
+        let restart = self.desired.restart_at.filter(|time| Some(*time) != self.restart);
         let next = opens.into_iter().chain(restart).min()?;
         Duration::try_from(next.duration_since(self.now)).ok()
     }

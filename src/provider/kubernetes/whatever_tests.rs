@@ -42,6 +42,7 @@ fn instance(engine: &str, which: usize) -> Desired {
         plan["connectionLimit"] = json!(20);
     }
     Desired {
+        ordered: false,
         restart_at: (which == 5).then(|| at("2026-11-22T00:00:00Z")),
         ..serving(engine, &plan)
     }

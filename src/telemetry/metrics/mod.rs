@@ -238,7 +238,7 @@ impl Metrics {
         );
         own.register(
             "queue_depth",
-            "Objects that wait to be reconciled because of news about them",
+            "Objects that changed since they were looked at last, and nudges that wait",
             self.queue_depth.clone(),
         );
         own.register(

@@ -39,7 +39,7 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
     let (queue, _receiver) = tokio::sync::mpsc::channel::<()>(1);
     let _sources = (
         sources::database(Connections::default),
-        sources::queue("CacheInstance", vec![queue.downgrade()]),
+        sources::queue("CacheInstance", vec![queue.downgrade()], || 1),
         sources::leads(|| Standing {
             instances: [(("a".to_owned(), Condition::Ready), 1)].into(),
             pools: [("a".to_owned(), (1, 2))].into(),

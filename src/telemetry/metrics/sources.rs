@@ -125,15 +125,19 @@ fn show(standing: &Standing) {
     }
 }
 
-/// Has queues looked at: how much waits in all of them.
-pub fn queue<T: Send + 'static>(kind: &'static str, queues: Vec<mpsc::WeakSender<T>>) -> Source {
+/// Has looked at what of a kind waits to be reconciled: nudges in queues, and objects that changed since the last look.
+pub fn queue<T: Send + 'static>(
+    kind: &'static str,
+    queues: Vec<mpsc::WeakSender<T>>,
+    behind: impl Fn() -> usize + Send + Sync + 'static,
+) -> Source {
     let depth = |queue: &mpsc::WeakSender<T>| {
         let queue = queue.upgrade()?;
         Some(queue.max_capacity().saturating_sub(queue.capacity()))
     };
     source(
         move || {
-            let waiting: usize = queues.iter().filter_map(depth).sum();
+            let waiting = queues.iter().filter_map(depth).sum::<usize>() + behind();
             METRICS
                 .queue_depth
                 .get_or_create(&KindLabels { kind })

@@ -155,7 +155,7 @@ async fn soak(shape: Shape) {
     verdict::everything_agrees(&world).await;
     println!("soak: {:.0} s in all", start.elapsed().as_secs_f64());
     drop(chaos);
-    world.sandbox.stop().await;
+    world.stop().await;
 }
 
 fn broker(world: &World, name: &str, port: usize, role: &str) -> Broker {

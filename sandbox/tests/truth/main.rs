@@ -1,7 +1,11 @@
 //! The API server in memory is held to the real one: the same requests go to both, and the answers agree in status,
-//! reason, generation, what is left of an object, and whether its resource version moved.
+//! reason, generation, what is left of an object, and whether its resource version moved; and watches tell of them in the
+//! same events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod settled;
+mod watches;
 
 use std::time::Duration;
 
@@ -183,10 +187,10 @@ fn collection(kind: &Kind) -> String {
 }
 
 /// A body of a kind.
-fn object(kind: &Kind, name: &str, chance: &mut Chance) -> Value {
+fn object(kind: &Kind, name: &str, color: &str, chance: &mut Chance) -> Value {
     let mut body = json!({
         "apiVersion": kind.api_version(), "kind": kind.kind,
-        "metadata": { "name": name, "labels": { "color": chance.one_of(&["red", "blue"]) } },
+        "metadata": { "name": name, "labels": { "color": color } },
     });
     match chance.below(4) {
         0 => body["metadata"]["finalizers"] = json!(["truth.example.org/held"]),
@@ -224,6 +228,7 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
         version: Named::None,
         uid: Named::None,
     };
+    let color = chance.one_of(&["red", "blue"]);
     let version = match chance.below(4) {
         0 => Named::Stale,
         1 => Named::None,
@@ -233,7 +238,7 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
         0 | 1 => {
             sent.method = Method::POST;
             sent.path = collection(kind);
-            sent.body = object(kind, name, chance);
+            sent.body = object(kind, name, color, chance);
         }
         2 => {
             sent.path = collection(kind);
@@ -242,14 +247,14 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
         3 => sent.accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
         4 | 5 => {
             sent.method = Method::PUT;
-            sent.body = object(kind, name, chance);
+            sent.body = object(kind, name, color, chance);
             sent.version = version;
         }
         // Kubernetes has one rule for all custom kinds, and others for its own.
         6 if kind.custom => {
             sent.method = Method::PUT;
             sent.path = format!("{at}/status");
-            sent.body = object(kind, name, chance);
+            sent.body = object(kind, name, color, chance);
             sent.body["status"] = json!({ "said": chance.one_of(&["this", "that"]) });
             sent.version = version;
         }
@@ -268,7 +273,7 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
             sent.method = Method::PATCH;
             sent.content_type = "application/apply-patch+yaml";
             sent.query = "fieldManager=truth&force=true";
-            sent.body = object(kind, name, chance);
+            sent.body = object(kind, name, color, chance);
             // Secrets are applied with their data.
             if let Some(texts) = sent.body.as_object_mut().unwrap().remove("stringData") {
                 let key = texts.as_object().unwrap().keys().next().unwrap().clone();
@@ -361,6 +366,10 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
     };
     tokio::time::timeout(Duration::from_secs(60), served).await.unwrap();
 
+    let mut pairs = Vec::new();
+    for kind in KINDS {
+        pairs.extend(watches::open(&client, &mut server, kind).await);
+    }
     let mut chance = Chance(7);
     let mut sides = std::collections::BTreeMap::new();
     let mut disagreements = Vec::new();
@@ -418,6 +427,30 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
             }
         }
     }
+    // The last of each kind tells both sides' watches that all was told.
+    for kind in KINDS {
+        let sent = Sent {
+            method: Method::POST,
+            path: collection(kind),
+            query: "",
+            content_type: "application/json",
+            accept: "application/json",
+            body: object(kind, watches::END, "red", &mut Chance(1)),
+            version: Named::None,
+            uid: Named::None,
+        };
+        assert_eq!(imagined(&mut server, &sent, &sent.body).0, StatusCode::CREATED);
+        assert_eq!(real(&client, &sent, &sent.body).await.0, StatusCode::CREATED);
+    }
+    let mut events = 0;
+    for pair in pairs {
+        let (told, wrong) = pair.disagreements(&server).await;
+        events += told;
+        disagreements.extend(wrong);
+    }
+    let (truth, memory) = watches::too_old(&client, &mut server, &KINDS[0]).await;
+    assert_eq!(truth, memory, "a watch from too far back");
+    disagreements.extend(settled::disagreements(&client).await);
     sandbox.stop().await;
     assert!(
         disagreements.is_empty(),
@@ -425,5 +458,5 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
         disagreements.len(),
         disagreements.iter().take(40).cloned().collect::<Vec<_>>().join("\n")
     );
-    println!("{REQUESTS} requests were answered alike");
+    println!("{REQUESTS} requests were answered alike, and {events} events told");
 }
