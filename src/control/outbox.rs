@@ -95,11 +95,12 @@ pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<b
         }
         let room = writing.room() > 0;
         tokio::select! {
+            biased;
+            _ = renewals.tick() => writing.hold(&ledger).await,
+            () = writing.ended() => {}
             () = ledger.outbox_wakeup().notified() => look = Instant::now(),
             () = others.notified() => look = Instant::now(),
-            () = writing.ended() => {}
             () = tokio::time::sleep_until(look), if room => {}
-            _ = renewals.tick() => writing.hold(&ledger).await,
             _ = shutdown.changed() => {}
         }
     }

@@ -68,6 +68,7 @@ impl Projector {
                 writing.push(self.write(id, sighting));
             }
             let event = tokio::select! {
+                biased;
                 Some(written) = writing.next() => {
                     sightings.written(written?);
                     continue;

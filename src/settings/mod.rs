@@ -455,7 +455,7 @@ pub struct Settings {
     pub log_format: LogFormat,
 
     /// The collector that is told of traces by OTLP, protobuf over HTTP, such as http://collector:4318; none if absent. It
-    /// takes a program that was built with the feature otlp. The SDK's other variables of that kind hold, such as
+    /// takes a program that was built with the feature otlp; any other says in its log that it tells none. The SDK's other variables of that kind hold, such as
     /// OTEL_TRACES_SAMPLER.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,

@@ -85,20 +85,12 @@ pub fn log(directives: &str, format: LogFormat, collector: Option<&str>) -> Resu
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, reason = panic.payload_as_str(), "panic");
     }));
+    if let Some(remark) = traces.as_ref().and_then(Traces::remark) {
+        tracing::warn!("{remark}");
+    }
     let own = directives.to_owned();
     Ok(Telemetry {
         levels: Levels { filter: handle, own },
         traces,
     })
-}
-
-#[cfg(all(test, not(feature = "otlp")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_collector_is_not_taken_for_granted_where_traces_are_not_built_in() {
-        let error = log("info", LogFormat::Text, Some("http://127.0.0.1:9")).unwrap_err();
-        assert!(error.contains("--features otlp"), "{error}");
-    }
 }

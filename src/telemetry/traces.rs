@@ -63,6 +63,11 @@ where
 }
 
 impl Traces {
+    /// What the log is to say of them as soon as there is one.
+    pub fn remark(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Tells what was not told yet. The runtime that it began in must be there still.
     ///
     /// # Errors

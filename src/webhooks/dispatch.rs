@@ -77,6 +77,7 @@ impl UnderWay {
     /// under way. Returns whether there is room for more.
     async fn progress(&mut self, ledger: &Ledger) -> bool {
         let recorded = tokio::select! {
+            biased;
             Some(_) = self.records.join_next() => {
                 self.recorded.clear();
                 true
@@ -141,22 +142,25 @@ pub async fn deliver(ledger: Ledger, retry: bool, deliverer: Deliverer, shutdown
             look = Instant::now() + claim(&ledger, retry, &deliverer, &mut under_way).await;
             looked = Instant::now();
         }
+        // What ended is recorded before more is claimed.
         tokio::select! {
+            biased;
             () = &mut shutdown => break,
-            () = listener.notified() => look = Instant::now(),
+            _ = renewals.tick() => renew(&ledger, &under_way).await,
             // There is room for more, or for the next one of an instance.
             room = under_way.progress(&ledger) => if room {
                 look = look.min(looked + if under_way.filled { PACE_OF_MANY } else { PACE });
             },
+            () = listener.notified() => look = Instant::now(),
             () = tokio::time::sleep_until(look) => {}
-            _ = renewals.tick() => renew(&ledger, &under_way).await,
         }
     }
     let farewell = async {
         while !under_way.is_empty() {
             tokio::select! {
-                _ = under_way.progress(&ledger) => {}
+                biased;
                 _ = renewals.tick() => renew(&ledger, &under_way).await,
+                _ = under_way.progress(&ledger) => {}
             }
         }
     };

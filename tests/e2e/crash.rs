@@ -58,7 +58,7 @@ async fn while_elasticache_creates_it_may_be_killed_and_the_cache_be_given_back(
     let mut world = World::start(&[]).await;
     let elasticache = world.sandbox.elasticache().unwrap();
     elasticache.set_times(Times {
-        creating: Duration::from_secs(4),
+        creating: Duration::from_secs(8),
         ..Times::default()
     });
     let groups = || world.sandbox.elasticache().unwrap().remaining().replication_groups;
@@ -80,9 +80,10 @@ async fn while_elasticache_creates_it_may_be_killed_and_the_cache_be_given_back(
     )
     .await;
 
-    // By a platform and by kubectl: the resource stays until ElastiCache could let go.
+    // By a platform, which was told that it takes too long, and by kubectl: the resource stays until ElastiCache could let
+    // go.
     let returned = Order::new(REDIS, REDIS_ON_AWS);
-    osb.provision(&returned).await.operation();
+    let overdue = osb.provision(&returned).await.operation();
     let by_name = Place::new("redis-system", "by-name");
     world
         .apply(&json!({
@@ -95,6 +96,9 @@ async fn while_elasticache_creates_it_may_be_killed_and_the_cache_be_given_back(
     let place = world.place(&returned).await;
     let ids = [&place, &by_name].map(|place| async { provider_id(&world.instance(place).await.unwrap()) });
     let ids = futures::future::join_all(ids).await;
+    let past = "update operations set deadline_at = now() where instance_id = $1";
+    world.sql().await.execute(past, &[&returned.id]).await.unwrap();
+    assert_eq!(osb.ended(&returned, &overdue).await.0, "failed");
     let operation = osb.deprovision(&returned).await.operation();
     world
         .kubectl(&["delete", "cinst", "-n", "redis-system", "by-name", "--wait=false"])

@@ -189,8 +189,12 @@ async fn a_group_is_changed_in_place_call_by_call_and_keeps_its_data() {
         "nodeType": "cache.m7g.large", "replicas": 2, "multiAz": true, "snapshotRetentionDays": 3,
         "maintenanceWindow": "sat:02:00-sat:03:00",
     });
+    let client = Client::start(address.clone(), "GET kept");
     move_to(world, &place, &name, target).await;
     let instance = settled(world, &place, 2).await;
+    let (asked, refused) = client.end().await;
+    println!("a change in place: {refused} of {asked} questions refused");
+    assert!(refused < asked, "it answers before, and after");
     assert_eq!(provider_id(&instance), id);
     assert_eq!(host(&instance), address, "the address is kept");
     assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
