@@ -245,9 +245,14 @@ pub async fn clear(client: &kube::Client) -> Result<(), String> {
     let said = |error: kube::Error| error.to_string();
     let start = Instant::now();
     loop {
-        api.delete_collection(&DeleteParams::default(), &ListParams::default())
+        match api
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await
-            .map_err(said)?;
+        {
+            // So many that the API server gives up in the middle.
+            Err(kube::Error::Api(status)) if status.code == 504 => {}
+            outcome => drop(outcome.map_err(said)?),
+        }
         let left = api.list_metadata(&ListParams::default().limit(1)).await.map_err(said)?;
         if left.items.is_empty() {
             return Ok(());
