@@ -12,6 +12,7 @@ LONG ?=
 ONLY ?=
 DENY_VERSION := 0.20.2
 CACHE := $(or $(CACHE_BROKER_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cache-broker)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)
 
 .PHONY: help
@@ -27,7 +28,7 @@ setup: ## Check and install what demo and test need; build the control plane, on
 .PHONY: demo
 demo: setup ## Order caches, use them and give them back, on a sandbox
 	@scripts/step 'the broker and the sandbox' cargo build --release --locked -p cache-broker -p sandbox
-	exec target/release/sandbox demo --broker target/release/cache-broker $(if $(filter-out 0 no false,$(KEEP)),--keep)
+	exec $(TARGET)/release/sandbox demo --broker $(TARGET)/release/cache-broker $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
 .PHONY: test
 test: setup ## Run every check and every test
