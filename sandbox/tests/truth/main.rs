@@ -65,6 +65,22 @@ struct Sent {
     uid: Named,
 }
 
+impl Sent {
+    /// One that reads a path; the rest is set by whoever wants it otherwise.
+    fn get(path: String) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            query: "",
+            content_type: "application/json",
+            accept: "application/json",
+            body: Value::Null,
+            version: Named::None,
+            uid: Named::None,
+        }
+    }
+}
+
 /// What one side is asked through, and what it answered before.
 struct Side {
     present: Value,
@@ -218,16 +234,7 @@ fn object(kind: &Kind, name: &str, color: &str, chance: &mut Chance) -> Value {
 fn request(kind: &Kind, chance: &mut Chance) -> Sent {
     let name = chance.one_of(&["a", "b"]);
     let at = format!("{}/{name}", collection(kind));
-    let mut sent = Sent {
-        method: Method::GET,
-        path: at.clone(),
-        query: "",
-        content_type: "application/json",
-        accept: "application/json",
-        body: Value::Null,
-        version: Named::None,
-        uid: Named::None,
-    };
+    let mut sent = Sent::get(at.clone());
     let color = chance.one_of(&["red", "blue"]);
     let version = match chance.below(4) {
         0 => Named::Stale,
@@ -317,13 +324,7 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
     let make = async |path: &str, body: Value| {
         let sent = Sent {
             method: Method::POST,
-            path: path.to_owned(),
-            query: "",
-            content_type: "application/json",
-            accept: "application/json",
-            body: Value::Null,
-            version: Named::None,
-            uid: Named::None,
+            ..Sent::get(path.to_owned())
         };
         let (status, answer) = real(&client, &sent, &body).await;
         assert!(status.is_success(), "{answer}");

@@ -53,16 +53,7 @@ fn request(kind: &Kind, chance: &mut Chance) -> Sent {
     if chance.below(4) == 0 {
         object["metadata"]["finalizers"] = json!(["truth.example.org/held"]);
     }
-    let mut sent = Sent {
-        method: Method::GET,
-        path: format!("{}/{name}", collection(kind)),
-        query: "",
-        content_type: "application/json",
-        accept: "application/json",
-        body: Value::Null,
-        version: Named::None,
-        uid: Named::None,
-    };
+    let mut sent = Sent::get(format!("{}/{name}", collection(kind)));
     match chance.below(8) {
         0 | 1 => {
             sent.method = Method::POST;
