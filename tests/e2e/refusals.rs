@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::backups::back_up;
 use crate::cluster::{Place, provider_id, ready};
 use crate::elasticache::{
-    ask, changes, creations, gone, host, move_to, move_to_revision, operations, patch, paused, plan, redis_plan,
-    resume, settled, stalled, strike,
+    ask, changes, creations, gone, host, move_to, operations, patch, paused, plan, redis_plan, resume, settled,
+    stalled, strike,
 };
 use crate::world::{World, shared};
 
@@ -276,30 +276,10 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
         move_to(world, &place, &name, back).await;
         world.until_reason(&place, "Available").await;
     }
-    let version = async |version: &str| {
-        let edit = json!({ "engine": { "version": version } });
-        move_to_revision(world, &place, world.edit(&name, &edit).await).await;
-    };
-    version("7.9").await;
-    let message = stalled(world, &place, "ProviderRefused").await;
-    assert!(message.contains("Cannot find version 7.9"), "{message}");
-    serves().await;
-    version("7.0").await;
-    world.until_reason(&place, "Available").await;
     patch(world, &place, json!({ "parameters": { "colour": "red" } })).await;
     stalled(world, &place, "ParametersInvalid").await;
     serves().await;
     patch(world, &place, json!({ "parameters": null })).await;
-    world.until_reason(&place, "Available").await;
-    // Redis does not go from one provider to another.
-    let engine = json!({ "type": "redis", "version": "7.2" });
-    let in_cluster = world.plan(engine, "kubernetes", json!({ "memory": "64Mi" })).await;
-    world.annotate(&place, "cache.akkeris.io/update-to-revision-").await;
-    patch(world, &place, json!({ "planRef": { "name": in_cluster } })).await;
-    let message = stalled(world, &place, "PlanMismatch").await;
-    assert!(message.contains("without losing its data"), "{message}");
-    serves().await;
-    patch(world, &place, json!({ "planRef": { "name": name } })).await;
     world.until_reason(&place, "Available").await;
     assert_eq!(operations(&changes(world, &id)), ["CreateReplicationGroup"]);
 
