@@ -364,7 +364,12 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
-    let (from, to) = (before.engine, revision.spec.engine.type_);
+    // A plan that it was moved to may name what never came about: what runs counts, as far as it was seen.
+    let running = status.engine.as_ref();
+    let seen = running.filter(|_| before.provider == ProviderKind::ElastiCache);
+    let from = seen.map_or(before.engine, |running| running.type_);
+    let version = running.map_or(&before.version, |running| &running.version);
+    let to = revision.spec.engine.type_;
     let elasticache =
         |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();
     let upgrade = (from, to) == (EngineType::Redis, EngineType::Valkey)
@@ -397,11 +402,10 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             back()
         ));
     }
-    let order = compare_versions(&before.version, &revision.spec.engine.version);
+    let order = compare_versions(version, &revision.spec.engine.version);
     if from == to && to != EngineType::Memcached && order == Order::Newer {
         return Some(format!(
-            "it runs {from} {} and cannot go back to {} of plan {}: {}",
-            before.version,
+            "it runs {from} {version} and cannot go back to {} of plan {}: {}",
             revision.spec.engine.version,
             revision.name,
             back()

@@ -243,6 +243,11 @@ fn plans_that_an_instance_can_move_between() {
             "name": "old", "id": "o", "engine": engine, "version": version, "provider": provider, "revision": 1,
         } })
     };
+    let refused = |engine: &str, version: &str| {
+        let mut status = running(engine, version, "elasticache");
+        status["engine"] = json!({ "type": "redis", "version": "7.0.7" });
+        status
+    };
     let none = json!({});
     for (before, to, may) in [
         (
@@ -278,6 +283,10 @@ fn plans_that_an_instance_can_move_between() {
             true,
         ),
         (running("memcached", "1.6", "kubernetes"), cluster("redis", "7"), false),
+        // What it was asked to become and ElastiCache refused can be taken back; what runs cannot.
+        (refused("redis", "7.9"), elasticache("redis", "7.0"), true),
+        (refused("valkey", "9.9"), elasticache("redis", "7.0"), true),
+        (refused("redis", "7.9"), elasticache("redis", "6.2"), false),
     ] {
         let opening = opened(&instance(&none, &none, &before), &to);
         assert_eq!(matches!(opening, Opening::Proceed(_)), may, "{before} {opening:?}");
