@@ -36,7 +36,8 @@ test: setup ## Run every check and every test
 
 .PHONY: bench
 bench: setup ## Measure it beside the limits of this machine; LONG=1 takes the measures that last
-	@scripts/step 'the broker and the sandbox' cargo build --release --locked -p cache-broker -p sandbox
+	@scripts/step 'the broker as it is shipped' cargo build --profile dist --locked -p cache-broker
+	scripts/step 'the sandbox' cargo build --release --locked -p sandbox
 	exec cargo bench --locked -p benches --bench limits -- $(if $(filter-out 0 no false,$(LONG)),--long) $(ONLY)
 
 .PHONY: micro
