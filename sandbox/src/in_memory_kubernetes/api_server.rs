@@ -1,6 +1,7 @@
 //! The API server: requests in, answers out, and a history that watches read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -48,10 +49,20 @@ pub enum Answer {
 /// Where a watch is in the history, and what it is of.
 #[derive(Clone, Debug)]
 pub struct Watch {
+    kind: Kind,
     of: Selection,
     metadata_only: bool,
+    bookmarks: bool,
+    lasts: Option<Duration>,
     next: usize,
     expired: bool,
+}
+
+impl Watch {
+    /// After how long it is to end, if whoever asked for it said so.
+    pub fn lasts(&self) -> Option<Duration> {
+        self.lasts
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -201,6 +212,22 @@ impl ApiServer {
         false
     }
 
+    /// What a watch is told now and then that asked for bookmarks: how far it is, so that it can go on from there. There is
+    /// none while events are to come.
+    pub fn bookmark(&self, watch: &mut Watch) -> Option<Value> {
+        if !watch.bookmarks || watch.expired || self.has_events(watch) {
+            return None;
+        }
+        let mut object = json!({
+            "kind": watch.kind.kind, "apiVersion": watch.kind.api_version(),
+            "metadata": { "resourceVersion": watch.next.to_string() },
+        });
+        if watch.metadata_only {
+            object = metadata_only(&object);
+        }
+        Some(json!({ "type": "BOOKMARK", "object": object }))
+    }
+
     /// Whether a watch has ended by itself.
     pub fn is_over(watch: &Watch) -> bool {
         watch.expired
@@ -302,14 +329,20 @@ impl ApiServer {
                 None => Vec::new(),
             },
         };
-        if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
+        let is_set = |name: &str| query.get(name).is_some_and(|set| set == "true" || set == "1");
+        if is_set("watch") {
             let from = query.get("resourceVersion").map(String::as_str).unwrap_or_default();
             let from = from
                 .parse()
                 .map_err(|_| Refusal::bad_request(format!("resource version {from:?} is not a number here")))?;
             return Ok(Answer::Watch(Watch {
+                kind: route.kind,
                 of: selection,
                 metadata_only: partial,
+                bookmarks: is_set("allowWatchBookmarks"),
+                lasts: query
+                    .get("timeoutSeconds")
+                    .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs)),
                 next: from,
                 expired: false,
             }));
@@ -556,6 +589,13 @@ impl ApiServer {
                     "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted",
                 ));
             }
+        }
+        if kind.kind == "ControllerRevision" && object.get("data") != before.value.get("data") {
+            return Err(Refusal::invalid(
+                &kind,
+                &key.name,
+                "data: Invalid value: field is immutable",
+            ));
         }
         members(&mut object).insert("apiVersion".to_owned(), json!(kind.api_version()));
         members(&mut object).insert("kind".to_owned(), json!(kind.kind));

@@ -165,6 +165,59 @@ impl Pair {
     }
 }
 
+/// What a watch is told when nothing happens, and that it ends: in truth some moments before its time is over.
+pub async fn bookmarks(client: &Client, server: &mut ApiServer, kind: &Kind) -> (Value, Value) {
+    let path = collection(kind);
+    let told = |object: &Value| {
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        json!({
+            "kind": object["kind"], "apiVersion": object["apiVersion"], "name": object["metadata"]["name"],
+            "version": version.parse::<u64>().is_ok(),
+        })
+    };
+    let (mut truths, mut memories) = (Vec::new(), Vec::new());
+    for accept in [WHOLE, METADATA] {
+        let listed: Value = client
+            .request(Request::get(&path).body(Vec::new()).unwrap())
+            .await
+            .unwrap();
+        let from = listed["metadata"]["resourceVersion"].as_str().unwrap();
+        let query_there = format!("{}&timeoutSeconds=3", query("", from));
+        let request = Request::get(format!("{path}?{query_there}"))
+            .header("accept", accept)
+            .body(Vec::new())
+            .unwrap();
+        let lines = client.request_stream(request).await.unwrap();
+        let text = tokio::time::timeout(PATIENCE, read_to_end(lines)).await.unwrap();
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let bookmark = events.iter().find(|event| event["type"] == "BOOKMARK");
+        truths.push(bookmark.map_or_else(|| json!(events), |bookmark| told(&bookmark["object"])));
+
+        let Answer::Once(_, listed) = ask(server, &path, "", WHOLE) else {
+            panic!("no list");
+        };
+        let from = listed["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+        let query_here = format!("{}&timeoutSeconds=3", query("", &from));
+        let Answer::Watch(mut watch) = ask(server, &path, &query_here, accept) else {
+            panic!("no watch");
+        };
+        assert_eq!(watch.lasts(), Some(Duration::from_secs(3)));
+        let bookmark = server.bookmark(&mut watch).unwrap();
+        assert_eq!(bookmark["type"], "BOOKMARK");
+        memories.push(told(&bookmark["object"]));
+    }
+    (json!(truths), json!(memories))
+}
+
+async fn read_to_end(lines: impl futures::AsyncRead) -> String {
+    let mut lines = std::pin::pin!(lines);
+    let mut text = String::new();
+    futures::AsyncReadExt::read_to_string(&mut lines, &mut text)
+        .await
+        .unwrap();
+    text
+}
+
 /// What a watch is told that begins before what is remembered: on the real server from its first version, in memory from
 /// before the history was forgotten.
 pub async fn too_old(client: &Client, server: &mut ApiServer, kind: &Kind) -> (Value, Value) {
