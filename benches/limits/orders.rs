@@ -156,7 +156,9 @@ pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
         };
         let make = orders(&broker, &format!("paced{round}"), plan);
         let paced = load::run(broker.address, CONNECTIONS, work, make).await?.all(201)?;
-        slowest.push(paced.quantile(0.99));
+        let time = Duration::from_secs_f64(PACED as f64 / PER_SECOND);
+        let alone = pgbench::paced(&url, &script, stage.folder.path(), PER_SECOND, time).await?;
+        slowest.push((paced.quantile(0.99), quantile(alone, 0.99)));
     }
     broker.end().await?;
     control_plane
@@ -165,7 +167,7 @@ pub async fn from_the_pool(stage: &Stage) -> Result<Vec<Row>, String> {
         .map_err(|error| error.to_string())?;
     Ok(vec![
         Row::of("PUT provision from the pool", "req/s", Goal::RatioAtLeast(0.0), &rounds),
-        Row::alone(
+        Row::of(
             "PUT provision from the pool, at 100/s: p99",
             "ms",
             Goal::AtMost(20.0),

@@ -333,6 +333,12 @@ fn kubeconfig_of(address: Ipv4Addr, authority: &str, user: &serde_json::Value) -
     .to_string()
 }
 
+/// A program of the control plane. They run beside what they are there for, so they may take memory rather than time: Go
+/// collects garbage when the heap has grown to four times what was live.
+fn program(binaries: &Path, name: &str) -> Program {
+    Program::new(name, binaries.join(name)).env("GOGC", "300")
+}
+
 /// `--name=value`
 fn flag(name: &str, value: impl AsRef<std::ffi::OsStr>) -> std::ffi::OsString {
     let mut flag = std::ffi::OsString::from(format!("--{name}="));
@@ -343,7 +349,7 @@ fn flag(name: &str, value: impl AsRef<std::ffi::OsStr>) -> std::ffi::OsString {
 fn etcd(supervisor: &Supervisor, binaries: &Path, address: Ipv4Addr) -> Program {
     let clients = format!("http://{address}:{ETCD_PORT}");
     let peers = format!("http://{address}:{ETCD_PEER_PORT}");
-    Program::new("etcd", binaries.join("etcd")).args([
+    program(binaries, "etcd").args([
         flag("name", "sandbox"),
         flag("data-dir", supervisor.dir().join("etcd")),
         flag("listen-client-urls", &clients),
@@ -362,7 +368,7 @@ fn etcd(supervisor: &Supervisor, binaries: &Path, address: Ipv4Addr) -> Program 
 
 fn api_server(binaries: &Path, addresses: &Addresses, files: &Files) -> Program {
     let address = addresses.control_plane();
-    Program::new("kube-apiserver", binaries.join("kube-apiserver")).args([
+    program(binaries, "kube-apiserver").args([
         flag("bind-address", address.to_string()),
         flag("secure-port", API_SERVER_PORT.to_string()),
         // Left to itself it looks for an address that is not loopback; and endpoints of the Service kubernetes would
@@ -388,7 +394,7 @@ fn api_server(binaries: &Path, addresses: &Addresses, files: &Files) -> Program 
 
 fn controller_manager(binaries: &Path, files: &Files) -> Program {
     let controllers = std::iter::once("*".to_owned()).chain(CONTROLLERS_OFF.iter().map(|name| format!("-{name}")));
-    Program::new("kube-controller-manager", binaries.join("kube-controller-manager"))
+    program(binaries, "kube-controller-manager")
         .args(client_flags(files))
         .args([
             flag("controllers", controllers.collect::<Vec<_>>().join(",")),
@@ -398,7 +404,7 @@ fn controller_manager(binaries: &Path, files: &Files) -> Program {
 }
 
 fn scheduler(binaries: &Path, files: &Files) -> Program {
-    Program::new("kube-scheduler", binaries.join("kube-scheduler")).args(client_flags(files))
+    program(binaries, "kube-scheduler").args(client_flags(files))
 }
 
 /// What the clients of the API server have in common: alone at their work, unthrottled, and not listening.

@@ -191,7 +191,8 @@ impl Ledger {
             let tx = client.transaction().await.map_err(refused())?;
             let again = tx
                 .execute(
-                    "update webhooks set state = 'due', due_at = now(), attempts = 0, ended_at = null, claim = null
+                    "update webhooks set state = 'due', due_at = now(), attempts = 0, ended_at = null, claim = null,
+                         leased_until = null
                      where state = 'dead' and ($1::text is null or instance_id = $1) and ($2::uuid is null or id = $2)",
                     &[&instance, &id],
                 )

@@ -181,7 +181,8 @@ impl Ledger {
                              from receivers left join busy using (receiver) cross join lateral (
                                  select id, attempts, due_at, sequence from webhooks candidate
                                  where state = 'due' and coalesce(candidate.receiver, '') = receivers.receiver
-                                     and due_at <= now() and not exists (
+                                     and due_at <= now()
+                                     and (leased_until is null or leased_until <= now()) and not exists (
                                          select from webhooks earlier
                                          where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
                                              and earlier.sequence < candidate.sequence)
@@ -193,10 +194,11 @@ impl Ledger {
                              select id from turns where $1 - turn >= $4 * (nth - 1)
                          )
                          update webhooks
-                         set due_at = clock_timestamp() + make_interval(secs => $2::double precision), claim = $5
+                         set leased_until = clock_timestamp() + make_interval(secs => $2::double precision), claim = $5
                          where id in (
                              select id from webhooks
                              where id in (select id from chosen) and state = 'due' and due_at <= clock_timestamp()
+                                 and (leased_until is null or leased_until <= clock_timestamp())
                              for update skip locked)
                          returning id, instance_id, target, body, attempts, receiver",
                     )
@@ -226,7 +228,7 @@ impl Ledger {
             self.client()
                 .await?
                 .execute(
-                    "update webhooks set due_at = clock_timestamp() + make_interval(secs => $2::double precision)
+                    "update webhooks set leased_until = clock_timestamp() + make_interval(secs => $2::double precision)
                      where claim = any($1) and state = 'due'",
                     &[&claims, &lease.as_secs_f64()],
                 )
@@ -293,6 +295,7 @@ impl Ledger {
                     .prepare_cached(
                         "update webhooks
                          set state = told.state, attempts = attempts + 1, last_error = told.error, claim = null,
+                             leased_until = null,
                              due_at = case when told.state = 'due'
                                  then clock_timestamp() + make_interval(secs => told.after) end,
                              ended_at = case when told.state = 'due' then null else clock_timestamp() end
@@ -312,30 +315,35 @@ impl Ledger {
         self.within("recording attempts of webhooks", attempt).await
     }
 
-    /// In how long the next webhook is due, of those that wait behind no other; `None` if none is.
+    /// In how long the next webhook is due, of those that wait behind no other and nobody holds; `held` if there are only
+    /// others, since who holds them may die; `None` if nothing is due at all.
     ///
     /// # Errors
     /// When Postgres is away or refuses.
-    pub async fn next_webhook(&self) -> Result<Option<Duration>, LedgerError> {
+    pub async fn next_webhook(&self, held: Duration) -> Result<Option<Duration>, LedgerError> {
         let attempt = async {
             let refused = LedgerError::statement("looking for the next webhook");
             let client = self.client().await?;
-            let seconds = async {
+            let next = async {
                 let statement = client
                     .prepare_cached(
-                        "select extract(epoch from due_at - clock_timestamp())::double precision
-                         from webhooks candidate where state = 'due' and not exists (
-                             select from webhooks earlier
-                             where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
-                                 and earlier.sequence < candidate.sequence)
-                         order by due_at limit 1",
+                        "select (select extract(epoch from due_at - clock_timestamp())::double precision
+                             from webhooks candidate
+                             where state = 'due' and (leased_until is null or leased_until <= clock_timestamp())
+                                 and not exists (
+                                     select from webhooks earlier
+                                     where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
+                                         and earlier.sequence < candidate.sequence)
+                             order by due_at limit 1),
+                             exists (select from webhooks where state = 'due')",
                     )
                     .await?;
-                let row = client.query_opt(&statement, &[]).await?;
-                row.map(|row| row.try_get::<_, f64>(0)).transpose()
+                let row = client.query_one(&statement, &[]).await?;
+                Ok((row.try_get::<_, Option<f64>>(0)?, row.try_get::<_, bool>(1)?))
             };
-            let seconds = seconds.await.map_err(refused)?;
-            Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+            let (seconds, any) = next.await.map_err(refused)?;
+            let next = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+            Ok(next.or(any.then_some(held)))
         };
         self.within("looking for the next webhook", attempt).await
     }

@@ -203,7 +203,7 @@ async fn claim(ledger: &Ledger, retry: bool, deliverer: &Arc<Deliverer>, under_w
     if any {
         return CROWDED;
     }
-    match ledger.next_webhook().await {
+    match ledger.next_webhook(SWEEP).await {
         Ok(Some(Duration::ZERO)) => CROWDED,
         Ok(Some(due)) => due.min(SWEEP),
         Ok(None) => IDLE_SWEEP,

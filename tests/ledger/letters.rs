@@ -106,16 +106,21 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
     let claimed = world.ledger.claim_webhooks(&all, short).await.unwrap();
     let claims: Vec<_> = claimed.iter().map(|due| due.claim).collect();
     world.ledger.renew_webhooks(&claims, HOUR).await.unwrap();
-    let due: i64 = world
+    let held: i64 = world
         .sql
         .query_one(
-            "select count(*) from webhooks where due_at > now() + interval '50 minutes'",
+            "select count(*) from webhooks where leased_until > now() + interval '50 minutes'",
             &[],
         )
         .await
         .unwrap()
         .get(0);
-    assert_eq!(due, 1, "it is held");
+    assert_eq!(held, 1, "it is held");
+    assert_eq!(
+        world.ledger.next_webhook(LEASE).await.unwrap(),
+        Some(LEASE),
+        "its holder may die"
+    );
     // The process dies: nobody renews.
     world.ledger.renew_webhooks(&claims, Duration::ZERO).await.unwrap();
     let again = world.ledger.claim_webhooks(&all, LEASE).await.unwrap();
@@ -131,6 +136,7 @@ async fn a_claim_is_held_while_it_is_renewed_and_lost_after() {
     // That it was delivered counts whoever says so.
     settle(&world, &claimed[0], Attempted::Delivered).await;
     assert_eq!(world.ledger.letter_counts().await.unwrap().due, 0);
+    assert_eq!(world.ledger.next_webhook(LEASE).await.unwrap(), None);
 }
 
 #[tokio::test]
