@@ -133,9 +133,10 @@ pub async fn ending(world: &World, database: &Arc<Database>, idle: &Arc<Idle>) -
     let mut ending = BTreeMap::new();
     let mut names = backups(world);
     names.extend(members(world));
+    names.extend(users(world));
     objects(world, &names, &mut ending);
     elasticache(world, &names, &mut ending);
-    caches(world, &names, &mut ending);
+    caches(world, &mut ending);
     idle.begin();
     ledger(world, database, &mut ending).await;
     idle.end();
@@ -226,8 +227,25 @@ fn members(world: &World) -> Vec<(String, String)> {
         .collect()
 }
 
+/// So are users of bindings: here by whose they are and which of them.
+fn users(world: &World) -> Vec<(String, String)> {
+    let instances = world.objects("cacheinstances").into_iter();
+    let named = instances.flat_map(|(_, instance)| {
+        let users = instance["spec"]["users"].as_array().into_iter().flatten();
+        let mut users: Vec<_> = users
+            .filter_map(|user| user["name"].as_str().map(str::to_owned))
+            .collect();
+        users.sort();
+        (1..)
+            .zip(users)
+            .map(|(nth, name)| (name, format!("user-{nth}")))
+            .collect::<Vec<_>>()
+    });
+    named.collect()
+}
+
 /// Who is let in where: in the cluster each server has the users that its instance has, with the passwords of their Secrets.
-fn caches(world: &World, names: &[(String, String)], ending: &mut BTreeMap<String, String>) {
+fn caches(world: &World, ending: &mut BTreeMap<String, String>) {
     use base64::Engine as _;
     let secrets: BTreeMap<_, _> = world.objects("secrets").into_iter().collect();
     let instances: BTreeMap<_, _> = world.objects("cacheinstances").into_iter().collect();
@@ -272,14 +290,12 @@ fn caches(world: &World, names: &[(String, String)], ending: &mut BTreeMap<Strin
             }
         }
         let remaining = state.elasticache.remaining();
-        ending.insert(
-            "users on ElastiCache".to_owned(),
-            renamed(&remaining.users.join(" "), names),
-        );
-        ending.insert(
-            "groups of users on ElastiCache".to_owned(),
-            renamed(&remaining.user_groups.join(" "), names),
-        );
+        for (what, standing) in [
+            ("users on ElastiCache", &remaining.users),
+            ("groups of users on ElastiCache", &remaining.user_groups),
+        ] {
+            ending.insert(what.to_owned(), standing.len().to_string());
+        }
     }
     for what in wrong {
         world.accuse(what);

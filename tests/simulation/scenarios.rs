@@ -520,7 +520,8 @@ pub const ALL: &[Scenario] = &[
         }),
         operation: doing!(|p| {
             let spec = json!({
-                "planRef": { "name": "memcached-small" }, "adopt": { "providerId": "theirs" },
+                "planRef": { "name": "memcached-small" },
+                "adopt": { "providerId": "theirs", "asOf": { "name": "memcached-small", "revision": 1 } },
                 "deletionPolicy": "Retain",
             });
             p.apply(MEMCACHED, "theirs", &spec);

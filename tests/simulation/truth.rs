@@ -14,6 +14,7 @@ use kube::Client;
 use kube::client::Body;
 use sandbox::Sandbox;
 use sandbox::in_memory_kubernetes::{ApiServer, Key, Work};
+use sandbox::node::{self, Pods};
 use serde_json::{Value, json};
 
 use crate::process::HOME;
@@ -116,7 +117,17 @@ struct Round {
 
 impl Truth {
     pub async fn start() -> Self {
-        let sandbox = Sandbox::start_bare().await.unwrap();
+        // Claims are bound on a node.
+        let pods = node::Options {
+            pods: Pods::simulated(),
+            ..node::Options::default()
+        };
+        let sandbox = Sandbox::builder()
+            .node(pods)
+            .without_elasticache()
+            .start()
+            .await
+            .unwrap();
         let client = sandbox.kube().await.unwrap();
         let truth = Self { sandbox, client };
         for (_, manifest) in cache_broker::api::manifests().unwrap() {
@@ -220,44 +231,46 @@ impl Truth {
         answer: &Value,
     ) {
         let path = round.text(&request.path);
-        let mut body = match request.body.as_ref() {
+        let body = match request.body.as_ref() {
             [] => Value::Null,
             bytes => serde_json::from_str(&round.text(&String::from_utf8_lossy(bytes))).unwrap(),
         };
-        for place in ["/metadata/resourceVersion", "/preconditions/resourceVersion"] {
-            if let Some(named) = body.pointer_mut(place).filter(|named| named.is_string()) {
-                let ours = named.as_str().unwrap_or_default().to_owned();
-                let present = stood.is_some_and(|stood| stood["metadata"]["resourceVersion"] == *ours);
-                let theirs = if present {
-                    let at = path.strip_suffix("/status").unwrap_or(&path);
-                    let (_, object) = self.send(Method::GET, at, "", &Value::Null).await;
-                    object["metadata"]["resourceVersion"].clone()
-                } else {
-                    json!(round.versions.get(&ours).map_or("1", String::as_str))
-                };
-                *named = theirs;
-            }
-        }
         let uri = if request.query.is_empty() {
             path.clone()
         } else {
             format!("{path}?{}", request.query)
         };
-        let mut sent = Request::builder().method(request.method.clone()).uri(uri);
-        for (name, value) in [("content-type", &request.content_type), ("accept", &request.accept)] {
-            if !value.is_empty() {
-                sent = sent.header(name, value);
+        let began = Instant::now();
+        let (their_status, truth) = loop {
+            let mut sent = Request::builder().method(request.method.clone()).uri(&uri);
+            for (name, value) in [("content-type", &request.content_type), ("accept", &request.accept)] {
+                if !value.is_empty() {
+                    sent = sent.header(name, value);
+                }
             }
-        }
-        let bytes = if body.is_null() {
-            Vec::new()
-        } else {
-            body.to_string().into_bytes()
+            let body = self.with_versions(round, &path, &body, stood).await;
+            let bytes = if body.is_null() {
+                Vec::new()
+            } else {
+                body.to_string().into_bytes()
+            };
+            let (their_status, truth) = self.answer(sent.body(Body::from(bytes)).unwrap()).await;
+            // A claim cannot be changed before it is bound, which takes its time.
+            let unbound = path.contains("/persistentvolumeclaims/") && their_status == StatusCode::UNPROCESSABLE_ENTITY;
+            // And its controllers write a Deployment whenever they like.
+            let passed_by = their_status == StatusCode::CONFLICT && request.path.contains("/deployments/");
+            if !(unbound || passed_by) || their_status == status || began.elapsed() > PATIENCE {
+                break (their_status, truth);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let (their_status, truth) = self.answer(sent.body(Body::from(bytes)).unwrap()).await;
         let going = stood.is_some_and(|stood| !stood["metadata"]["deletionTimestamp"].is_null());
         if going && their_status == StatusCode::NOT_FOUND {
             round.sooner.insert(path);
+            return;
+        }
+        // No class of storage here has volumes that grow.
+        if path.contains("/persistentvolumeclaims/") && their_status == StatusCode::FORBIDDEN {
             return;
         }
         round.compared += 1;
@@ -299,6 +312,26 @@ impl Truth {
         round
             .wrong
             .extend(wrong.into_iter().map(|wrong| format!("{what}\n  {wrong}")));
+    }
+
+    /// A body whose versions are those of this side: of the object as it stands if it was so on the other.
+    async fn with_versions(&self, round: &Round, path: &str, body: &Value, stood: Option<&Value>) -> Value {
+        let mut body = body.clone();
+        for place in ["/metadata/resourceVersion", "/preconditions/resourceVersion"] {
+            let Some(named) = body.pointer_mut(place).filter(|named| named.is_string()) else {
+                continue;
+            };
+            let ours = named.as_str().unwrap_or_default().to_owned();
+            let present = stood.is_some_and(|stood| stood["metadata"]["resourceVersion"] == *ours);
+            *named = if present {
+                let at = path.strip_suffix("/status").unwrap_or(path);
+                let (_, object) = self.send(Method::GET, at, "", &Value::Null).await;
+                object["metadata"]["resourceVersion"].clone()
+            } else {
+                json!(round.versions.get(&ours).map_or("1", String::as_str))
+            };
+        }
+        body
     }
 
     /// Waits until the cluster has done what it did in memory.

@@ -215,7 +215,9 @@ impl ApiServer {
     /// What a watch is told now and then that asked for bookmarks: how far it is, so that it can go on from there. There is
     /// none while events are to come.
     pub fn bookmark(&self, watch: &mut Watch) -> Option<Value> {
-        if !watch.bookmarks || watch.expired || self.has_events(watch) {
+        // Events are not among what the API server caches, which is where bookmarks come from.
+        let cached = watch.kind.kind != "Event";
+        if !cached || !watch.bookmarks || watch.expired || self.has_events(watch) {
             return None;
         }
         let mut object = json!({
@@ -637,7 +639,9 @@ impl ApiServer {
         if object == before.value && managers == before.managers {
             return Ok((StatusCode::OK, object));
         }
-        if kind.generation && counted(&object) != counted(&before.value) {
+        // A Deployment's annotations count as well.
+        let annotated = kind.kind == "Deployment" && meta(&object, "annotations") != meta(&before.value, "annotations");
+        if kind.generation && (annotated || counted(&object) != counted(&before.value)) {
             grow(&mut object);
         }
         if is_deleting(&object) && finalizers(&object).is_empty() && !has_grace(&object) {
@@ -675,7 +679,15 @@ impl ApiServer {
         let mut stored = standing.clone();
         let object = &mut stored.value;
         if is_deleting(object) {
-            return Ok((StatusCode::OK, stored.value));
+            // How its dependents go may still be said otherwise.
+            let held = finalizers(object).contains(&FOREGROUND);
+            return match policy {
+                Some("Foreground") if !held => {
+                    hold(object, FOREGROUND);
+                    Ok((StatusCode::OK, self.put(key.clone(), stored)))
+                }
+                _ => Ok((StatusCode::OK, stored.value)),
+            };
         }
         if policy == Some("Foreground") {
             hold(object, FOREGROUND);

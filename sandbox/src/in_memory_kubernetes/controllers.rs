@@ -67,8 +67,9 @@ impl ApiServer {
                 }
             }
             match key.plural {
-                "deployments" if !is_deleting(object) => {
-                    if self.pods_of(object).len() != wanted(object) || self.outdated(object).is_some() {
+                "deployments" => {
+                    let unlike = self.pods_of(object).len() != wanted(object) || self.outdated(object).is_some();
+                    if unlike && !is_deleting(object) {
                         work.push(Work::Scale(key.clone()));
                     } else if object.get("status") != Some(&self.status_of(object)) {
                         work.push(Work::Report(key.clone()));

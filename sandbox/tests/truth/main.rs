@@ -471,9 +471,20 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
         events += told;
         disagreements.extend(wrong);
     }
-    for kind in KINDS {
-        let (truth, memory) = watches::bookmarks(&client, &mut server, kind).await;
-        assert_eq!(truth, memory, "a bookmark of {}", kind.plural);
+    let marks = KINDS
+        .iter()
+        .flat_map(|kind| [(kind, watches::WHOLE), (kind, watches::METADATA)]);
+    let truths = marks
+        .clone()
+        .map(|(kind, accept)| watches::bookmark_in_truth(&client, kind, accept));
+    for ((kind, accept), truth) in marks.zip(futures::future::join_all(truths).await) {
+        let memory = watches::bookmark_in_memory(&mut server, kind, accept);
+        if truth != memory {
+            disagreements.push(format!(
+                "bookmark of {} as {accept}: {truth} in truth, {memory} in memory",
+                kind.plural
+            ));
+        }
     }
     let (truth, memory) = watches::too_old(&client, &mut server, &KINDS[0]).await;
     assert_eq!(truth, memory, "a watch from too far back");

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::{collection, told};
 
-const WHOLE: &str = "application/json";
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub const WHOLE: &str = "application/json";
+pub const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// The object that ends the comparison; it is of the color that is watched.
 pub const END: &str = "end";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -165,48 +165,56 @@ impl Pair {
     }
 }
 
-/// What a watch is told when nothing happens, and that it ends: in truth some moments before its time is over.
-pub async fn bookmarks(client: &Client, server: &mut ApiServer, kind: &Kind) -> (Value, Value) {
-    let path = collection(kind);
-    let told = |object: &Value| {
-        let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        json!({
-            "kind": object["kind"], "apiVersion": object["apiVersion"], "name": object["metadata"]["name"],
-            "version": version.parse::<u64>().is_ok(),
-        })
-    };
-    let (mut truths, mut memories) = (Vec::new(), Vec::new());
-    for accept in [WHOLE, METADATA] {
-        let listed: Value = client
-            .request(Request::get(&path).body(Vec::new()).unwrap())
-            .await
-            .unwrap();
-        let from = listed["metadata"]["resourceVersion"].as_str().unwrap();
-        let query_there = format!("{}&timeoutSeconds=3", query("", from));
-        let request = Request::get(format!("{path}?{query_there}"))
-            .header("accept", accept)
-            .body(Vec::new())
-            .unwrap();
-        let lines = client.request_stream(request).await.unwrap();
-        let text = tokio::time::timeout(PATIENCE, read_to_end(lines)).await.unwrap();
-        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let bookmark = events.iter().find(|event| event["type"] == "BOOKMARK");
-        truths.push(bookmark.map_or_else(|| json!(events), |bookmark| told(&bookmark["object"])));
+/// What of a bookmark must agree.
+fn mark(event: &Value) -> Value {
+    let object = &event["object"];
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    json!({
+        "type": event["type"], "kind": object["kind"], "apiVersion": object["apiVersion"],
+        "name": object["metadata"]["name"], "version": version.parse::<u64>().is_ok(),
+    })
+}
 
-        let Answer::Once(_, listed) = ask(server, &path, "", WHOLE) else {
-            panic!("no list");
-        };
-        let from = listed["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-        let query_here = format!("{}&timeoutSeconds=3", query("", &from));
-        let Answer::Watch(mut watch) = ask(server, &path, &query_here, accept) else {
-            panic!("no watch");
-        };
-        assert_eq!(watch.lasts(), Some(Duration::from_secs(3)));
-        let bookmark = server.bookmark(&mut watch).unwrap();
-        assert_eq!(bookmark["type"], "BOOKMARK");
-        memories.push(told(&bookmark["object"]));
+/// What a watch of nothing is told while other objects are made, and that it ends when its time is over: in truth it is told
+/// some moments before that.
+pub async fn bookmark_in_truth(client: &Client, kind: &Kind, accept: &str) -> Value {
+    let path = collection(kind);
+    let listed: Value = client
+        .request(Request::get(&path).body(Vec::new()).unwrap())
+        .await
+        .unwrap();
+    let from = listed["metadata"]["resourceVersion"].as_str().unwrap();
+    let request = Request::get(format!("{path}?{}&timeoutSeconds=5", query("color%3Dnone", from)))
+        .header("accept", accept)
+        .body(Vec::new())
+        .unwrap();
+    let lines = client.request_stream(request).await.unwrap();
+    let made = crate::object(kind, &format!("seen-{}", accept.len()), "red", &mut crate::Chance(1));
+    let request = Request::post(&path)
+        .header("content-type", WHOLE)
+        .body(made.to_string().into_bytes())
+        .unwrap();
+    client.request::<Value>(request).await.unwrap();
+    let text = tokio::time::timeout(PATIENCE, read_to_end(lines)).await.unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    match events.as_slice() {
+        [.., last] => mark(last),
+        [] => Value::Null,
     }
-    (json!(truths), json!(memories))
+}
+
+/// The same in memory.
+pub fn bookmark_in_memory(server: &mut ApiServer, kind: &Kind, accept: &str) -> Value {
+    let path = collection(kind);
+    let query = format!(
+        "{}&timeoutSeconds=5",
+        query("color%3Dnone", &server.revision().to_string())
+    );
+    let Answer::Watch(mut watch) = ask(server, &path, &query, accept) else {
+        panic!("no watch");
+    };
+    assert_eq!(watch.lasts(), Some(Duration::from_secs(5)));
+    server.bookmark(&mut watch).map_or(Value::Null, |event| mark(&event))
 }
 
 async fn read_to_end(lines: impl futures::AsyncRead) -> String {
