@@ -116,8 +116,11 @@ fn left_behind(instance: &Arc<CacheInstance>) -> bool {
 }
 
 fn secret_of(instance: &CacheInstance, secrets: &Stores) -> Option<Arc<Secret>> {
-    let of_instance = secrets.secrets_of(&instance.namespace()?, &instance.name_any());
-    of_instance.get(&instance.connection_secret_name()).cloned()
+    secrets.secret(
+        &instance.namespace()?,
+        &instance.name_any(),
+        &instance.connection_secret_name(),
+    )
 }
 
 /// Whether everybody who was handed a way to a cache, and everybody who is next, was handed this one.

@@ -47,6 +47,8 @@ const CONCURRENCY: u16 = 16;
 const NUDGES: usize = 1024;
 /// What happened in a provider and is not written down yet, at most; more is lost.
 const OCCURRENCES: usize = 1024;
+/// How many objects are listed at a time: what a list brings is read as a whole.
+const PAGE: u32 = 100;
 /// How soon to try again to begin leading.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -391,6 +393,20 @@ where
     (store, run)
 }
 
+/// A controller of a kind, and the store that it watches into. Who wrote which field stands in half of an object, and
+/// nobody here reads it.
+fn controller<K>(api: Api<K>) -> (Store<K>, Controller<K>)
+where
+    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let objects = watcher(api, watcher::Config::default().page_size(PAGE))
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer)
+        .applied_objects();
+    (store.clone(), Controller::for_stream(objects, store))
+}
+
 fn instance_controller(
     client: &Client,
     scope: &Scope,
@@ -399,8 +415,7 @@ fn instance_controller(
     context: Arc<Instances>,
     looked: Arc<Looked<CacheInstance>>,
 ) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
-    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
-    let store = controller.store();
+    let (store, controller) = controller(scoped(client, scope));
     let run = async move {
         controller
             .with_config(Config::default().concurrency(CONCURRENCY))
@@ -427,8 +442,7 @@ fn backup_controller(
     context: Arc<Backups>,
     looked: Arc<Looked<CacheBackup>>,
 ) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
-    let controller = Controller::new(scoped(client, scope), watcher::Config::default());
-    let store = controller.store();
+    let (store, controller) = controller(scoped(client, scope));
     let run = async move {
         controller
             .with_config(Config::default().concurrency(CONCURRENCY))

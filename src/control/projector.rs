@@ -235,7 +235,11 @@ impl Projector {
         let status = instance.status.as_ref()?;
         let name = &status.binding.as_ref()?.name;
         let namespace = instance.namespace()?;
-        let secrets = self.stores.secrets_of(&namespace, &instance.name_any());
+        // What cannot be read there is asked for.
+        let secrets = self
+            .stores
+            .secrets_of(&namespace, &instance.name_any())
+            .unwrap_or_default();
         let watched = secrets.get(name).and_then(|secret| connection_of(secret));
         if watched
             .as_ref()

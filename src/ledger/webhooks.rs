@@ -187,7 +187,7 @@ impl Ledger {
                                          where earlier.instance_id = candidate.instance_id and earlier.state = 'due'
                                              and earlier.sequence < candidate.sequence)
                                  order by attempts > 0, due_at, sequence
-                                 limit greatest($4, $1 / ($4 + (select count(receiver) from receivers)))) due
+                                 limit greatest(2, $1 / ($4 + (select count(receiver) from receivers)))) due
                          ), turns as (
                              select id, nth, row_number() over (order by nth, attempts > 0, due_at, id) as turn from first
                          ), chosen as (

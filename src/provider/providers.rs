@@ -173,7 +173,7 @@ impl Providers {
         if self.kubernetes.is_none() {
             return Ok(Seen::Disabled(ProviderKind::Kubernetes));
         }
-        let mut observed = self.stores.observe(&desired.namespace, &desired.name);
+        let mut observed = self.stores.observe(&desired.namespace, &desired.name)?;
         if desired.existence == Existence::Present {
             kubernetes::ask(&self.kube, &self.trust, desired, &mut observed).await?;
             self.versions.ask(&self.trust, desired, &mut observed).await;
@@ -197,7 +197,7 @@ impl Providers {
         let Some(elasticache) = &self.elasticache else {
             return Ok(Seen::Disabled(ProviderKind::ElastiCache));
         };
-        let secrets = self.stores.secrets_of(&desired.namespace, &desired.name);
+        let secrets = self.stores.secrets_of(&desired.namespace, &desired.name)?;
         let seen = elasticache::observe(
             &self.kube,
             &elasticache.poller,

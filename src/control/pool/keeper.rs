@@ -332,11 +332,9 @@ impl Keeper {
     fn connection(&self, instance: &CacheInstance) -> Option<Connection> {
         let status = instance.status.as_ref()?;
         let (binding, endpoint) = (status.binding.as_ref()?, status.endpoint.as_ref()?);
-        let secrets = self
-            .providers
-            .stores
-            .secrets_of(&instance.namespace()?, &instance.name_any());
-        Connection::from_secret_data(secrets.get(&binding.name)?.data.as_ref()?)
+        let stores = &self.providers.stores;
+        let secret = stores.secret(&instance.namespace()?, &instance.name_any(), &binding.name)?;
+        Connection::from_secret_data(secret.data.as_ref()?)
             .filter(|connection| connection.host == endpoint.host && connection.port == endpoint.port)
     }
 

@@ -226,7 +226,7 @@ pub async fn act(
     step: &Step,
 ) -> Result<Done, Fault> {
     let token = || {
-        let secrets = stores.secrets_of(&desired.namespace, &desired.name);
+        let secrets = stores.secrets_of(&desired.namespace, &desired.name)?;
         let auth = secrets.get(&desired.auth_secret());
         let password = auth.and_then(|secret| super::secrets::password(secret));
         password.ok_or_else(|| Fault::transient("the Secret with the password is not to be seen yet"))

@@ -27,7 +27,7 @@ pub async fn act(
 ) -> Result<Done, Fault> {
     match step {
         Step::Users { address, change, .. } => {
-            let secrets = stores.secrets_of(&desired.namespace, &desired.name);
+            let secrets = stores.secrets_of(&desired.namespace, &desired.name)?;
             users::change(trust, desired, &secrets, address, change).await?;
             // Nothing that is watched changes.
             return Ok(Done::Later(Duration::ZERO));

@@ -11,6 +11,7 @@ mod act;
 pub mod adopt;
 mod compare;
 mod decide;
+mod held;
 mod inputs;
 mod instance;
 mod legacy;

@@ -1,6 +1,6 @@
 //! The objects of all instances, held in memory by watches and found by instance.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use super::Observed;
-use crate::api::{CacheInstance, is_later, labels};
-use crate::provider::objects::Child;
+use super::held::{self, Held, Kept, Text};
+use crate::api::{CacheInstance, labels};
+use crate::provider::Fault;
 
 /// The objects of all instances. Clones share them.
 #[derive(Clone, Default)]
@@ -33,38 +34,26 @@ pub struct Stores {
     secrets: Arc<Children<Secret>>,
 }
 
-/// The namespace and name of an instance.
-type Instance = (String, String);
+/// How many objects are listed at a time: what a list brings is read as a whole.
+const PAGE: u32 = 100;
 
-/// How many deletions are remembered: more than a watch tells of while one answer is on its way.
-const DELETIONS: usize = 1024;
-
-/// Objects of one kind, by the namespace and name of their instance and then by their own name.
+/// Objects of one kind, by the namespace and name of their instance.
 pub struct Children<K> {
     held: RwLock<Held<K>>,
     listed: watch::Sender<usize>,
 }
 
-struct Held<K> {
-    objects: HashMap<Instance, BTreeMap<String, Arc<K>>>,
-    /// The uids of the last that were deleted: the answer to a write may come after the watch told of its end.
-    deleted: VecDeque<String>,
-}
-
 impl<K> Default for Children<K> {
     fn default() -> Self {
         Self {
-            held: RwLock::new(Held {
-                objects: HashMap::new(),
-                deleted: VecDeque::new(),
-            }),
+            held: RwLock::default(),
             listed: watch::Sender::new(0),
         }
     }
 }
 
-/// A kind of object that is held.
-pub trait Stored: Child {
+/// A kind of object that is written, and held.
+pub trait Stored: Kept {
     /// Where.
     fn children(stores: &Stores) -> &Children<Self>;
 }
@@ -122,17 +111,20 @@ impl Stores {
     }
 
     /// What stands in the cluster for one instance.
-    pub fn observe(&self, namespace: &str, instance: &str) -> Observed {
-        Observed {
-            secrets: self.secrets.of(namespace, instance),
-            deployments: self.deployments.of(namespace, instance),
-            services: self.services.of(namespace, instance),
-            policies: self.policies.of(namespace, instance),
-            budgets: self.budgets.of(namespace, instance),
-            claims: self.claims.of(namespace, instance),
-            pods: self.pods.of(namespace, instance),
+    ///
+    /// # Errors
+    /// When what is held cannot be read.
+    pub fn observe(&self, namespace: &str, instance: &str) -> Result<Observed, Fault> {
+        Ok(Observed {
+            secrets: self.secrets.of(namespace, instance)?,
+            deployments: self.deployments.of(namespace, instance)?,
+            services: self.services.of(namespace, instance)?,
+            policies: self.policies.of(namespace, instance)?,
+            budgets: self.budgets.of(namespace, instance)?,
+            claims: self.claims.of(namespace, instance)?,
+            pods: self.pods.of(namespace, instance)?,
             ..Observed::default()
-        }
+        })
     }
 
     /// Holds an object as the API server answered when it was written, before the watch tells of it: whoever decides
@@ -141,20 +133,33 @@ impl Stores {
         K::children(self).wrote(object);
     }
 
+    /// A Secret of one instance. One that cannot be read is as if it was not there.
+    pub fn secret(&self, namespace: &str, instance: &str, name: &str) -> Option<Arc<Secret>> {
+        self.secrets
+            .of(namespace, instance)
+            .inspect_err(|error| tracing::error!(%error, "a Secret is not read"))
+            .ok()?
+            .remove(name)
+    }
+
     /// The Secrets of one instance.
-    pub fn secrets_of(&self, namespace: &str, instance: &str) -> BTreeMap<String, Arc<Secret>> {
+    ///
+    /// # Errors
+    /// When what is held cannot be read.
+    pub fn secrets_of(&self, namespace: &str, instance: &str) -> Result<BTreeMap<String, Arc<Secret>>, Fault> {
         self.secrets.of(namespace, instance)
     }
 }
 
-impl<K: Child> Children<K> {
-    fn of(&self, namespace: &str, instance: &str) -> BTreeMap<String, Arc<K>> {
-        self.held
-            .read()
-            .objects
-            .get(&(namespace.to_owned(), instance.to_owned()))
-            .cloned()
-            .unwrap_or_default()
+impl<K: Kept> Children<K> {
+    fn of(&self, namespace: &str, instance: &str) -> Result<BTreeMap<String, Arc<K>>, Fault> {
+        let texts = self.held.read().of(&(namespace.to_owned(), instance.to_owned()));
+        held::read(&texts).map_err(|error| {
+            let kind = K::kind(&());
+            Fault::transient(format!(
+                "reading the {kind}s that are held of {namespace}/{instance}: {error}"
+            ))
+        })
     }
 
     async fn ready(&self, scopes: usize) {
@@ -167,14 +172,10 @@ impl<K: Child> Children<K> {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
-        let mut events = pin!(
-            watcher(api, ours)
-                .modify(|object| {
-                    object.managed_fields_mut().clear();
-                })
-                .default_backoff()
-        );
+        let ours = watcher::Config::default()
+            .labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER))
+            .page_size(PAGE);
+        let mut events = pin!(watcher(api, ours).default_backoff());
         let mut seen: HashSet<(String, String, String)> = HashSet::new();
         let mut first = true;
         loop {
@@ -214,23 +215,25 @@ impl<K: Child> Children<K> {
 
     async fn put(
         &self,
-        (namespace, instance, name): (String, String, String),
+        (namespace, instance, _): (String, String, String),
         object: K,
         nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
     ) {
         let reference = ObjectRef::new(&instance).within(&namespace);
+        let Some(text) = text(object) else { return };
         // What was held already, since we wrote it, is no news.
-        if self.held.write().put((namespace, instance), name, object) {
+        if self.held.write().put((namespace, instance), text) {
             let _ = nudge.send(reference).await;
         }
     }
 
-    fn wrote(&self, mut object: K) {
-        object.meta_mut().managed_fields = None;
-        if let Some((namespace, instance, name)) = key(&object) {
+    fn wrote(&self, object: K) {
+        if let Some((namespace, instance, _)) = key(&object) {
+            let uid = object.uid();
+            let Some(text) = text(object) else { return };
             let mut held = self.held.write();
-            if object.uid().is_none_or(|uid| !held.deleted.contains(&uid)) {
-                held.put((namespace, instance), name, object);
+            if uid.is_none_or(|uid| !held.was_deleted(&uid)) {
+                held.put((namespace, instance), text);
             }
         }
     }
@@ -259,12 +262,11 @@ impl<K: Child> Children<K> {
         let gone: Vec<_> = self
             .held
             .read()
-            .objects
-            .iter()
-            .filter(|((namespace, _), _)| scope.as_ref().is_none_or(|scope| scope == namespace))
-            .flat_map(|((namespace, instance), children)| {
-                let key = |name: &String| (namespace.clone(), instance.clone(), name.clone());
-                children.iter().map(move |(name, object)| (key(name), object.uid()))
+            .all()
+            .filter(|((namespace, _), _, _)| scope.as_ref().is_none_or(|scope| scope == namespace))
+            .map(|((namespace, instance), name, uid)| {
+                let key = (namespace.clone(), instance.clone(), name.to_owned());
+                (key, uid.map(str::to_owned))
             })
             .filter(|(key, _)| !seen.contains(key))
             .collect();
@@ -274,34 +276,12 @@ impl<K: Child> Children<K> {
     }
 }
 
-impl<K: ResourceExt> Held<K> {
-    /// Returns whether it is news: neither what is held nor earlier than that.
-    fn put(&mut self, instance: Instance, name: String, object: K) -> bool {
-        let children = self.objects.entry(instance).or_default();
-        let is_news = children.get(&name).is_none_or(|held| {
-            let versions = object.resource_version().zip(held.resource_version());
-            held.uid() != object.uid() || versions.is_none_or(|(version, held)| is_later(&version, &held))
-        });
-        if is_news {
-            children.insert(name, Arc::new(object));
-        }
-        is_news
-    }
-
-    fn remove(&mut self, instance: &Instance, name: &str, uid: Option<String>) {
-        if let Some(children) = self.objects.get_mut(instance) {
-            if children.get(name).is_some_and(|held| held.uid() == uid) {
-                children.remove(name);
-            }
-            if children.is_empty() {
-                self.objects.remove(instance);
-            }
-        }
-        if self.deleted.len() >= DELETIONS {
-            self.deleted.pop_front();
-        }
-        self.deleted.extend(uid);
-    }
+/// An object as it is held. What cannot be is as if it was not there, and would be applied anew.
+fn text<K: Kept>(object: K) -> Option<Text<K>> {
+    let name = object.name_any();
+    Text::of(object)
+        .inspect_err(|error| tracing::error!(kind = %K::kind(&()), %name, %error, "not held"))
+        .ok()
 }
 
 fn key<K: ResourceExt>(object: &K) -> Option<(String, String, String)> {
@@ -334,7 +314,7 @@ mod tests {
         let (nudge, mut nudged) = mpsc::channel(16);
         let children = Children::<Secret>::default();
         let held = || {
-            let secrets = children.of("n", "a");
+            let secrets = children.of("n", "a").unwrap();
             secrets.get("a-auth").and_then(|secret| secret.resource_version())
         };
         let place = key(&version("u", "1")).unwrap();
@@ -369,13 +349,13 @@ mod tests {
             children.put(key(&object).unwrap(), object, &nudge).await;
         }
         assert_eq!(
-            children.of("n", "a").keys().collect::<Vec<_>>(),
+            children.of("n", "a").unwrap().keys().collect::<Vec<_>>(),
             ["a-auth", "a-connection"]
         );
         let seen = HashSet::from([("n".to_owned(), "a".to_owned(), "a-auth".to_owned())]);
         children.keep_only(&Some("n".to_owned()), &seen, &nudge).await;
-        assert_eq!(children.of("n", "a").len(), 1);
-        assert!(children.of("n", "b").is_empty());
+        assert_eq!(children.of("n", "a").unwrap().len(), 1);
+        assert!(children.of("n", "b").unwrap().is_empty());
         let mut count = 0;
         while nudged.try_recv().is_ok() {
             count += 1;
