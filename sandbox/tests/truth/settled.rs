@@ -95,6 +95,8 @@ fn stands(status: StatusCode, object: &Value) -> Value {
     let mut stands = told(status, object);
     if let Some(annotations) = stands["annotations"].as_object_mut() {
         annotations.remove("deployment.kubernetes.io/revision");
+        // A claim was bound, which is so in memory from the first.
+        annotations.retain(|name, _| !name.starts_with("pv.kubernetes.io/"));
         if annotations.is_empty() {
             stands["annotations"] = Value::Null;
         }
