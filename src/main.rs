@@ -71,21 +71,21 @@ async fn run(
 ) -> Result<Result<ExitCode, String>, SettingsError> {
     let done = match command {
         None => serve::serve(settings.check()?, levels).await,
-        Some(Command::Migrate) => serve::migrate(settings.check_database()?).await,
-        Some(Command::Audit { instance }) => serve::audit(settings.check_database()?, &instance).await,
+        Some(Command::Migrate) => commands::migrate(settings.check_database()?).await,
+        Some(Command::Audit { instance }) => commands::audit(settings.check_database()?, &instance).await,
         Some(Command::Check) => commands::check(settings).await,
         Some(Command::Plans) => commands::plans(&settings).await,
         Some(Command::Instances { namespace }) => commands::instances(&settings, namespace.as_deref()).await,
         Some(Command::Crds { .. }) => commands::apply_definitions(&settings).await,
         Some(Command::Probe(probe)) => commands::probe(&probe).await,
-        Some(Command::Webhooks(command)) => serve::webhooks(settings.check_database()?, command).await,
+        Some(Command::Webhooks(command)) => commands::webhooks(settings.check_database()?, command).await,
         Some(Command::Doctor { fix }) => {
             let database = settings.clone().check_database()?;
-            return Ok(serve::doctor(settings, database, fix).await.map(ExitCode::from));
+            return Ok(commands::doctor(settings, database, fix).await.map(ExitCode::from));
         }
         Some(Command::Import(asked)) => {
             let database = settings.clone().check_database()?;
-            return Ok(serve::import(settings, database, *asked)
+            return Ok(commands::import(settings, database, *asked)
                 .await
                 .map(|report| imported(&report)));
         }

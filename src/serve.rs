@@ -1,166 +1,48 @@
 //! Starts the roles of a serving process, waits for what they need rather than giving up, and ends them in order.
 
-use std::collections::BTreeSet;
+mod chores;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
-use kube::api::ListParams;
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::Client;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{CacheInstance, CachePlan, ProviderKind};
+use crate::api::ProviderKind;
 use crate::cluster;
 use crate::control::operator::Operator;
 use crate::control::{deadlines, outbox};
-use crate::doctor::Doctor;
-use crate::import::{self, Report};
-use crate::ledger::{DatabaseUrl, InstanceId, Kept, KeyRing, Ledger, LetterState, Letters};
-use crate::osb::catalog::Source;
+use crate::ledger::Ledger;
 use crate::osb::limits::{CallerLimits, Counter};
 use crate::osb::tls::{self, Tls};
-use crate::osb::{self, Authenticator, Catalog, Facade, Quotas, Services, Tokens};
+use crate::osb::{self, Authenticator, Facade, Quotas, Services, Tokens};
 use crate::provider::elasticache::{Client as ElastiCacheClient, Defaults, Limits, Poller};
 use crate::provider::kubernetes::{Placement, Stores};
 use crate::provider::{ElastiCache, Providers};
-use crate::settings::{self, Checked, ImportArguments, Namespaces, Settings, Webhooks, read_credentials};
+use crate::settings::{Checked, Settings};
 use crate::telemetry::Levels;
 use crate::telemetry::health::{self, Health, Part};
 use crate::telemetry::metrics::sources;
 use crate::webhooks::{self, Policy};
 use crate::wire::Trust;
 
+pub use chores::keep_catalog;
+use chores::{forget_ended, forget_history, keep_credentials, keep_levels, watch_cluster, watch_database};
+
 /// How soon to look again for what a process waits for at its start.
 const WAIT: Duration = Duration::from_secs(1);
-/// How often a process that works looks whether Postgres and the API server still answer.
-const WATCH: Duration = Duration::from_secs(5);
-/// How long a look may take.
-const LOOK: Duration = Duration::from_secs(10);
-/// How long after a change of a plan the catalog is built anew; more changes in that time count as one.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often what was asked long ago is forgotten, some of it each time.
-const FORGET: Duration = Duration::from_secs(600);
 /// How often the ledger is looked into for the metrics at most, and how long that may take.
 const GLANCE: Duration = Duration::from_secs(3);
-/// How often the file of credentials is looked at.
-const RELOAD: Duration = Duration::from_secs(5);
 /// How long the parts have to end once they were asked to. Kubernetes kills after 30 s by default.
 const FAREWELL: Duration = Duration::from_secs(25);
-
-/// Brings a database up to date.
-///
-/// # Errors
-/// When Postgres does not answer or refuses.
-pub async fn migrate((url, keys): (DatabaseUrl, KeyRing)) -> Result<(), String> {
-    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
-    ledger.migrate().await.map_err(|error| error.to_string())
-}
-
-/// Prints who asked what of an instance.
-///
-/// # Errors
-/// When Postgres does not answer or refuses, or nothing was ever asked.
-pub async fn audit((url, keys): (DatabaseUrl, KeyRing), instance: &InstanceId) -> Result<(), String> {
-    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
-    let history = ledger.history(instance).await.map_err(|error| error.to_string())?;
-    if history.is_empty() {
-        return Err(format!(
-            "nobody asked anything of an instance {instance}, as far as is remembered"
-        ));
-    }
-    for entry in history {
-        println!("{entry}");
-    }
-    Ok(())
-}
-
-/// Takes over what the old broker made.
-///
-/// # Errors
-/// When something that it needs does not answer.
-pub async fn import(
-    settings: Settings,
-    (url, keys): (DatabaseUrl, KeyRing),
-    asked: ImportArguments,
-) -> Result<Report, String> {
-    let client = cluster::client(&settings).await?;
-    let elasticache = match &settings.aws_region {
-        Some(region) => Some(elasticache(&settings, region).await),
-        None => None,
-    };
-    let options = import::Options {
-        from: asked.from.unwrap_or_else(|| url.clone()),
-        dry_run: asked.dry_run,
-        out: asked.out,
-        apply: asked.apply,
-        wait: asked.wait,
-        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
-        client,
-        elasticache,
-        kubernetes: settings.use_kubernetes,
-        variable: settings::variable,
-        watched: match settings.watched() {
-            Namespaces::All => None,
-            Namespaces::Named(names) => Some(names),
-        },
-        namespaces: settings.namespaces(),
-        webhooks: Policy::new(settings.webhook_allow_private),
-    };
-    import::run(&options).await
-}
-
-/// Shows webhooks, or has some delivered anew.
-///
-/// # Errors
-/// When Postgres does not answer or refuses, or there is nothing to deliver anew.
-pub async fn webhooks((url, keys): (DatabaseUrl, KeyRing), command: Webhooks) -> Result<(), String> {
-    let ledger = Ledger::new(url, keys, 2).map_err(|error| error.to_string())?;
-    match command {
-        Webhooks::List { state, instance } => {
-            let states: Vec<_> = state.into_iter().map(LetterState::from).collect();
-            webhooks::command::list(&ledger, &states, instance.as_ref()).await
-        }
-        Webhooks::Retry { instance, event, .. } => {
-            let which = match (instance, event) {
-                (Some(instance), _) => Letters::Of(instance),
-                (None, Some(event)) => Letters::One(event),
-                (None, None) => Letters::All,
-            };
-            webhooks::command::retry(&ledger, &which).await
-        }
-    }
-}
-
-/// Compares what the ledger, the cluster and ElastiCache say, and returns the exit code.
-///
-/// # Errors
-/// When something could not be looked at, or mended.
-pub async fn doctor(settings: Settings, (url, keys): (DatabaseUrl, KeyRing), fix: bool) -> Result<u8, String> {
-    let prefix = settings
-        .name_prefix
-        .clone()
-        .ok_or("NAME_PREFIX is not set: it tells which of what is on ElastiCache is ours")?;
-    let elasticache = match &settings.aws_region {
-        Some(region) => Some((elasticache(&settings, region).await, prefix)),
-        None => None,
-    };
-    let doctor = Doctor {
-        ledger: Ledger::new(url, keys, 2).map_err(|error| error.to_string())?,
-        client: cluster::client(&settings).await?,
-        namespaces: settings.watched(),
-        elasticache,
-    };
-    doctor.run(fix).await
-}
 
 /// Serves until told to stop.
 ///
@@ -403,84 +285,6 @@ async fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, Stri
     })
 }
 
-/// Reads the file of credentials again from time to time: a mounted Secret changes under the process. What cannot be read
-/// leaves the old ones in place.
-async fn keep_credentials(
-    path: PathBuf,
-    authenticator: Arc<Authenticator>,
-    mut stopped: watch::Receiver<bool>,
-) -> Result<(), String> {
-    let mut seen = None;
-    loop {
-        let contents = tokio::fs::read(&path).await.ok();
-        if contents != seen {
-            match read_credentials(Some(&path)) {
-                Ok(credentials) => {
-                    authenticator.replace(&credentials);
-                    if seen.is_some() {
-                        tracing::info!(file = %path.display(), "credentials loaded again");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the changed credentials do not hold; the old ones still do"),
-            }
-            seen = contents;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RELOAD) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        }
-    }
-}
-
-/// Has the levels of the log follow a file.
-async fn keep_levels(path: PathBuf, levels: Levels, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
-    let mut seen = None;
-    loop {
-        let directives = tokio::fs::read_to_string(&path).await.ok();
-        if directives != seen {
-            match levels.set(directives.as_deref()) {
-                Ok(now) => tracing::info!(file = %path.display(), directives = now, "levels of the log"),
-                Err(error) => tracing::warn!(file = %path.display(), %error, "the levels of the log stay as they were"),
-            }
-            seen = directives;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RELOAD) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        }
-    }
-}
-
-/// Forgets what was asked too long ago, from time to time.
-async fn forget_history(ledger: Ledger, kept: Duration, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
-    loop {
-        match ledger.forget_history(kept).await {
-            Ok(0) => {}
-            Ok(lines) => tracing::info!(lines, "forgot what was asked long ago"),
-            Err(error) => tracing::warn!(%error, "forgetting what was asked long ago"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(FORGET) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        }
-    }
-}
-
-/// Forgets what ended too long ago, from time to time.
-async fn forget_ended(ledger: Ledger, kept: Kept, mut stopped: watch::Receiver<bool>) -> Result<(), String> {
-    loop {
-        match ledger.forget(kept).await {
-            Ok(forgotten) if forgotten.is_nothing() => {}
-            Ok(forgotten) => tracing::info!(?forgotten, "forgot what ended long ago"),
-            Err(error) => tracing::warn!(%error, "forgetting what ended long ago"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(FORGET) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        }
-    }
-}
-
 /// Whose certificates caches may have.
 fn trust(authority: Option<&Path>) -> Result<Trust, String> {
     let authority = authority
@@ -499,7 +303,8 @@ fn enabled(settings: &Settings) -> impl Fn(ProviderKind) -> bool + Send + Sync +
     }
 }
 
-async fn elasticache(settings: &Settings, region: &str) -> ElastiCacheClient {
+/// A client of ElastiCache in a region.
+pub(crate) async fn elasticache(settings: &Settings, region: &str) -> ElastiCacheClient {
     let limits = Limits {
         calls_per_second: settings.aws_calls_per_second,
     };
@@ -551,115 +356,6 @@ async fn wait_for_tables(ledger: &Ledger, health: &Health, mut stopped: watch::R
             _ = stopped.wait_for(|stopped| *stopped) => return false,
         }
     }
-}
-
-async fn watch_database(ledger: Ledger, health: Health, stopped: watch::Receiver<bool>) -> Result<(), String> {
-    looking(stopped, || async {
-        let state = match tokio::time::timeout(LOOK, ledger.ping()).await {
-            Ok(state) => state.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("Postgres did not answer within {} s", LOOK.as_secs())),
-        };
-        health.set(Part::Database, state);
-    })
-    .await;
-    Ok(())
-}
-
-async fn watch_cluster(client: Client, health: Health, stopped: watch::Receiver<bool>) -> Result<(), String> {
-    looking(stopped, || async {
-        let one = ListParams::default().limit(1);
-        let look = async {
-            Api::<CachePlan>::all(client.clone()).list_metadata(&one).await?;
-            Api::<CacheInstance>::all(client.clone())
-                .list_metadata(&one)
-                .await
-                .map(|_| ())
-        };
-        let state = match tokio::time::timeout(LOOK, look).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
-                Err("the CustomResourceDefinitions are missing: apply crds/".to_owned())
-            }
-            // It answers; what it lets us list is a matter of roles, and watches say so where it matters.
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Ok(()),
-            Ok(Err(error)) => Err(format!("the API server: {error}")),
-            Err(_) => Err(format!("the API server did not answer within {} s", LOOK.as_secs())),
-        };
-        health.set(Part::Cluster, state);
-    })
-    .await;
-    Ok(())
-}
-
-async fn looking<F: Future<Output = ()>>(mut stopped: watch::Receiver<bool>, look: impl Fn() -> F) {
-    loop {
-        look().await;
-        tokio::select! {
-            () = tokio::time::sleep(WATCH) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        }
-    }
-}
-
-/// Builds the catalog anew whenever a plan changes.
-pub async fn keep_catalog(
-    client: Client,
-    services: Services,
-    enabled: impl Fn(ProviderKind) -> bool + Send + 'static,
-    catalog: watch::Sender<Option<Arc<Catalog>>>,
-    health: Health,
-    mut stopped: watch::Receiver<bool>,
-) -> Result<(), String> {
-    let (plans, writer) = reflector::store();
-    let events = reflector::reflector(
-        writer,
-        watcher(Api::<CachePlan>::all(client), watcher::Config::default()),
-    );
-    let mut events = std::pin::pin!(events.default_backoff());
-    let mut problems: Vec<String> = Vec::new();
-    let mut built_from = None;
-    // When it is to be built anew: changes without end must not put it off.
-    let mut due: Option<tokio::time::Instant> = None;
-    loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(_)) => {
-                    due.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "watching CachePlans");
-                    if catalog.borrow().is_none() {
-                        health.set(Part::Facade, Err(format!("the plans cannot be read: {error}")));
-                    }
-                }
-                None => return Ok(()),
-            },
-            () = tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
-                due = None;
-                if !listed(&plans) {
-                    continue;
-                }
-                let state = plans.state();
-                let sources: BTreeSet<_> = state.iter().map(|plan| Source::of(plan)).collect();
-                if built_from.as_ref() == Some(&sources) {
-                    continue;
-                }
-                built_from = Some(sources);
-                let built = Catalog::new(&services, state.iter().map(|plan| &**plan), &enabled);
-                for problem in built.problems().iter().filter(|problem| !problems.contains(problem)) {
-                    tracing::warn!("{problem}");
-                }
-                problems = built.problems().to_vec();
-                catalog.send_replace(Some(Arc::new(built)));
-                health.set(Part::Facade, Ok(()));
-            }
-            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-        }
-    }
-}
-
-fn listed(plans: &Store<CachePlan>) -> bool {
-    plans.wait_until_ready().now_or_never().is_some()
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

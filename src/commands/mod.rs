@@ -2,6 +2,7 @@
 
 mod check;
 mod definitions;
+mod ledger;
 mod probe;
 mod rights;
 mod tables;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use check::check;
 pub use definitions::apply_definitions;
+pub use ledger::{audit, doctor, import, migrate, webhooks};
 pub use probe::probe;
 pub use tables::{instances, plans};
 

@@ -1,21 +1,20 @@
-//! What an instance asks for, and what its status says of it: pure functions over resources, with time as an argument.
+//! What an instance asks for: pure functions over resources.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::status_record::{record, recorded};
-use super::update::update;
-use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
+use super::status::{carried, published};
+use super::status_record::record;
+use crate::api::conditions::{Progress, Reason};
 use crate::api::{
-    CacheInstance, CacheInstanceStatus, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, LastBackup, LocalRef,
-    Order, PlanRef, PlanStatus, ProviderKind, Topology, annotations, compare_versions, effective,
+    CacheInstance, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, Order, PlanRef, ProviderKind, Topology,
+    annotations, compare_versions, effective,
 };
 use crate::provider::users::UserRef;
-use crate::provider::{Consent, Desired, Existence, Published, Report, RestoreFrom};
+use crate::provider::{Consent, Desired, Existence, Report, RestoreFrom};
 
 /// A revision of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,8 +179,9 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         }
         PlanLookup::NoRevision(revision) => {
             let message = format!(
-                "CachePlan {} has no revision {revision}: correct spec.planRef.revision, or leave it out for the newest",
-                instance.spec.plan_ref.name
+                "CachePlan {} has no revision {revision}: correct spec.planRef.revision and annotation {}, or leave both out for the newest",
+                instance.spec.plan_ref.name,
+                annotations::UPDATE_TO_REVISION
             );
             return say(Progress::Stalled, Reason::PlanRevisionNotFound, message);
         }
@@ -434,123 +434,6 @@ fn users(instance: &CacheInstance) -> Vec<UserRef> {
 /// A time as the API server keeps it in a status (`metav1.Time`).
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-/// What the status tells those who use the cache.
-fn published(instance: &CacheInstance) -> Published {
-    instance
-        .status
-        .as_ref()
-        .map_or_else(Published::default, |status| Published {
-            endpoint: status.endpoint.clone(),
-            reader_endpoint: status.reader_endpoint.clone(),
-            nodes: status.nodes.clone(),
-            bound: status.binding.is_some(),
-        })
-}
-
-/// A report that looked at nothing keeps the addresses that were known.
-fn carried(instance: &CacheInstance, report: Report) -> Report {
-    report.publishing(&published(instance))
-}
-
-/// The report on an instance that could not be observed.
-pub fn unobserved(instance: &CacheInstance, report: Report) -> Report {
-    carried(instance, report)
-}
-
-/// Whether a status says the same as another, though it may say it in other words.
-pub fn is_reworded(said: &CacheInstanceStatus, status: &CacheInstanceStatus) -> bool {
-    let plain = |status: &CacheInstanceStatus| {
-        let mut status = status.clone();
-        for condition in &mut status.conditions {
-            condition.message.clear();
-        }
-        status
-    };
-    plain(said) == plain(status)
-}
-
-/// The status that says a report. `later` is the newest revision of the plan, where the instance runs from an older one.
-pub fn status(
-    instance: &CacheInstance,
-    plan: &PlanLookup,
-    report: &Report,
-    later: Option<&PlanRevision>,
-    latest: Option<LastBackup>,
-    now: Timestamp,
-) -> CacheInstanceStatus {
-    let before = instance.status.clone().unwrap_or_default();
-    let generation = instance.metadata.generation.unwrap_or_default();
-    let running = match plan {
-        PlanLookup::Found(revision) if !matches!(report.reason, Reason::PlanMismatch | Reason::PlanDeprecated) => {
-            revision.spec.provider().map(|provider| PlanStatus {
-                name: revision.name.clone(),
-                id: revision.spec.id.clone(),
-                engine: revision.spec.engine.type_,
-                version: revision.spec.engine.version.clone(),
-                provider: provider.kind(),
-                revision: revision.revision,
-                binding_credentials: revision.spec.binding_credentials,
-            })
-        }
-        _ => None,
-    };
-    let ready = matches!(report.progress, Progress::Ready | Progress::ReadyAndReconciling);
-    let mut conditions = conditions::standard(
-        &before.conditions,
-        report.progress,
-        report.reason,
-        &report.message,
-        generation,
-        now,
-    );
-    match plan {
-        PlanLookup::Found(from) => {
-            let update = update(instance, from, later);
-            conditions.push(conditions::condition(
-                &before.conditions,
-                UPDATE_AVAILABLE,
-                if update.available { "True" } else { "False" },
-                update.reason,
-                &update.message,
-                generation,
-                now,
-            ));
-        }
-        PlanLookup::NoPlan | PlanLookup::NoRevision(_) => {
-            conditions.extend(conditions::find(&before.conditions, UPDATE_AVAILABLE).cloned());
-        }
-    }
-    conditions.extend(match &report.support {
-        Some(support) => Some(conditions::condition(
-            &before.conditions,
-            ENGINE_SUPPORTED,
-            if support.supported { "True" } else { "False" },
-            support.reason,
-            &support.message,
-            generation,
-            now,
-        )),
-        None => conditions::find(&before.conditions, ENGINE_SUPPORTED).cloned(),
-    });
-    CacheInstanceStatus {
-        observed_generation: Some(generation),
-        conditions,
-        plan: running.or(before.plan),
-        engine: report.engine.clone().or(before.engine),
-        encrypted_at_rest: report.encrypted_at_rest.or(before.encrypted_at_rest),
-        endpoint: report.endpoint.clone(),
-        reader_endpoint: report.reader_endpoint.clone(),
-        nodes: report.nodes.clone(),
-        binding: report.bound.then(|| LocalRef {
-            name: instance.connection_secret_name(),
-        }),
-        first_ready_time: before.first_ready_time.or(ready.then_some(Time(now))),
-        last_backup: latest.or(before.last_backup),
-        ledger_revision: before.ledger_revision.max(instance.ledger_revision()),
-        ..recorded(instance, &report.record)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use super::super::status::status;
 use super::*;
+use crate::api::{CacheInstanceStatus, conditions};
 use crate::provider::Record;
 
 fn instance(spec: &Value, metadata: &Value, status: &Value) -> CacheInstance {

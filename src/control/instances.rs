@@ -17,7 +17,7 @@ use super::departures::Departures;
 use super::events;
 use super::plans::Plans;
 use super::retries::Retries;
-use super::{Error, deadline, set_finalizer};
+use super::{Error, deadline, set_finalizer, status};
 use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::api::{CacheInstance, CacheInstanceStatus, annotations};
@@ -171,7 +171,7 @@ impl Run<'_> {
                     .instance
                     .status
                     .as_ref()
-                    .is_some_and(|said| decide::is_reworded(said, &status))
+                    .is_some_and(|said| status::is_reworded(said, &status))
                 {
                     self.write(status, &report).await?;
                 }
@@ -195,7 +195,7 @@ impl Run<'_> {
         let report = report.unwrap_or_else(|| {
             let record = desired.record.clone();
             let unknown = Report::new(Progress::Reconciling, Reason::ProviderUnavailable, "", record);
-            decide::unobserved(&self.instance, unknown)
+            status::carried(&self.instance, unknown)
         });
         tracing::warn!(instance = %self.reference, %fault, "a step did not succeed");
         self.say(&report.with_fault(&fault)).await?;
@@ -216,7 +216,7 @@ impl Run<'_> {
 
     /// The status that says this.
     fn status(&self, report: &Report) -> CacheInstanceStatus {
-        decide::status(
+        status::status(
             &self.instance,
             &self.plan,
             report,

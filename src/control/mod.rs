@@ -20,6 +20,7 @@ mod projector;
 mod retries;
 mod sightings;
 mod standing;
+mod status;
 mod status_record;
 mod update;
 mod users;

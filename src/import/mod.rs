@@ -17,6 +17,7 @@ mod report;
 mod rows;
 mod run;
 mod services;
+mod sound;
 
 pub use report::{Fate, Kind, Line, Report};
 pub use run::{Options, run};

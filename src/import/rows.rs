@@ -6,14 +6,14 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::facts::{Cluster, Facts, Looked, PlanFate, Usable};
+use super::facts::{Facts, PlanFate, Usable};
 use super::old::{Old, OldResource, OldTask};
 use super::report::{Fate, Kind, Line};
+use super::sound::sound;
 use crate::api::ProviderKind;
 use crate::control::pool::member_name;
 use crate::ledger::import::{Awaited, ImportedInstance, ImportedMember, Standing};
 use crate::ledger::{InstanceId, WebhookTarget, resource_name};
-use crate::provider::kubernetes::adopt;
 use crate::webhooks;
 
 /// Owner of what the old broker made ahead.
@@ -211,13 +211,6 @@ struct Row<'a> {
     shared: bool,
 }
 
-/// What was found of a cache that can be taken over.
-struct Sound {
-    /// The organization, if it was written down.
-    organization: Option<String>,
-    notes: Vec<String>,
-}
-
 impl Row<'_> {
     fn kind(&self) -> Kind {
         match (self.resource.deleted, self.resource.claimed) {
@@ -346,7 +339,7 @@ impl Row<'_> {
                 ),
             }));
         }
-        let sound = self.sound(usable)?;
+        let sound = sound(resource, self.facts, usable)?;
         let mut notes = sound.notes;
         let (namespace, name) = self.place(usable, || resource_name(&id))?;
         let open = |action: &str| {
@@ -396,7 +389,7 @@ impl Row<'_> {
         let room = usable
             .preprovision
             .saturating_sub(pools.get(&plan.name).copied().unwrap_or_default());
-        let sound = self.sound(usable)?;
+        let sound = sound(resource, self.facts, usable)?;
         if room == 0 {
             return Err(Refused::Decide(format!(
                 "nobody has ordered {}, and the pool of CachePlan {} keeps {} caches: raise spec.preprovision and import \
@@ -493,119 +486,10 @@ impl Row<'_> {
         }
         Ok((namespace, name))
     }
-
-    /// Looks at the cache.
-    fn sound(&self, usable: &Usable) -> Result<Sound, Refused> {
-        let sound = match usable.provider.kind() {
-            ProviderKind::ElastiCache => self.cluster(usable)?,
-            ProviderKind::Kubernetes => self.workload(usable)?,
-        };
-        let mut notes = sound.notes;
-        if self.resource.has_credentials {
-            notes.push("columns username and password say something, which the old broker never used".to_owned());
-        }
-        Ok(Sound { notes, ..sound })
-    }
-
-    fn cluster(&self, usable: &Usable) -> Result<Sound, Refused> {
-        let (id, engine) = (&self.resource.name, usable.provider.engine());
-        let clusters = match &self.facts.clusters {
-            Looked::Found(clusters) => clusters,
-            Looked::Not(why) => return Err(Refused::Decide(why.clone())),
-        };
-        let Some(cluster) = clusters.get(&id.to_ascii_lowercase()) else {
-            return Err(Refused::Decide(format!(
-                "there is no cache cluster {id} in this region and account: deprovision the instance in the old broker, or \
-                 delete the row"
-            )));
-        };
-        let Cluster {
-            engine: running,
-            nodes,
-            group,
-            address,
-            deleting,
-            billing_code,
-            owner,
-        } = cluster;
-        if *deleting {
-            return Err(Refused::Skip(format!("{id} is being deleted in ElastiCache")));
-        }
-        if let Some(group) = group {
-            return Err(Refused::Decide(format!(
-                "{id} is a member of replication group {group}, which is not taken over by an import: make a CacheInstance \
-                 with spec.adopt for the group"
-            )));
-        }
-        if *nodes > 1 {
-            return Err(Refused::Decide(format!(
-                "{id} has {nodes} nodes, of which applications were told the first alone: make a CacheInstance with \
-                 spec.adopt, which tells of all"
-            )));
-        }
-        if running.is_some_and(|running| running != engine) {
-            return Err(Refused::Decide(format!(
-                "{id} does not run {engine} as its plan says: correct the row's plan in the old database"
-            )));
-        }
-        if let Some(owner) = owner {
-            return Err(Refused::Decide(format!(
-                "{id} belongs to the CacheInstance of uid {owner} by its tags: find out whose it is"
-            )));
-        }
-        let mut notes = Vec::new();
-        if let Some(address) = address
-            .as_ref()
-            .filter(|address| is_other(&self.resource.endpoint, address))
-        {
-            notes.push(format!(
-                "{id} answers at {address}, and applications were told {}",
-                self.resource.endpoint
-            ));
-        }
-        Ok(Sound {
-            organization: billing_code.clone(),
-            notes,
-        })
-    }
-
-    fn workload(&self, usable: &Usable) -> Result<Sound, Refused> {
-        let (name, namespace) = (&self.resource.name, usable.provider.namespace());
-        let workloads = match &self.facts.workloads {
-            Looked::Found(workloads) => workloads,
-            Looked::Not(why) => return Err(Refused::Decide(why.clone())),
-        };
-        let none = Default::default();
-        let found = workloads.get(&(namespace.to_owned(), name.clone())).unwrap_or(&none);
-        let (deployment, service) = adopt::judge(name, usable.provider.engine(), found, None)
-            .map_err(|objection| Refused::Decide(format!("in namespace {namespace} {objection}")))?;
-        let annotations = deployment.metadata.annotations.as_ref();
-        let mut notes = Vec::new();
-        let port = adopt::port(service).unwrap_or_default();
-        let told = self
-            .resource
-            .endpoint
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if told.is_some_and(|told| told != port) {
-            notes.push(format!(
-                "Service {name} answers at port {port}, and applications were told {}",
-                self.resource.endpoint
-            ));
-        }
-        Ok(Sound {
-            organization: annotations.and_then(|notes| notes.get("owner")).cloned(),
-            notes,
-        })
-    }
-}
-
-fn is_other(told: &str, address: &str) -> bool {
-    !told.is_empty() && !told.eq_ignore_ascii_case(address)
 }
 
 /// Why a row is not imported.
-enum Refused {
+pub enum Refused {
     /// There is nothing to be done about it.
     Skip(String),
     /// Somebody must decide.

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::facts::{Cluster, Looked};
 use super::super::plans::OldProvider;
 use super::*;
 use crate::ledger::import::{HeldInstance, HeldMember, Holdings};

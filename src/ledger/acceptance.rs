@@ -401,27 +401,20 @@ impl Ledger {
 
 /// An instance with its latest operation, locked until the transaction ends.
 pub(super) async fn lock_instance(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Held>, LedgerError> {
-    let Some(row) = lock_row(tx, id, "", "").await? else {
-        return Ok(None);
-    };
-    Ok(Some(Held {
-        instance: instances::instance(&row)?,
-        latest: latest_operation(tx, id).await?,
-        opened: (),
-    }))
+    Ok(lock_row(tx, id, "", "").await?.map(|(held, _)| held))
 }
 
 /// What is joined to the row of an instance for its plan at the revision that it runs from.
 pub(super) const JOIN_PLAN: &str = "left join plan_revisions on plan_revisions.plan_id = instances.plan_id
     and plan_revisions.revision = instances.plan_revision";
 
-/// The row of an instance, locked until the transaction ends: its [`COLUMNS`], and then others of it or of what is joined.
+/// The same, and its row: the [`COLUMNS`] of the instance, and then others of it or of what is joined.
 pub(super) async fn lock_row(
     tx: &Transaction<'_>,
     id: &InstanceId,
     others: &str,
     joined: &str,
-) -> Result<Option<Row>, LedgerError> {
+) -> Result<Option<(Held, Row)>, LedgerError> {
     let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
     let statement = tx
         .prepare_cached(&format!(
@@ -429,10 +422,19 @@ pub(super) async fn lock_row(
         ))
         .await
         .map_err(refused)?;
-    tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)
+    let Some(row) = tx.query_opt(&statement, &[&id.as_str()]).await.map_err(refused)? else {
+        return Ok(None);
+    };
+    let held = Held {
+        instance: instances::instance(&row)?,
+        latest: latest_operation(tx, id).await?,
+        opened: (),
+    };
+    Ok(Some((held, row)))
 }
 
-/// The latest operation of the instance itself as it is now: a statement of its own sees what was committed while the lock was waited for.
+/// The latest operation of the instance itself as it is now: a statement of its own sees what was committed while the lock was
+/// waited for.
 pub(super) async fn latest_operation(tx: &Transaction<'_>, id: &InstanceId) -> Result<Option<Operation>, LedgerError> {
     let refused = |error| LedgerError::statement(format!("reading the latest operation of instance {id}"))(error);
     let statement = tx

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use super::acceptance::{JOIN_PLAN, crowded, latest_operation, lock_row};
+use super::acceptance::{JOIN_PLAN, crowded, lock_row};
 use super::bindings::{Binding, Credentials, credentials_place, parameters_place};
-use super::instances::{self, COLUMN_COUNT};
+use super::instances::COLUMN_COUNT;
 use super::{
     Answered, Asked, BindingId, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, Outcome,
     PlanId, Remains, ServiceId, Settled, WebhookTarget, audit, operations, updates, webhooks,
@@ -225,17 +225,13 @@ impl Ledger {
     ) -> Result<Option<Held<Bindable>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
         let others = ", instances.connection, plan_revisions.spec";
-        let Some(row) = lock_row(tx, id, others, JOIN_PLAN).await? else {
+        let Some((held, row)) = lock_row(tx, id, others, JOIN_PLAN).await? else {
             return Ok(None);
         };
-        Ok(Some(Held {
-            instance: instances::instance(&row)?,
-            latest: latest_operation(tx, id).await?,
-            opened: Bindable {
-                connection: self.open_connection(id, row.try_get(COLUMN_COUNT).map_err(refused)?)?,
-                plan_spec: row.try_get(COLUMN_COUNT + 1).map_err(refused)?,
-            },
-        }))
+        Ok(Some(held.opening(Bindable {
+            connection: self.open_connection(id, row.try_get(COLUMN_COUNT).map_err(refused)?)?,
+            plan_spec: row.try_get(COLUMN_COUNT + 1).map_err(refused)?,
+        })))
     }
 
     async fn write_binding(

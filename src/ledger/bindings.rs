@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::acceptance::{latest_operation, lock_row};
-use super::instances::{self, COLUMN_COUNT};
+use super::acceptance::lock_row;
+use super::instances::COLUMN_COUNT;
 use super::{
     BindingId, Connection, Held, InstanceId, Ledger, LedgerError, Observation, Operation, OperationKind,
     OperationState, Outcome, PolledOperation, Remains, Verdict, operations,
@@ -207,14 +207,11 @@ impl Ledger {
         id: &InstanceId,
     ) -> Result<Option<Held<Option<Connection>>>, LedgerError> {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
-        let Some(row) = lock_row(tx, id, ", instances.connection", "").await? else {
+        let Some((held, row)) = lock_row(tx, id, ", instances.connection", "").await? else {
             return Ok(None);
         };
-        Ok(Some(Held {
-            instance: instances::instance(&row)?,
-            latest: latest_operation(tx, id).await?,
-            opened: self.open_connection(id, row.try_get(COLUMN_COUNT).map_err(refused)?)?,
-        }))
+        let connection = self.open_connection(id, row.try_get(COLUMN_COUNT).map_err(refused)?)?;
+        Ok(Some(held.opening(connection)))
     }
 
     pub(super) async fn live_binding(

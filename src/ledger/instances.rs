@@ -54,6 +54,18 @@ pub struct Held<S = ()> {
     pub opened: S,
 }
 
+impl Held {
+    /// The same, with what was opened.
+    pub(super) fn opening<S>(self, opened: S) -> Held<S> {
+        let Self { instance, latest, .. } = self;
+        Held {
+            instance,
+            latest,
+            opened,
+        }
+    }
+}
+
 impl<S> Held<S> {
     /// The operation in progress. Only the latest one can be.
     pub fn running(&self) -> Option<&Operation> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use super::acceptance::{JOIN_PLAN, latest_operation, lock_row};
+use super::acceptance::{JOIN_PLAN, lock_row};
 use super::instances::{self, COLUMN_COUNT};
 use super::{
     Answered, Asked, Held, InstanceId, Judgement, Ledger, LedgerError, Operation, OperationKind, PlanId, Scope,
@@ -114,29 +114,24 @@ impl Ledger {
         let refused = |error| LedgerError::statement(format!("locking instance {id}"))(error);
         let others = ", instances.parameters, instances.context, plan_revisions.spec, instances.connection, \
                       instances.encrypted_at_rest";
-        let Some(row) = lock_row(tx, id, others, JOIN_PLAN).await? else {
+        let Some((held, row)) = lock_row(tx, id, others, JOIN_PLAN).await? else {
             return Ok(None);
         };
-        let latest = latest_operation(tx, id).await?;
-        let asked = match latest.as_ref().filter(|latest| latest.is_running()) {
+        let asked = match held.latest.as_ref().filter(|latest| latest.is_running()) {
             Some(running) => self.asked(tx, running).await?,
             None => None,
         };
         let parameters: &[u8] = row.try_get(COLUMN_COUNT).map_err(refused)?;
         let Json(context) = row.try_get(COLUMN_COUNT + 1).map_err(refused)?;
         let connection = self.open_connection(id, row.try_get(COLUMN_COUNT + 3).map_err(refused)?)?;
-        Ok(Some(Held {
-            instance: instances::instance(&row)?,
-            latest,
-            opened: Changeable {
-                parameters: self.open_json(&instances::parameters_place(id), parameters)?,
-                context,
-                plan_spec: row.try_get(COLUMN_COUNT + 2).map_err(refused)?,
-                asked,
-                open: connection.is_some_and(|connection| connection.password.is_none()),
-                encrypted_at_rest: row.try_get(COLUMN_COUNT + 4).map_err(refused)?,
-            },
-        }))
+        Ok(Some(held.opening(Changeable {
+            parameters: self.open_json(&instances::parameters_place(id), parameters)?,
+            context,
+            plan_spec: row.try_get(COLUMN_COUNT + 2).map_err(refused)?,
+            asked,
+            open: connection.is_some_and(|connection| connection.password.is_none()),
+            encrypted_at_rest: row.try_get(COLUMN_COUNT + 4).map_err(refused)?,
+        })))
     }
 
     async fn asked(&self, tx: &Transaction<'_>, operation: &Operation) -> Result<Option<Value>, LedgerError> {

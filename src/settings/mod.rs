@@ -4,8 +4,10 @@
 //! The names are those of the broker this one replaces where it had them.
 
 mod check;
+mod command;
 pub mod document;
 mod old;
+mod parse;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -13,11 +15,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::ledger::{DatabaseUrl, InstanceId, Kept, LetterState};
+use crate::ledger::{DatabaseUrl, Kept};
 
 pub use check::{Checked, Namespaces, SettingsError, read_credentials};
+pub use command::{Command, ImportArguments, Probe, WebhookState, Webhooks};
 
 /// The longest `NAME_PREFIX`: with a hyphen and the 24 characters behind it, an id fits ElastiCache's 40.
 pub const MAX_NAME_PREFIX: usize = 15;
@@ -35,153 +38,6 @@ pub struct CommandLine {
     /// How to serve.
     #[command(flatten)]
     pub settings: Settings,
-}
-
-/// What to do other than serve.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Looks whether a start would succeed, as far as that can be told: settings, files, database, cluster, AWS. Says what to
-    /// mend.
-    Check,
-    /// Prints the plans as a table.
-    Plans,
-    /// Prints the instances as a table: those of WATCH_NAMESPACES, or of one namespace.
-    Instances {
-        /// The namespace.
-        #[arg(long, short)]
-        namespace: Option<String>,
-    },
-    /// Writes the CustomResourceDefinitions, to standard output or one file each into a folder, or applies them.
-    Crds {
-        /// The folder.
-        #[arg(long)]
-        out: Option<PathBuf>,
-        /// Apply them to the cluster.
-        #[arg(long, conflicts_with = "out")]
-        apply: bool,
-    },
-    /// Asks a broker for its catalog, as a platform would, and ends well if it is served.
-    Probe(Probe),
-    /// Prints completions for a shell.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-    /// Prints the manual page.
-    Man,
-    /// Prints docs/SETTINGS.md.
-    #[command(hide = true)]
-    SettingsDocument,
-    /// Brings the database's tables up to date and ends.
-    Migrate,
-    /// Takes over what akkeris/elasticache-broker made: writes its plans and services as YAML, and its instances, those
-    /// given back, pending webhooks and caches made ahead into the ledger. It changes nothing in the old database and
-    /// may run again at any time. Exit code 3: some rows need a decision.
-    Import(Box<ImportArguments>),
-    /// Prints who asked what of an instance, when, and how it ended.
-    Audit {
-        /// The OSB id of the instance.
-        #[arg(long)]
-        instance: InstanceId,
-    },
-    /// Shows webhooks that wait or were given up, and has those that were given up delivered anew.
-    #[command(subcommand)]
-    Webhooks(Webhooks),
-    /// Compares the ledger, the custom resources and ElastiCache, and lists what they do not agree on. Exits with 0 if they
-    /// agree, 1 if something could not be looked at, 3 if there are disagreements (left).
-    Doctor {
-        /// Mend what can be mended without a loss.
-        #[arg(long)]
-        fix: bool,
-    },
-}
-
-/// What to do with webhooks.
-#[derive(Debug, Subcommand)]
-pub enum Webhooks {
-    /// Prints webhooks, the latest first: event, state, when, of what, of which instance, receiver, attempts, last error.
-    List {
-        /// In which states; those that wait and those that were given up if absent.
-        #[arg(long, value_enum, value_delimiter = ',', default_value = "due,dead")]
-        state: Vec<WebhookState>,
-        /// Only those of an instance, by its OSB id.
-        #[arg(long)]
-        instance: Option<InstanceId>,
-    },
-    /// Has webhooks that were given up delivered anew.
-    #[command(group = clap::ArgGroup::new("which").required(true))]
-    Retry {
-        /// All of them.
-        #[arg(long, group = "which")]
-        all: bool,
-        /// Those of an instance, by its OSB id.
-        #[arg(long, group = "which")]
-        instance: Option<InstanceId>,
-        /// One, by its event's id.
-        #[arg(long, group = "which")]
-        event: Option<uuid::Uuid>,
-    },
-}
-
-/// How far a webhook is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WebhookState {
-    /// What it is to tell of has not ended.
-    Armed,
-    /// It is to be delivered.
-    Due,
-    /// The receiver took it.
-    Delivered,
-    /// It was given up.
-    Dead,
-}
-
-impl From<WebhookState> for LetterState {
-    fn from(state: WebhookState) -> Self {
-        match state {
-            WebhookState::Armed => Self::Armed,
-            WebhookState::Due => Self::Due,
-            WebhookState::Delivered => Self::Delivered,
-            WebhookState::Dead => Self::Dead,
-        }
-    }
-}
-
-/// What is to be imported.
-#[derive(Clone, Debug, Args)]
-pub struct ImportArguments {
-    /// The old broker's database; DATABASE_URL if absent, since both brokers can share one.
-    #[arg(long, env = "OLD_DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
-    pub from: Option<DatabaseUrl>,
-    /// Say what would be imported, and write nothing but the files of --out.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// The folder to write plans and services to, as YAML.
-    #[arg(long)]
-    pub out: Option<PathBuf>,
-    /// Apply the plans that are not in the cluster.
-    #[arg(long)]
-    pub apply: bool,
-    /// Wait, ten minutes at most, until the operator has taken over every cache that was imported.
-    #[arg(long, conflicts_with = "dry_run")]
-    pub wait: bool,
-}
-
-/// A broker to be asked.
-#[derive(Clone, Debug, Args)]
-pub struct Probe {
-    /// Where it is: `https://HOST[:PORT]` or `http://HOST[:PORT]`.
-    #[arg(long)]
-    pub url: String,
-    /// File of lines USER:PASSWORD, of which the first is used.
-    #[arg(long)]
-    pub credentials_file: PathBuf,
-    /// PEM file with the certificate that the broker must show; one that the machine trusts if absent.
-    #[arg(long)]
-    pub certificate_file: Option<PathBuf>,
-    /// For how many seconds it is asked again until it answers.
-    #[arg(long, default_value_t = 60)]
-    pub patience: u64,
 }
 
 /// Which parts of the broker a process runs.
@@ -230,7 +86,7 @@ pub struct Settings {
     pub background_tasks: bool,
 
     /// The Postgres database: postgres://USER:PASSWORD@HOST:PORT/DATABASE. TLS unless ?sslmode=disable.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parse_database_url)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parse::database_url)]
     pub database_url: Option<DatabaseUrl>,
 
     /// File with what DATABASE_URL would be, so that it need not stand in the environment.
@@ -248,7 +104,7 @@ pub struct Settings {
 
     /// Begins every id made in ElastiCache: at most 15 letters, digits and single hyphens, first a letter, last no
     /// hyphen.
-    #[arg(long, env = "NAME_PREFIX", value_parser = parse_name_prefix)]
+    #[arg(long, env = "NAME_PREFIX", value_parser = parse::name_prefix)]
     pub name_prefix: Option<String>,
 
     /// Address to serve the OSB API on.
@@ -256,7 +112,7 @@ pub struct Settings {
     pub listen_address: IpAddr,
 
     /// Port to serve the OSB API on.
-    #[arg(long, env = "PORT", default_value_t = DEFAULT_PORT, value_parser = parse_port)]
+    #[arg(long, env = "PORT", default_value_t = DEFAULT_PORT, value_parser = parse::port)]
     pub port: u16,
 
     /// Address to serve /livez, /readyz and /metrics on, plain HTTP.
@@ -285,7 +141,7 @@ pub struct Settings {
 
     /// Let in who has a Kubernetes bearer token and may, by RBAC, use the request's method in lower case as a verb on the
     /// non-resource URL /v2. OSB_CREDENTIALS_FILE is not needed then.
-    #[arg(long, env = "OSB_TOKEN_REVIEW", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
+    #[arg(long, env = "OSB_TOKEN_REVIEW", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse::flag)]
     pub osb_token_review: bool,
 
     /// For whom a bearer token must be meant; for the API server itself if absent.
@@ -322,7 +178,7 @@ pub struct Settings {
     pub organization_quota: u32,
 
     /// How many instances there may be of a plan, as CACHEPLAN=NUMBER, several separated by commas.
-    #[arg(long, env = "PLAN_QUOTAS", value_delimiter = ',', value_parser = parse_plan_quota)]
+    #[arg(long, env = "PLAN_QUOTAS", value_delimiter = ',', value_parser = parse::plan_quota)]
     pub plan_quotas: Vec<(String, u32)>,
 
     /// Days that it is remembered who asked for what. 0 is for ever.
@@ -348,11 +204,11 @@ pub struct Settings {
     pub services_file: Option<PathBuf>,
 
     /// Make caches in the cluster.
-    #[arg(long, env = "USE_KUBERNETES", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
+    #[arg(long, env = "USE_KUBERNETES", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse::flag)]
     pub use_kubernetes: bool,
 
     /// Use the kubeconfig of the local user rather than the Pod's service account.
-    #[arg(long, env = "USE_LOCAL_KUBE_CONTEXT", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
+    #[arg(long, env = "USE_LOCAL_KUBE_CONTEXT", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse::flag)]
     pub use_local_kube_context: bool,
 
     /// The kubeconfig to use rather than the Pod's service account or the local user's.
@@ -430,11 +286,11 @@ pub struct Settings {
     pub aws_calls_per_second: u32,
 
     /// Deliver webhooks again for a day when the receiver does not take them; else each is tried once.
-    #[arg(long, env = "RETRY_WEBHOOKS", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_any_flag)]
+    #[arg(long, env = "RETRY_WEBHOOKS", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse::any_flag)]
     pub retry_webhooks: bool,
 
     /// Let webhooks go to plain HTTP and to loopback, private and link-local addresses.
-    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse_flag)]
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = parse::flag)]
     pub webhook_allow_private: bool,
 
     /// What is logged: a level or tracing-subscriber directives.
@@ -549,62 +405,6 @@ impl Settings {
     }
 }
 
-fn parse_database_url(text: &str) -> Result<DatabaseUrl, String> {
-    text.parse::<DatabaseUrl>().map_err(|error| error.to_string())
-}
-
-/// Yes or no, in the words that are in use; nothing is no.
-fn parse_flag(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "t" | "1" | "yes" | "on" => Ok(true),
-        "false" | "f" | "0" | "no" | "off" | "" => Ok(false),
-        _ => Err("write true or false".to_owned()),
-    }
-}
-
-/// The same, where whatever is none of those words is a yes.
-fn parse_any_flag(text: &str) -> Result<bool, std::convert::Infallible> {
-    Ok(parse_flag(text).unwrap_or(true))
-}
-
-fn parse_port(text: &str) -> Result<u16, std::num::ParseIntError> {
-    if text.is_empty() {
-        return Ok(DEFAULT_PORT);
-    }
-    text.parse()
-}
-
-fn parse_plan_quota(text: &str) -> Result<(String, u32), String> {
-    let wrong = || format!("{text:?} is not CACHEPLAN=NUMBER: write such as redis-premium-0=5");
-    let (plan, number) = text.split_once('=').ok_or_else(wrong)?;
-    let number = number.trim().parse().map_err(|_| wrong())?;
-    let plan = plan.trim();
-    if plan.is_empty() {
-        Err(wrong())
-    } else {
-        Ok((plan.to_owned(), number))
-    }
-}
-
-fn parse_name_prefix(text: &str) -> Result<String, String> {
-    let refused = |why: &str| {
-        Err(format!(
-            "{why}: use at most {MAX_NAME_PREFIX} letters, digits and single hyphens, first a letter, last no hyphen"
-        ))
-    };
-    if text.is_empty() || text.len() > MAX_NAME_PREFIX {
-        refused("wrong length")
-    } else if !text.starts_with(|first: char| first.is_ascii_alphabetic()) {
-        refused("does not begin with a letter")
-    } else if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        refused("has a character that ElastiCache ids cannot have")
-    } else if text.ends_with('-') || text.contains("--") {
-        refused("has a hyphen at the end or two in a row, which ElastiCache refuses")
-    } else {
-        Ok(text.to_ascii_lowercase())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -652,13 +452,5 @@ mod tests {
         for text in ["a", "a=", "=1", "a=-1", "a=x"] {
             assert!(read(&[&format!("--plan-quotas={text}")]).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn refuses_a_prefix_that_elasticache_would_refuse() {
-        for prefix in ["", "1abc", "-a", "a--b", "ab-", "a_b", "abcdefghijklmnop"] {
-            assert!(parse_name_prefix(prefix).is_err(), "{prefix:?}");
-        }
-        assert_eq!(parse_name_prefix("Akkeris-1").unwrap(), "akkeris-1");
     }
 }

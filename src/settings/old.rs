@@ -352,7 +352,7 @@ mod tests {
             ("false", false),
             ("", false),
         ] {
-            assert_eq!(super::super::parse_any_flag(text), Ok(on), "RETRY_WEBHOOKS={text}");
+            assert_eq!(super::super::parse::any_flag(text), Ok(on), "RETRY_WEBHOOKS={text}");
         }
         for (text, on) in [
             ("true", Ok(true)),
@@ -361,11 +361,11 @@ mod tests {
             ("0", Ok(false)),
             ("", Ok(false)),
         ] {
-            assert_eq!(super::super::parse_flag(text), on, "USE_KUBERNETES={text}");
+            assert_eq!(super::super::parse::flag(text), on, "USE_KUBERNETES={text}");
         }
-        assert!(super::super::parse_flag("perhaps").is_err());
+        assert!(super::super::parse::flag("perhaps").is_err());
         assert_eq!(
-            (super::super::parse_port(""), super::super::parse_port("80")),
+            (super::super::parse::port(""), super::super::parse::port("80")),
             (Ok(8443), Ok(80))
         );
         let mut settings = read_with("x", &["--aws-region=", "--redis-subnet-group="], &[]).settings;

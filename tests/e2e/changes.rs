@@ -62,18 +62,7 @@ impl<'a> Used<'a> {
     }
 
     async fn patch(&self, patch: Value) {
-        let (name, patch) = (&self.place.name, patch.to_string());
-        let arguments = [
-            "patch",
-            "cinst",
-            "-n",
-            &self.place.namespace,
-            name,
-            "--type=merge",
-            "-p",
-            &patch,
-        ];
-        self.world.kubectl(&arguments).await;
+        self.world.patch(&self.place, &patch).await;
     }
 
     /// Allows the change of the present generation, and no other.
@@ -131,12 +120,7 @@ impl<'a> Used<'a> {
     /// Ends a client's work and says what it met with.
     async fn met(&self, during: &str, client: Steady, most: Duration) {
         let tally = client.end().await;
-        println!(
-            "{} {during}: refused for {:.2} s in {} questions",
-            self.engine["type"],
-            tally.refused.as_secs_f64(),
-            tally.questions
-        );
+        println!("{} {during}: {tally}", self.engine["type"]);
         assert!(tally.refused <= most, "{during}: {tally:?}");
     }
 

@@ -2,10 +2,17 @@
 
 use std::process::Stdio;
 
-use cache_broker::api::CacheInstance;
 use cache_broker::api::conditions::{self, READY};
+use cache_broker::api::{CacheInstance, CachePlan};
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -13,8 +20,18 @@ use crate::osb::Order;
 use crate::world::{World, eventually, kubectl_command};
 
 /// Every kind of object that an instance is made of.
-const CHILDREN: &str =
-    "deployments,replicasets,pods,services,secrets,networkpolicies,poddisruptionbudgets,persistentvolumeclaims";
+fn kinds() -> [ApiResource; 8] {
+    [
+        ApiResource::erase::<Deployment>(&()),
+        ApiResource::erase::<ReplicaSet>(&()),
+        ApiResource::erase::<Pod>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<PersistentVolumeClaim>(&()),
+    ]
+}
 
 /// Where the resource of an ordered instance is: namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +75,24 @@ impl World {
         self.kubectl(&arguments).await;
     }
 
+    /// Changes an instance by a merge patch.
+    pub async fn patch(&self, place: &Place, change: &Value) {
+        let (namespace, change) = (&place.namespace, change.to_string());
+        let arguments = [
+            "patch",
+            "cinst",
+            "-n",
+            namespace,
+            &place.name,
+            "--type=merge",
+            "-p",
+            &change,
+        ];
+        self.kubectl(&arguments).await;
+    }
+
     pub async fn instances(&self, namespace: &str) -> Api<CacheInstance> {
-        Api::namespaced(self.sandbox.kube().await.unwrap(), namespace)
+        Api::namespaced(self.kube().await, namespace)
     }
 
     pub async fn instance(&self, place: &Place) -> Option<CacheInstance> {
@@ -98,19 +131,49 @@ impl World {
 
     /// The names of what stands in the cluster for an instance, such as `pod/a`.
     pub async fn children(&self, place: &Place) -> Vec<String> {
-        let selector = format!("app.kubernetes.io/instance={}", place.name);
-        let names = self
-            .kubectl(&["get", CHILDREN, "-n", &place.namespace, "-l", &selector, "-o", "name"])
-            .await;
-        names.lines().map(str::to_owned).collect()
+        let client = self.kube().await;
+        let labelled = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", place.name));
+        let kinds = kinds();
+        let lists = kinds.iter().map(async |kind| {
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &place.namespace, kind);
+            let found = api.list_metadata(&labelled).await.unwrap().items;
+            let kind = kind.kind.to_lowercase();
+            let names: Vec<_> = found
+                .iter()
+                .map(|object| format!("{kind}/{}", object.name_any()))
+                .collect();
+            names
+        });
+        join_all(lists).await.concat()
     }
 
-    /// Waits until nothing is left of an instance in the cluster and in ElastiCache.
-    pub async fn until_nothing_is_left(&self, place: &Place, provider_id: Option<&str>) {
+    /// The Events of an instance with a reason: their types and notes.
+    pub async fn events(&self, place: &Place, reason: &str) -> Vec<(String, String)> {
+        let api: Api<Event> = Api::namespaced(self.kube().await, &place.namespace);
+        let told = ListParams::default().fields(&format!("reason={reason},regarding.name={}", place.name));
+        let events = api.list(&told).await.unwrap().items.into_iter();
+        events
+            .map(|event| (event.type_.unwrap_or_default(), event.note.unwrap_or_default()))
+            .collect()
+    }
+
+    /// The newest revision of a plan that is recorded.
+    pub async fn revision(&self, plan: &str) -> Option<i64> {
+        let plans: Api<CachePlan> = Api::all(self.kube().await);
+        plans.get(plan).await.unwrap().status?.revision
+    }
+
+    /// Waits until the resource of an instance is gone.
+    pub async fn until_gone(&self, place: &Place) {
         eventually(&format!("the end of {place:?}"), async || {
             self.instance(place).await.is_none().then_some(())
         })
         .await;
+    }
+
+    /// Waits until nothing is left of an instance in the cluster and in ElastiCache.
+    pub async fn until_nothing_is_left(&self, place: &Place, provider_id: Option<&str>) {
+        self.until_gone(place).await;
         if let Some(id) = provider_id {
             assert!(!self.exists_in_elasticache(id), "{id} is left in ElastiCache");
         }
@@ -169,6 +232,18 @@ impl World {
         plan["spec"][provider] = spec;
         self.apply(&plan).await;
         name
+    }
+
+    /// Puts other members into the spec of a plan; returns the revision that it has then.
+    pub async fn edit(&self, plan: &str, spec: &Value) -> i64 {
+        let before = eventually("a revision of the plan", async || self.revision(plan).await).await;
+        let change = json!({ "spec": spec }).to_string();
+        self.kubectl(&["patch", "cplan", plan, "--type=merge", "-p", &change])
+            .await;
+        eventually("the next revision of the plan", async || {
+            self.revision(plan).await.filter(|now| *now > before)
+        })
+        .await
     }
 
     /// An instance of a plan, with annotations, in the namespace of redis.

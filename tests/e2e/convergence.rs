@@ -13,7 +13,7 @@ use sandbox::node::{self, Pods};
 use serde_json::json;
 
 use crate::cluster::ready;
-use crate::life::plan;
+use crate::elasticache::plan;
 use crate::quiet::versions;
 use crate::world::{PATIENCE, World, eventually, within};
 
@@ -78,7 +78,7 @@ async fn many_instances_converge_with_few_calls_and_then_cost_nothing() {
             .await,
     ];
     let aws = world.sandbox.elasticache().unwrap();
-    let api: Api<CacheInstance> = Api::namespaced(world.sandbox.kube().await.unwrap(), "redis-system");
+    let api: Api<CacheInstance> = Api::namespaced(world.kube().await, "redis-system");
     aws.forget_calls();
     let start = Instant::now();
     let orders = (0..instances).map(|nth| {

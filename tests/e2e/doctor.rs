@@ -7,12 +7,12 @@ use cache_broker::provider::elasticache::OWNER_TAG;
 use sandbox::Sandbox;
 use sandbox::elasticache::{self as endpoint, Nodes, Times};
 use sandbox::node::{self, Pods};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::cluster::{Place, provider_id};
+use crate::elasticache::client;
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, REDIS, REDIS_ON_AWS};
-use crate::provider::elasticache;
 use crate::world::{BROKER, PATIENCE, World, eventually};
 
 /// Runs the doctor; returns its exit code and what it printed.
@@ -37,22 +37,6 @@ pub fn kinds(told: &str) -> Vec<&str> {
 struct Case {
     order: Order,
     place: Place,
-}
-
-async fn patch(world: &World, place: &Place, change: &Value) {
-    let change = change.to_string();
-    world
-        .kubectl(&[
-            "patch",
-            "cinst",
-            "-n",
-            &place.namespace,
-            &place.name,
-            "--type=merge",
-            "-p",
-            &change,
-        ])
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +85,7 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     let sql = world.sql().await;
     let case = |name: &str| &made[name];
     let free = json!({ "metadata": { "finalizers": null } });
-    patch(&world, &case("missing").place, &free).await;
+    world.patch(&case("missing").place, &free).await;
     world.delete(&case("missing").place).await;
     let id = &case("unrecorded").order.id;
     for table in ["webhooks", "operations", "bindings"] {
@@ -113,11 +97,11 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
     sql.execute(tombstone, &[&case("returned").order.id]).await.unwrap();
     world.delete(&case("held").place).await;
     let later = json!({ "metadata": { "annotations": { "cache.akkeris.io/ledger-revision": "40" } } });
-    patch(&world, &case("behind").place, &later).await;
+    world.patch(&case("behind").place, &later).await;
     let edit = json!({ "spec": { "parameters": { "maxItemSize": "2Mi" } } });
-    patch(&world, &case("edited").place, &edit).await;
+    world.patch(&case("edited").place, &edit).await;
     let owner = json!({ "spec": { "owner": { "space": "another" } } });
-    patch(&world, &case("owner").place, &owner).await;
+    world.patch(&case("owner").place, &owner).await;
     sql.execute(
         "insert into operations (id, instance_id, kind, desired_revision, created_at, deadline_at)
          values (gen_random_uuid(), $1, 'restart', 1, clock_timestamp(), now() - interval '1 hour')",
@@ -153,7 +137,7 @@ async fn every_disagreement_is_found_and_what_is_safe_is_mended() {
             "spec": { "planRef": { "name": "memcached-hobby-dev" } },
         }))
         .await;
-    let aws = elasticache(&world);
+    let aws = client(&world);
     let of = async |name: &str| provider_id(&world.instance(&case(name).place).await.unwrap());
     let lost = of("lost").await;
     aws.delete_replication_group()

@@ -5,8 +5,7 @@ use sandbox::elasticache::Call;
 use serde_json::json;
 
 use crate::cluster::{Place, provider_id, ready};
-use crate::life::{ask, changes, host, plan};
-use crate::provider::{elasticache, events, gone};
+use crate::elasticache::{ask, changes, client, gone, host, plan};
 use crate::world::{World, eventually};
 
 async fn made(world: &World, engine: &str, version: &str, spec: serde_json::Value) -> (Place, CacheInstance) {
@@ -24,7 +23,7 @@ fn last(calls: &[Call], operation: &str) -> Option<Call> {
 async fn what_somebody_else_changes_is_put_back_or_reported() {
     let own = World::start(&[("RESYNC_SECONDS", "10")]).await;
     let world = &own;
-    let aws = elasticache(world);
+    let aws = client(world);
     let redis = json!({ "nodeType": "cache.t4g.micro", "snapshotRetentionDays": 3 });
     let memcached = json!({ "nodeType": "cache.t4g.micro", "nodes": 2 });
     let (kept, upgraded, pending, lost, unknown) = tokio::join!(
@@ -93,7 +92,7 @@ async fn what_somebody_else_changes_is_put_back_or_reported() {
     let missing = world.until_reason(&lost.0, "ProviderResourceMissing").await;
     let message = ready(&missing).unwrap().message;
     assert!(message.contains("cache.akkeris.io/recreate"), "{message}");
-    assert!(!events(world, &lost.0, "ProviderResourceMissing").await.is_empty());
+    assert!(!world.events(&lost.0, "ProviderResourceMissing").await.is_empty());
     assert!(
         !world.exists_in_elasticache(&id(&lost)),
         "it is not made again by itself"

@@ -11,9 +11,9 @@ use tokio::process::Command;
 
 use crate::caches::use_memcached;
 use crate::cluster::Place;
+use crate::elasticache::client;
 use crate::old_broker::{OldBroker, cluster, id, memcached, redis, workload};
 use crate::osb::{MEMCACHED, Order, REDIS};
-use crate::provider::elasticache;
 use crate::receiver::Receiver;
 use crate::steady::Cache;
 use crate::world::{BROKER, Broker, PATIENCE, PROJECT, World, eventually, shared};
@@ -519,7 +519,7 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
     }
     // The last snapshot, as the old broker left one.
     let snapshot = format!("{redis_cluster}-final");
-    elasticache(world)
+    client(world)
         .delete_snapshot()
         .snapshot_name(snapshot)
         .send()

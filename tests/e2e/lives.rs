@@ -1,13 +1,24 @@
 //! The whole life of each cache that ElastiCache makes, beside the replication group of redis: valkey, a bare node of
 //! redis, and memcached. What ElastiCache was asked, in which order, and what a client got.
 
+use std::time::Duration;
+
 use cache_broker::api::CacheInstance;
 use serde_json::{Value, json};
 
+use crate::backups::back_up;
 use crate::cluster::{Place, provider_id, ready};
-use crate::life::{approve, ask, back_up, changes, fields, host, move_to, operations, patch, plan, settled};
-use crate::provider::gone;
+use crate::elasticache::{approve, ask, changes, fields, gone, host, move_to, operations, patch, plan, settled};
+use crate::life::FAILOVER;
+use crate::steady::{Cache, Steady};
 use crate::world::{World, eventually, shared};
+
+/// Ends a client's work, and says for how long it was refused.
+async fn met(engine: &str, during: &str, client: Steady, most: Duration) {
+    let tally = client.end().await;
+    println!("{engine}, {during}: {tally}");
+    assert!(tally.refused <= most, "{engine}, {during}: {tally}");
+}
 
 /// Restarts an instance, and waits for the end of that.
 async fn restart(world: &World, place: &Place) -> CacheInstance {
@@ -35,14 +46,28 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     assert!(running.version.starts_with(version), "{running:?}");
     assert_eq!(ask(&address, "SET state before").await.unwrap(), "+OK");
 
+    let user = Cache::open(&address, true).use_steadily();
     move_to(world, &place, &name, change).await;
     let instance = settled(world, &place, 2).await;
+    met(engine, "change in place", user, FAILOVER).await;
     assert_eq!((provider_id(&instance), host(&instance)), (id.clone(), address.clone()));
     assert_eq!(ask(&address, "GET state").await.unwrap(), "before");
 
+    let user = Cache::open(&address, true).use_steadily();
     restart(world, &place).await;
+    met(engine, "restart", user, FAILOVER).await;
     let calls = changes(world, &id);
     assert_eq!(operations(&calls), [create, modify, "RebootCacheCluster"]);
+    let made = &calls[0].parameters;
+    for (field, sent) in [
+        ("Engine", engine),
+        ("EngineVersion", version),
+        ("CacheNodeType", "cache.t4g.micro"),
+        ("CacheSubnetGroupName", "redis-subnets"),
+        ("SecurityGroupIds.SecurityGroupId.1", "sg-0123456789abcdef0"),
+    ] {
+        assert_eq!(made.get(field).map(String::as_str), Some(sent), "{field}");
+    }
     assert_eq!(fields(&calls[1]).into_iter().collect::<Vec<_>>(), ["CacheNodeType"]);
 
     // The engine's process began anew with the restart.
@@ -53,6 +78,7 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     let backup = format!("{}-b", place.name);
     back_up(world, &place, &backup).await;
     assert_eq!(ask(&address, "SET state after").await.unwrap(), "+OK");
+    let user = Cache::open(&address, true).use_steadily();
     patch(world, &place, json!({ "restore": { "backup": backup } })).await;
     let restored = eventually("the restored cache", async || {
         let instance = world.instance(&place).await?;
@@ -60,6 +86,7 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
         (done && ready(&instance)?.reason == "Available").then_some(instance)
     })
     .await;
+    met(engine, "restore, at the old address", user, Duration::ZERO).await;
     assert_ne!(provider_id(&restored), id);
     assert_eq!(
         ask(&address, "GET state").await.unwrap(),
@@ -118,15 +145,23 @@ async fn memcached_in_a_cluster_of_two() {
     let instance = world.until_ready(&place).await;
     let id = provider_id(&instance);
     crate::caches::use_memcached(&host(&instance)).await;
+    let made = &changes(world, &id)[0].parameters;
+    for (field, sent) in [
+        ("Engine", "memcached"),
+        ("EngineVersion", "1.6.17"),
+        ("NumCacheNodes", "2"),
+        ("CacheSubnetGroupName", "memcached-subnets"),
+        ("SecurityGroupIds.SecurityGroupId.1", "sg-0123456789abcdef0"),
+    ] {
+        assert_eq!(made.get(field).map(String::as_str), Some(sent), "{field}");
+    }
 
     // Nodes may come at any time; another version begins cold.
+    let user = Cache::open(&host(&instance), false).use_steadily();
     move_to(world, &place, &name, json!({ "nodes": 3 })).await;
     let grown = settled(world, &place, 2).await;
     assert_eq!(grown.status.as_ref().unwrap().nodes.len(), 3);
-    let patch = json!({ "spec": { "engine": { "version": "1.6.22" } } }).to_string();
-    world
-        .kubectl(&["patch", "cplan", &name, "--type=merge", "-p", &patch])
-        .await;
+    world.edit(&name, &json!({ "engine": { "version": "1.6.22" } })).await;
     move_to(
         world,
         &place,
@@ -143,9 +178,12 @@ async fn memcached_in_a_cluster_of_two() {
     })
     .await;
     assert_eq!(provider_id(&changed), id);
+    met("memcached", "change in place", user, FAILOVER).await;
     crate::caches::use_memcached(&host(&changed)).await;
 
+    let user = Cache::open(&host(&changed), false).use_steadily();
     restart(world, &place).await;
+    met("memcached", "restart", user, FAILOVER).await;
     let calls = changes(world, &id);
     assert_eq!(
         operations(&calls),

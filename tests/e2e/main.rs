@@ -6,6 +6,7 @@
 // The settings for tests do not reach the functions that tests share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod backups;
 mod caches;
 mod callers;
 mod canary;
@@ -18,6 +19,7 @@ mod convergence;
 mod crash;
 mod doctor;
 mod drift;
+mod elasticache;
 mod import;
 mod leader;
 mod life;

@@ -4,7 +4,7 @@ use aws_sdk_elasticache::types::Tag;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::provider::elasticache;
+use crate::elasticache::client;
 use crate::world::{World, eventually};
 
 /// Its tables, by their columns, types and defaults. Without the references between them: rows that lead nowhere are a
@@ -160,7 +160,7 @@ impl OldBroker {
 
 /// A cache cluster of one node, and where it answers.
 pub async fn cluster(world: &World, id: &str, engine: &str, version: &str, node_type: &str) -> String {
-    let api = elasticache(world);
+    let api = client(world);
     api.create_cache_cluster()
         .cache_cluster_id(id)
         .engine(engine)

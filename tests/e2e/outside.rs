@@ -72,19 +72,8 @@ async fn an_edit_that_would_lose_data_waits_for_consent_until_it_is_ordered() {
     let world = shared().await;
     let osb = world.osb();
     let (mut order, place, cache) = filled(world).await;
-    let patch = json!({ "spec": { "planRef": { "name": "memcached-standard-0", "revision": null } } }).to_string();
-    world
-        .kubectl(&[
-            "patch",
-            "cinst",
-            "-n",
-            &place.namespace,
-            &place.name,
-            "--type=merge",
-            "-p",
-            &patch,
-        ])
-        .await;
+    let edit = json!({ "spec": { "planRef": { "name": "memcached-standard-0", "revision": null } } });
+    world.patch(&place, &edit).await;
     world.until_reason(&place, "AwaitingMaintenance").await;
     assert!(cache.has("kept").await.unwrap());
     // Over OSB asking is consent.

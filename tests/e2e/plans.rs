@@ -6,6 +6,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::caches::use_credentials;
 use crate::cluster::{Place, ready};
 use crate::osb::{MEMCACHED, Order};
 use crate::world::{World, eventually, shared};
@@ -72,8 +73,7 @@ async fn an_instance_waits_for_its_plan_and_keeps_its_revision() {
     // An edit is for those who come later.
     world.apply(&memcached(&plan, &plan, "96Mi")).await;
     eventually("the second revision", async || {
-        let path = "jsonpath={.status.revision}";
-        (world.kubectl(&["get", "cplan", &plan, "-o", path]).await == "2").then_some(())
+        (world.revision(&plan).await == Some(2)).then_some(())
     })
     .await;
     let second = world.order_by_yaml(&plan, json!({})).await;
@@ -122,7 +122,7 @@ async fn a_plan_whose_deletion_slips_through_stays_until_no_instance_uses_it() {
     let order = Order::new(MEMCACHED, &name);
     osb.have(&order).await;
     let place = world.place(&order).await;
-    let plans: Api<CachePlan> = Api::all(world.sandbox.kube().await.unwrap());
+    let plans: Api<CachePlan> = Api::all(world.kube().await);
     eventually("a hold on the plan", async || {
         let plan = plans.get(&name).await.unwrap();
         plan.finalizers()
@@ -151,8 +151,20 @@ async fn a_plan_whose_deletion_slips_through_stays_until_no_instance_uses_it() {
         offered(world, &name).await.is_empty().then_some(())
     })
     .await;
+    // The Events of what has no namespace are in this one.
+    eventually("an Event of that", async || {
+        let told = world.events(&Place::new("default", &name), "Deleting").await;
+        (!told.is_empty()).then_some(())
+    })
+    .await;
     // What is there goes on.
-    assert_eq!(osb.bind(&order, "b").await.status, 201);
+    let bound = osb.bind(&order, "b").await;
+    assert_eq!(bound.status, 201);
+    use_credentials(
+        &bound.body["credentials"],
+        world.sandbox.elasticache().unwrap().ca_file(),
+    )
+    .await;
     assert_eq!(osb.provision(&order).await.status, 200);
     osb.unbind(&order, "b").await;
     osb.give_back(&order).await;

@@ -30,13 +30,13 @@ async fn set(world: &World, plan: &str, spec: &Value) {
 }
 
 async fn plan(world: &World, name: &str) -> CachePlan {
-    Api::all(world.sandbox.kube().await.unwrap()).get(name).await.unwrap()
+    Api::all(world.kube().await).get(name).await.unwrap()
 }
 
 /// The members of a plan's pool.
 async fn members(world: &World, plan: &str) -> Vec<CacheInstance> {
     let list = kube::api::ListParams::default().labels(&format!("{}={plan}", labels::POOL));
-    let instances: Api<CacheInstance> = Api::all(world.sandbox.kube().await.unwrap());
+    let instances: Api<CacheInstance> = Api::all(world.kube().await);
     instances.list(&list).await.unwrap().items
 }
 
@@ -194,7 +194,7 @@ async fn a_member_on_elasticache_has_its_password() {
     let place = world.place(&order).await;
     let claimed = provider_id(&world.instance(&place).await.unwrap());
     // AWS is told for whom it is now.
-    let aws = crate::provider::elasticache(world);
+    let aws = crate::elasticache::client(world);
     eventually("the owner in the tags", async || {
         let arn = world.instance(&place).await?.status?.provider_arn?;
         // They are not told while it is busy.

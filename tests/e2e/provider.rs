@@ -1,71 +1,14 @@
 //! What ElastiCache refuses, does late, or does without saying so; and what the conditions make of it.
 
-use aws_sdk_elasticache::Client;
-use aws_sdk_elasticache::config::{BehaviorVersion, Credentials, Region};
-use cache_broker::provider::elasticache::{OWNER_TAG, provider_id as derived_id};
+use cache_broker::provider::elasticache::OWNER_TAG;
 use sandbox::elasticache::{Fault, FaultKind};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cluster::{Place, provider_id, ready};
-use crate::world::{World, eventually, shared};
+use crate::cluster::{provider_id, ready};
+use crate::elasticache::{client, creations, gone, move_to, paused, redis_plan, resume, strike};
+use crate::world::{eventually, shared};
 
 const CREATE: &str = "CreateReplicationGroup";
-
-/// ElastiCache, as somebody else uses it.
-pub fn elasticache(world: &World) -> Client {
-    let config = aws_sdk_elasticache::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-west-2"))
-        .endpoint_url(world.sandbox.elasticache().unwrap().url())
-        .credentials_provider(Credentials::new("AKIASANDBOXSANDBOX00", "sandbox", None, None, "test"))
-        .build();
-    Client::from_conf(config)
-}
-
-pub async fn redis_plan(world: &World, members: Value) -> String {
-    let mut spec = json!({ "nodeType": "cache.t4g.micro" });
-    spec.as_object_mut()
-        .unwrap()
-        .extend(members.as_object().unwrap().clone());
-    world
-        .plan(json!({ "type": "redis", "version": "7.1" }), "elasticache", spec)
-        .await
-}
-
-/// An instance that waits for [`resume`], and the id that it will have.
-pub async fn paused(world: &World, plan: &str) -> (Place, String) {
-    let place = world
-        .order_by_yaml(plan, json!({ "cache.akkeris.io/paused": "true" }))
-        .await;
-    let instance = world.until_reason(&place, "Paused").await;
-    let id = derived_id("sandbox", instance.metadata.uid.as_deref().unwrap(), 0);
-    assert!(!world.exists_in_elasticache(&id));
-    (place, id)
-}
-
-pub async fn resume(world: &World, place: &Place) {
-    let annotation = "cache.akkeris.io/paused-";
-    world.annotate(place, annotation).await;
-}
-
-pub fn strike(world: &World, fault: Fault, operation: &str, id: &str) {
-    world
-        .sandbox
-        .elasticache()
-        .unwrap()
-        .faults()
-        .add(fault.on(operation).of(id));
-}
-
-pub async fn gone(world: &World, place: &Place, id: &str) {
-    world.delete(place).await;
-    world.until_nothing_is_left(place, Some(id)).await;
-}
-
-/// The outcomes of the calls that asked for a group to be made.
-pub fn creations(world: &World, id: &str) -> Vec<String> {
-    world.calls(CREATE, id).into_iter().map(|call| call.outcome).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_type_that_does_not_exist_is_refused_for_good() {
@@ -95,7 +38,7 @@ async fn a_subnet_group_that_is_missing_is_waited_for() {
     let instance = world.until_reason(&place, "ProviderUnavailable").await;
     let message = ready(&instance).unwrap().message;
     assert!(message.to_lowercase().contains("subnet"), "{message}");
-    elasticache(world)
+    client(world)
         .create_cache_subnet_group()
         .cache_subnet_group_name("late-subnets")
         .cache_subnet_group_description("late")
@@ -165,20 +108,6 @@ async fn a_creation_that_fails_later_says_why() {
     gone(world, &place, &id).await;
 }
 
-/// The Events of an instance with a reason: their types and notes.
-pub async fn events(world: &World, place: &Place, reason: &str) -> Vec<(String, String)> {
-    let api: kube::Api<k8s_openapi::api::events::v1::Event> =
-        kube::Api::namespaced(world.sandbox.kube().await.unwrap(), &place.namespace);
-    let all = api.list(&kube::api::ListParams::default()).await.unwrap();
-    let of_instance = all.items.into_iter().filter(|event| {
-        event.reason.as_deref() == Some(reason)
-            && event.regarding.as_ref().and_then(|regarding| regarding.name.as_ref()) == Some(&place.name)
-    });
-    of_instance
-        .map(|event| (event.type_.unwrap_or_default(), event.note.unwrap_or_default()))
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_to_a_cache_is_told_once_as_an_event_of_its_instance() {
     let world = shared().await;
@@ -188,7 +117,7 @@ async fn what_happens_to_a_cache_is_told_once_as_an_event_of_its_instance() {
     let id = provider_id(&instance);
     let told = async |what: &str| {
         let note = format!("{id}: {what}");
-        let events = events(world, &place, "ProviderEvent").await;
+        let events = world.events(&place, "ProviderEvent").await;
         events
             .iter()
             .filter(|event| **event == ("Normal".to_owned(), note.clone()))
@@ -199,12 +128,7 @@ async fn what_happens_to_a_cache_is_told_once_as_an_event_of_its_instance() {
     })
     .await;
     // Other looks read it again, and do not tell it again.
-    let patch = json!({ "spec": { "elasticache": { "replicas": 1 } } }).to_string();
-    world
-        .kubectl(&["patch", "cplan", &plan, "--type=merge", "-p", &patch])
-        .await;
-    let annotation = "cache.akkeris.io/update-to-revision=2";
-    world.annotate(&place, annotation).await;
+    move_to(world, &place, &plan, json!({ "replicas": 1 })).await;
     eventually("the event of its change", async || {
         (told("Replication group modified").await > 0).then_some(())
     })
@@ -248,7 +172,7 @@ async fn a_group_of_somebody_else_is_left_alone() {
     let world = shared().await;
     let plan = redis_plan(world, json!({})).await;
     let (place, id) = paused(world, &plan).await;
-    let elasticache = elasticache(world);
+    let elasticache = client(world);
     elasticache
         .create_replication_group()
         .replication_group_id(&id)

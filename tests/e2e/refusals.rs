@@ -4,10 +4,13 @@
 use sandbox::elasticache::{Fault, FaultKind};
 use serde_json::{Value, json};
 
+use crate::backups::back_up;
 use crate::cluster::{Place, provider_id, ready};
-use crate::life::{ask, back_up, changes, host, move_to, operations, patch, plan, settled};
-use crate::provider::{creations, events, gone, paused, redis_plan, resume, strike};
-use crate::world::{World, eventually, shared};
+use crate::elasticache::{
+    ask, changes, creations, gone, host, move_to, operations, patch, paused, plan, redis_plan, resume, settled,
+    stalled, strike,
+};
+use crate::world::{World, shared};
 
 const CREATE: &str = "CreateReplicationGroup";
 const DELETE: &str = "DeleteReplicationGroup";
@@ -77,7 +80,20 @@ async fn a_cluster_that_refuses_to_go_is_asked_again() {
         "DeleteCacheCluster",
         &id,
     );
-    gone(world, &place, &id).await;
+    // The states that a cluster has and a group has not; the last one heals by nothing, and refuses no deletion.
+    let aws = world.sandbox.elasticache().unwrap();
+    assert!(aws.force_status(&id, "modifying"));
+    world.delete(&place).await;
+    for status in ["rebooting cluster nodes", "snapshotting", "creating"] {
+        assert!(aws.force_status(&id, status));
+        world
+            .until(&place, status, |ready| {
+                ready.reason == "Deleting" && ready.message.contains("is busy")
+            })
+            .await;
+    }
+    assert!(aws.force_status(&id, "incompatible-network"));
+    world.until_nothing_is_left(&place, Some(&id)).await;
     assert_eq!(
         outcomes(world, "DeleteCacheCluster", &id),
         ["InvalidCacheClusterState", "InvalidCacheClusterState", "ok"]
@@ -159,7 +175,7 @@ async fn a_quota_that_is_used_up_is_waited_for() {
     assert!(quotas.iter().any(|quota| message.contains(quota)), "{message}");
     world.until_ready(&place).await;
     assert_eq!(outcomes(world, CREATE, &id), [&quotas[..], &["ok"]].concat());
-    assert!(!events(world, &place, "ProviderUnavailable").await.is_empty());
+    assert!(!world.events(&place, "ProviderUnavailable").await.is_empty());
     gone(world, &place, &id).await;
 }
 
@@ -186,24 +202,6 @@ async fn every_second_call_may_be_throttled_all_through_a_life() {
         1
     );
     assert!(creations(world, &id).len() + outcomes(world, DELETE, &id).len() >= 2);
-}
-
-/// Waits until an instance is stalled with a reason, and an Event says so too.
-async fn stalled(world: &World, place: &Place, reason: &str) -> String {
-    let instance = world.until_reason(place, reason).await;
-    let conditions = &instance.status.as_ref().unwrap().conditions;
-    let stalled = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Stalled")
-        .unwrap();
-    assert_eq!(stalled.status, "True", "{conditions:?}");
-    let message = ready(&instance).unwrap().message;
-    eventually(&format!("an Event of {reason}"), async || {
-        let told = events(world, place, reason).await;
-        told.iter().any(|(kind, _)| kind == "Warning").then_some(())
-    })
-    .await;
-    message
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,18 +311,7 @@ async fn a_status_that_is_not_known_is_waited_out() {
     let world = shared().await;
     let aws = world.sandbox.elasticache().unwrap();
     let name = redis_plan(world, json!({})).await;
-    let revision = async |number: i64| {
-        let recorded = format!("--for=jsonpath={{.status.revision}}={number}");
-        world
-            .kubectl(&["wait", &recorded, "cplan", &name, "--timeout=60s"])
-            .await;
-    };
-    revision(1).await;
-    let patience = json!({ "spec": { "operationDeadline": "4s" } }).to_string();
-    world
-        .kubectl(&["patch", "cplan", &name, "--type=merge", "-p", &patience])
-        .await;
-    revision(2).await;
+    world.edit(&name, &json!({ "operationDeadline": "4s" })).await;
     let place = world.order_by_yaml(&name, json!({})).await;
     let id = provider_id(&world.until_ready(&place).await);
     // Something is in flight, so it is looked at: calls that add replicas are refused meanwhile.
@@ -340,7 +327,7 @@ async fn a_status_that_is_not_known_is_waited_out() {
     let unknown = world.until_reason(&place, "ProviderStateUnknown").await;
     assert!(ready(&unknown).unwrap().message.contains("pondering"));
     assert!(unknown.status.unwrap().endpoint.is_some());
-    let told = events(world, &place, "ProviderStateUnknown").await;
+    let told = world.events(&place, "ProviderStateUnknown").await;
     assert!(told.iter().all(|(kind, _)| kind == "Warning"), "{told:?}");
     // Longer than an operation may take is too long: somebody is to look, and it is looked at on.
     let message = stalled(world, &place, "ProviderStateOverdue").await;

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use crate::caches::{redis, use_memcached, use_redis};
 use crate::cluster::provider_id;
-use crate::life::{changes, fields, move_to, operations, plan, settled};
+use crate::elasticache::{changes, fields, gone, move_to, operations, plan, settled, strike};
 use crate::osb::{MEMCACHED, Order, REDIS};
-use crate::provider::{gone, strike};
 use crate::steady::Cache;
 use crate::world::{World, eventually, shared};
 
@@ -213,7 +212,7 @@ async fn shards_come_and_go_where_they_stand() {
     let name = plan(world, "redis", "7.1", json!({ "nodeType": MICRO, "shards": 2 })).await;
     let place = world.order_by_yaml(&name, json!({})).await;
     let instance = world.until_ready(&place).await;
-    let (id, address) = (provider_id(&instance), crate::life::host(&instance));
+    let (id, address) = (provider_id(&instance), crate::elasticache::host(&instance));
     let uri = format!("redis://{address}");
     let keys = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
     for key in keys {

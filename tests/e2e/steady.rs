@@ -1,5 +1,6 @@
 //! A client that goes on setting and getting a key, and counts for how long it could not.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +28,13 @@ pub struct Cache {
 pub struct Tally {
     pub questions: u32,
     pub refused: Duration,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { questions, refused } = self;
+        write!(f, "refused for {:.2} s in {questions} questions", refused.as_secs_f64())
+    }
 }
 
 /// A client at work.

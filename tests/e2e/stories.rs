@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::caches::{redis_without_password, use_credentials};
 use crate::cluster::provider_id;
+use crate::elasticache::tags;
 use crate::osb::{
     MEMCACHED, MEMCACHED_IN_CLUSTER, MEMCACHED_ON_AWS, Order, REDIS, REDIS_IN_CLUSTER, REDIS_ON_AWS, Reply,
 };
@@ -70,6 +71,10 @@ async fn live(world: &World, service: &'static str, plan: &str) -> Value {
         let uri = credentials["REDIS_URL"].as_str().unwrap();
         let refusal = redis_without_password(uri, ca_file).await;
         assert!(refusal.starts_with("NOAUTH"), "{refusal}");
+    }
+    for action in ["stats", "flush"] {
+        let done = osb.act(&order, action).await;
+        assert_eq!(done.status, StatusCode::OK, "{action}: {done:?}");
     }
     let fetched = osb.fetch_binding(&order, "binding").await;
     assert_eq!(
@@ -149,7 +154,13 @@ async fn thirty_two_orders_of_one_id_make_one_cache() {
         .filter(|instance| instance.annotation(cache_broker::api::annotations::INSTANCE_ID) == Some(order.id.as_str()));
     let ids: Vec<_> = of_order.map(provider_id).collect();
     assert_eq!(ids.len(), 1);
-    assert_eq!(world.calls("CreateCacheCluster", &ids[0]).len(), 1);
+    let created = world.calls("CreateCacheCluster", &ids[0]);
+    assert_eq!(created.len(), 1);
+    let tags = tags(&created[0]);
+    for (key, value) in [("organization", "org"), ("space", "space"), ("instance-name", "cache")] {
+        let tag = format!("cache.akkeris.io/{key}");
+        assert_eq!(tags.get(tag.as_str()), Some(&value), "{tags:?}");
+    }
     assert_eq!(
         world
             .count("select count(*) from operations where instance_id = $1", &order)

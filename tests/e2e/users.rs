@@ -131,7 +131,7 @@ async fn lacks_room(world: &World, place: &Place, quota: &str) -> CacheInstance 
         })
         .await;
     eventually("an Event of that", async || {
-        let told = crate::provider::events(world, place, "ProviderUnavailable").await;
+        let told = world.events(place, "ProviderUnavailable").await;
         (!told.is_empty()).then_some(())
     })
     .await;
@@ -394,7 +394,7 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     assert_eq!(secrets_of_users(world, &place).await, 2);
 
     // Another cache takes the place of this one: it has every user from its first day on.
-    let subnets = crate::provider::elasticache(world)
+    let subnets = crate::elasticache::client(world)
         .create_cache_subnet_group()
         .cache_subnet_group_name("users-subnets")
         .cache_subnet_group_description("of a test")

@@ -1,19 +1,20 @@
 //! A sandbox with the custom resources and default plans in it, and a broker as a process of its own.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use sandbox::Sandbox;
 use sandbox::supervisor::{Process, Program};
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use crate::canary::{self, Canary};
 use crate::osb::{self, Osb};
@@ -44,29 +45,32 @@ pub struct Broker {
 thread_local! {
     /// Ends with the test that it is made by, since each has a thread of its own.
     static USE: RefCell<Option<Use>> = const { RefCell::new(None) };
+    /// The clients of API servers that the test has, by their kubeconfig. Connections end with the test's runtime.
+    static CLIENTS: RefCell<HashMap<PathBuf, kube::Client>> = RefCell::default();
 }
 
-static USES: AtomicUsize = AtomicUsize::new(0);
+/// How many tests are using the shared world.
+static USES: LazyLock<watch::Sender<usize>> = LazyLock::new(watch::Sender::default);
 
 /// A test's use of the shared world.
 struct Use;
 
 impl Use {
     fn begin() -> Self {
-        USES.fetch_add(1, Ordering::SeqCst);
+        USES.send_modify(|uses| *uses += 1);
         Self
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        USES.fetch_sub(1, Ordering::SeqCst);
+        USES.send_modify(|uses| *uses -= 1);
     }
 }
 
-/// How many tests are using the shared world.
-pub fn in_use() -> usize {
-    USES.load(Ordering::SeqCst)
+/// Waits until no other test than the one that waits uses the shared world.
+pub async fn alone() {
+    USES.subscribe().wait_for(|uses| *uses <= 1).await.unwrap();
 }
 
 /// The world of all tests that take nothing away. It ends with the process.
@@ -160,6 +164,17 @@ impl World {
 
     pub fn osb(&self) -> Osb {
         self.broker.osb()
+    }
+
+    /// A client of the API server, one for all that a test asks.
+    pub async fn kube(&self) -> kube::Client {
+        let kubeconfig = self.sandbox.kubeconfig();
+        if let Some(client) = CLIENTS.with_borrow(|clients| clients.get(kubeconfig).cloned()) {
+            return client;
+        }
+        let client = self.sandbox.kube().await.unwrap();
+        CLIENTS.with_borrow_mut(|clients| clients.insert(kubeconfig.to_owned(), client.clone()));
+        client
     }
 
     /// A connection to the ledger.

@@ -100,6 +100,19 @@ impl Desk {
         kubectl(&self.sandbox, arguments).await
     }
 
+    /// Waits until the instance of the example is ready.
+    async fn example_is_ready(&self) {
+        let arguments = [
+            "wait",
+            "--for=condition=Ready",
+            "-n",
+            "memcached-system",
+            "cinst/example",
+            "--timeout=120s",
+        ];
+        self.kubectl(&arguments).await;
+    }
+
     /// The logs of every Pod of the broker.
     async fn logs(&self) -> String {
         let mut logs = String::new();
@@ -298,15 +311,7 @@ async fn a_plan_in_use_survives_a_prune(desk: &Desk) {
         run(&desk.sandbox, "kubectl", &arguments).await
     };
     sync().await.unwrap();
-    let wait = [
-        "wait",
-        "--for=condition=Ready",
-        "-n",
-        "memcached-system",
-        "cinst/example",
-        "--timeout=120s",
-    ];
-    desk.kubectl(&wait).await;
+    desk.example_is_ready().await;
     let used = async || {
         let count = desk
             .kubectl(&[
@@ -339,7 +344,7 @@ async fn a_plan_in_use_survives_a_prune(desk: &Desk) {
     assert_eq!(desk.kubectl(&marked).await, "");
     copy("plan.yaml");
     sync().await.unwrap();
-    desk.kubectl(&wait).await;
+    desk.example_is_ready().await;
     // All of it is pruned once the instance goes too.
     fs::remove_file(folder.join("plan.yaml")).unwrap();
     fs::remove_file(folder.join("instance.yaml")).unwrap();
@@ -378,15 +383,7 @@ async fn moves_to_another_revision(desk: &Desk, folder: &Path, sync: impl AsyncF
         desk.types(&block).await;
     }
     stands("cinst", "example", ".status.plan.revision", "2").await;
-    desk.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "-n",
-        "memcached-system",
-        "cinst/example",
-        "--timeout=120s",
-    ])
-    .await;
+    desk.example_is_ready().await;
 }
 
 /// `cache-broker check`, as the service account of the operator and as somebody without rights.

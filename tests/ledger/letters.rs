@@ -39,11 +39,7 @@ async fn told(world: &World, host: &str, ids: impl Iterator<Item = String>) {
             })
             .await
             .unwrap();
-        world
-            .ledger
-            .project(world.epoch, &observation(&id, 1, Verdict::Ready))
-            .await
-            .unwrap();
+        world.seen(&observation(&id, 1, Verdict::Ready)).await;
     }
 }
 

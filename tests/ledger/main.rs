@@ -16,8 +16,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use cache_broker::api::{Connection, EngineType, ProviderKind};
 use cache_broker::ledger::{
     Asked, Asker, Desired, Epoch, Gone, Held, InstanceId, Judgement, Later, Ledger, LedgerError, NewDeprovision,
-    NewInstance, Observation, OperationKind, OperationState, Projected, Provisioned, Request, Scope, Settled, Usage,
-    Verdict,
+    NewInstance, Observation, OperationKind, OperationState, OutboxItem, Projected, Provisioned, Request, Scope,
+    Settled, Usage, Verdict,
 };
 use serde_json::Map;
 use uuid::Uuid;
@@ -101,6 +101,22 @@ impl World {
                 .await
                 .unwrap();
         }
+    }
+
+    /// Plays the projector: tells of a resource.
+    async fn seen(&self, observation: &Observation) -> Projected {
+        self.ledger.project(self.epoch, observation).await.unwrap()
+    }
+
+    /// Plays the projector: tells that the resource of an instance is gone.
+    async fn seen_gone(&self, id: &InstanceId) {
+        let end = gone(id, "uid");
+        self.ledger.project_absent(self.epoch, id, Some(&end)).await.unwrap();
+    }
+
+    /// Plays the outbox: takes the rows that are due.
+    async fn due(&self) -> Vec<OutboxItem> {
+        self.ledger.claim_outbox(10, LEASE).await.unwrap()
     }
 
     async fn state(&self, operation: Uuid) -> (String, Option<String>) {
@@ -198,20 +214,13 @@ async fn an_operation_ends_once_as_what_was_seen_says() {
     ] {
         let (id, operation) = world.ordered(id, HOUR).await;
         world.applied().await;
-        let projected = world
-            .ledger
-            .project(world.epoch, &observation(&id, 5, verdict))
-            .await
-            .unwrap();
+        let projected = world.seen(&observation(&id, 5, verdict)).await;
         assert_eq!(projected, Projected::Written);
         assert_eq!(world.state(operation).await.0, state);
         // What is older, or the same, changes nothing any more.
         for version in [4, 5] {
             let late = observation(&id, version, Verdict::Failed("late".to_owned()));
-            assert_eq!(
-                world.ledger.project(world.epoch, &late).await.unwrap(),
-                Projected::Stale
-            );
+            assert_eq!(world.seen(&late).await, Projected::Stale);
         }
         assert_eq!(world.state(operation).await.0, state);
     }
@@ -234,7 +243,7 @@ async fn a_status_of_an_older_revision_ends_nothing() {
     let (id, operation) = world.ordered("a", HOUR).await;
     let mut old = observation(&id, 5, Verdict::Ready);
     old.later.revision = 0;
-    world.ledger.project(world.epoch, &old).await.unwrap();
+    world.seen(&old).await;
     assert_eq!(world.state(operation).await.0, "in_progress");
 }
 
@@ -265,18 +274,10 @@ async fn an_instance_that_was_given_back_becomes_a_tombstone_without_secrets() {
     let world = World::new().await;
     let (id, _) = world.ordered("a", HOUR).await;
     world.applied().await;
-    world
-        .ledger
-        .project(world.epoch, &observation(&id, 5, Verdict::Ready))
-        .await
-        .unwrap();
+    world.seen(&observation(&id, 5, Verdict::Ready)).await;
     let operation = world.given_back(&id).await;
     // The deletion may be seen before the outbox noted that it asked for it.
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
-        .await
-        .unwrap();
+    world.seen_gone(&id).await;
     assert_eq!(world.state(operation).await.0, "succeeded");
     let row = world
         .sql
@@ -286,11 +287,8 @@ async fn an_instance_that_was_given_back_becomes_a_tombstone_without_secrets() {
     assert!(row.get::<_, bool>(0) && row.get::<_, bool>(1));
     // A resource that comes back, from Git or a slow writer, is put up for deletion again.
     let again = observation(&id, 9, Verdict::No);
-    assert_eq!(
-        world.ledger.project(world.epoch, &again).await.unwrap(),
-        Projected::Tombstone
-    );
-    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    assert_eq!(world.seen(&again).await, Projected::Tombstone);
+    let due = world.due().await;
     assert_eq!(
         due.iter().map(|item| item.desired).collect::<Vec<_>>(),
         [Desired::Absent]
@@ -345,7 +343,7 @@ async fn a_clock_that_is_set_back_hides_no_operation() {
     let (id, provision) = world.ordered("a", HOUR).await;
     world.applied().await;
     let seen = observation(&id, 5, Verdict::Ready);
-    world.ledger.project(world.epoch, &seen).await.unwrap();
+    world.seen(&seen).await;
     let ahead = "update operations set created_at = now() + interval '5 minutes', ended_at = now() where id = $1";
     world.sql.execute(ahead, &[&provision]).await.unwrap();
     let deprovision = world.given_back(&id).await;
@@ -357,11 +355,7 @@ async fn a_clock_that_is_set_back_hides_no_operation() {
         (operation.kind, operation.state)
     };
     assert_eq!(latest().await, (OperationKind::Deprovision, OperationState::InProgress));
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
-        .await
-        .unwrap();
+    world.seen_gone(&id).await;
     assert_eq!(latest().await, (OperationKind::Deprovision, OperationState::Succeeded));
 }
 
@@ -380,11 +374,7 @@ async fn a_resource_that_somebody_deleted_is_missing_and_its_operation_fails() {
         .await
         .unwrap();
     assert_eq!(world.state(operation).await.0, "in_progress");
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
-        .await
-        .unwrap();
+    world.seen_gone(&id).await;
     let (state, description) = world.state(operation).await;
     assert_eq!(state, "failed");
     assert!(description.unwrap().contains("deleted from the cluster"));
@@ -395,11 +385,7 @@ async fn an_operation_that_outlives_its_deadline_fails_with_what_was_last_seen()
     let world = World::new().await;
     let (id, late) = world.ordered("a", Duration::ZERO).await;
     let (_, in_time) = world.ordered("b", HOUR).await;
-    world
-        .ledger
-        .project(world.epoch, &observation(&id, 1, Verdict::No))
-        .await
-        .unwrap();
+    world.seen(&observation(&id, 1, Verdict::No)).await;
     assert_eq!(world.ledger.expire_operations().await.unwrap(), 1);
     let (state, description) = world.state(late).await;
     assert_eq!(state, "failed");
@@ -421,18 +407,18 @@ async fn a_row_of_the_outbox_is_taken_by_one_process_and_due_again_when_that_one
     let mut taken: Vec<_> = one.iter().chain(&other).map(|item| item.instance.to_string()).collect();
     taken.sort();
     assert_eq!(taken, ["a", "b", "c"]);
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    assert!(world.due().await.is_empty());
     world
         .sql
         .execute("update instances set outbox_due_at = now() - interval '1 second'", &[])
         .await
         .unwrap();
-    assert_eq!(world.ledger.claim_outbox(10, LEASE).await.unwrap().len(), 3);
+    assert_eq!(world.due().await.len(), 3);
     // A mark of an older revision leaves a later one due.
     let id: InstanceId = "a".parse().unwrap();
     world.given_back(&id).await;
     world.ledger.mark_applied(&id, 1, Some("uid")).await.unwrap();
-    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    let due = world.due().await;
     assert_eq!(
         due.iter()
             .map(|item| (item.instance.as_str(), item.revision))

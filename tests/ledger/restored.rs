@@ -5,7 +5,7 @@ use std::time::Duration;
 use cache_broker::ledger::{Later, LaterPlan, LedgerError, Projected, Verdict};
 use serde_json::json;
 
-use super::{HOUR, LEASE, World, gone, observation};
+use super::{HOUR, World, gone, observation};
 
 /// A resource of a later revision than the row's: its content counts, and nothing is written over it.
 #[tokio::test]
@@ -24,13 +24,10 @@ async fn a_ledger_that_is_behind_takes_up_what_the_cluster_says() {
         parameters: json!({ "connectionLimit": 9 }).as_object().unwrap().clone(),
         ..Later::default()
     };
-    assert_eq!(
-        world.ledger.project(world.epoch, &seen).await.unwrap(),
-        Projected::Written
-    );
+    assert_eq!(world.seen(&seen).await, Projected::Written);
     // The provision that the backup was taken during has ended.
     assert_eq!(world.state(operation).await.0, "succeeded");
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    assert!(world.due().await.is_empty());
     let held = world.ledger.instance(&id).await.unwrap().unwrap();
     assert_eq!(
         (
@@ -43,7 +40,7 @@ async fn a_ledger_that_is_behind_takes_up_what_the_cluster_says() {
     assert_eq!(json!(held.opened), json!({ "connectionLimit": 9 }));
     // What is asked for next is of a revision that the resource does not have.
     world.given_back(&id).await;
-    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    let due = world.due().await;
     assert_eq!(due[0].revision, 8);
     assert!(!world.ledger.catch_up(&id, &Later::default()).await.unwrap());
 }
@@ -61,14 +58,14 @@ async fn a_resource_of_an_earlier_revision_is_written_again() {
         .unwrap();
     let mut seen = observation(&id, 5, Verdict::Ready);
     seen.later.revision = 5;
-    world.ledger.project(world.epoch, &seen).await.unwrap();
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    world.seen(&seen).await;
+    assert!(world.due().await.is_empty());
     let put_back = observation(&id, 6, Verdict::Ready);
-    let projected = world.ledger.project(world.epoch, &put_back).await.unwrap();
+    let projected = world.seen(&put_back).await;
     assert_eq!(projected, Projected::Earlier, "or an event that comes late");
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    assert!(world.due().await.is_empty());
     world.ledger.put_back(world.epoch, &id, 1).await.unwrap();
-    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    let due = world.due().await;
     assert_eq!(due.iter().map(|item| item.revision).collect::<Vec<_>>(), [5]);
 }
 
@@ -78,11 +75,7 @@ async fn an_order_that_was_judged_by_an_older_ledger_fails_rather_than_undoing()
     let world = World::new().await;
     let (id, _) = world.ordered("a", HOUR).await;
     world.applied().await;
-    world
-        .ledger
-        .project(world.epoch, &observation(&id, 5, Verdict::Ready))
-        .await
-        .unwrap();
+    world.seen(&observation(&id, 5, Verdict::Ready)).await;
     world
         .sql
         .batch_execute(
@@ -101,7 +94,7 @@ async fn an_order_that_was_judged_by_an_older_ledger_fails_rather_than_undoing()
     let (state, description) = world.state(uuid::Uuid::from_u128(10)).await;
     assert_eq!(state, "failed");
     assert!(description.unwrap().contains("ask again"));
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    assert!(world.due().await.is_empty());
 }
 
 /// Whoever may write resources in some namespace could name another's instance: the ledger heeds its own place only.
@@ -113,7 +106,7 @@ async fn a_copy_of_a_resource_says_nothing_to_the_ledger() {
     let mut copy = observation(&id, 9, Verdict::Ready);
     copy.namespace = "elsewhere".to_owned();
     copy.uid = "another".to_owned();
-    assert_eq!(world.ledger.project(world.epoch, &copy).await.unwrap(), Projected::Copy);
+    assert_eq!(world.seen(&copy).await, Projected::Copy);
     assert_eq!(world.state(operation).await.0, "in_progress");
     let mut end = gone(&id, "another");
     end.namespace = "elsewhere".to_owned();
@@ -128,15 +121,11 @@ async fn the_resource_of_a_returned_instance_that_adopts_is_left_alone() {
     let (id, _) = world.ordered("a", HOUR).await;
     world.applied().await;
     world.given_back(&id).await;
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
-        .await
-        .unwrap();
+    world.seen_gone(&id).await;
     let mut back = observation(&id, 9, Verdict::Ready);
     back.adopts = true;
-    assert_eq!(world.ledger.project(world.epoch, &back).await.unwrap(), Projected::Kept);
-    assert!(world.ledger.claim_outbox(10, LEASE).await.unwrap().is_empty());
+    assert_eq!(world.seen(&back).await, Projected::Kept);
+    assert!(world.due().await.is_empty());
 }
 
 /// The ledger and its count of leaders were put back: whoever leads by the old count stops, and begins anew.
@@ -175,7 +164,7 @@ async fn rows_of_the_outbox_are_held_while_they_are_renewed() {
         .mark_unapplied(old, "the API server is away", HOUR)
         .await
         .unwrap();
-    let again = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    let again = world.due().await;
     assert_eq!(
         again
             .iter()
@@ -197,6 +186,6 @@ async fn a_row_that_cannot_be_read_holds_up_no_other() {
         .execute("update instances set parameters = '\\x00' where id = 'a'", &[])
         .await
         .unwrap();
-    let due = world.ledger.claim_outbox(10, LEASE).await.unwrap();
+    let due = world.due().await;
     assert_eq!(due.iter().map(|item| item.instance.as_str()).collect::<Vec<_>>(), ["b"]);
 }

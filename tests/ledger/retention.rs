@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cache_broker::ledger::{InstanceId, Kept, Verdict};
 
-use super::{HOUR, World, gone, observation};
+use super::{HOUR, World, observation};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -17,13 +17,9 @@ async fn returned(world: &World, id: &str) -> InstanceId {
     let (id, _) = world.ordered(id, HOUR).await;
     world.applied().await;
     let seen = observation(&id, 5, Verdict::Ready);
-    world.ledger.project(world.epoch, &seen).await.unwrap();
+    world.seen(&seen).await;
     world.given_back(&id).await;
-    world
-        .ledger
-        .project_absent(world.epoch, &id, Some(&gone(&id, "uid")))
-        .await
-        .unwrap();
+    world.seen_gone(&id).await;
     id
 }
 
@@ -34,11 +30,7 @@ async fn what_was_given_back_is_forgotten_when_nobody_can_ask_any_more() {
     returned(&world, "new").await;
     let (live, _) = world.ordered("live", HOUR).await;
     world.applied().await;
-    world
-        .ledger
-        .project(world.epoch, &observation(&live, 5, Verdict::Ready))
-        .await
-        .unwrap();
+    world.seen(&observation(&live, 5, Verdict::Ready)).await;
     world
         .sql
         .batch_execute(&format!(
@@ -97,11 +89,7 @@ async fn what_was_given_back_is_forgotten_when_nobody_can_ask_any_more() {
 async fn of_an_instance_that_lives_old_operations_are_forgotten_but_the_latest_and_its_backups() {
     let world = World::new().await;
     let (id, _) = world.ordered("a", HOUR).await;
-    world
-        .ledger
-        .project(world.epoch, &observation(&id, 5, Verdict::Ready))
-        .await
-        .unwrap();
+    world.seen(&observation(&id, 5, Verdict::Ready)).await;
     for (days, kind) in [(40, "restart"), (39, "backup"), (38, "update"), (37, "restart")] {
         world
             .sql

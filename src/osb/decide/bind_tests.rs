@@ -46,15 +46,6 @@ fn of_plan(plan_id: &str) -> BindRequest {
     }
 }
 
-fn in_state(state: BindingState, running: bool) -> Binding {
-    Binding {
-        username: Some("b-1".to_owned()),
-        state,
-        running: running.then(operation_id),
-        ..existing_binding()
-    }
-}
-
 /// What an instance whose bindings share a password opens to.
 fn shared() -> Bindable {
     Bindable {
@@ -327,7 +318,7 @@ fn a_binding_that_exists_is_compared_first() {
         },
         successor("other"),
     ] {
-        for binding in [existing_binding(), in_state(BindingState::Binding, true)] {
+        for binding in [existing_binding(), binding_with_user(BindingState::Binding, true)] {
             assert_eq!(refusal(&request, &busy, Some(&binding)).status(), StatusCode::CONFLICT);
         }
     }
@@ -337,7 +328,7 @@ fn a_binding_that_exists_is_compared_first() {
 #[test]
 fn a_binding_that_is_made_or_removed_is_waited_for() {
     let held = held(users());
-    let making = in_state(BindingState::Binding, true);
+    let making = binding_with_user(BindingState::Binding, true);
     assert_eq!(
         judged(&patient(), Some(&held), Some(&making), None),
         Judgement::Answer(Ok(Answer::accepted(operation_id())))
@@ -347,7 +338,7 @@ fn a_binding_that_is_made_or_removed_is_waited_for() {
         Some(Code::AsyncRequired)
     );
     for running in [true, false] {
-        let removing = in_state(BindingState::Unbinding, running);
+        let removing = binding_with_user(BindingState::Unbinding, running);
         assert_eq!(
             refusal(&patient(), &held, Some(&removing)).code(),
             Some(Code::Concurrency)
@@ -361,7 +352,7 @@ fn a_successor_has_what_its_predecessor_has_and_another_user() {
     let predecessor = Binding {
         parameters: members(json!({ "a": 1 })),
         context: members(json!({ "platform": "x" })),
-        ..in_state(BindingState::Bound, false)
+        ..binding_with_user(BindingState::Bound, false)
     };
     let new = accepted(&successor("old"), &held(users()), Some(&predecessor));
     assert_eq!(
@@ -399,8 +390,8 @@ fn only_what_holds_has_successors_and_shared_credentials_have_none() {
     let resting = held(users());
     for predecessor in [
         None,
-        Some(in_state(BindingState::Binding, true)),
-        Some(in_state(BindingState::Unbinding, true)),
+        Some(binding_with_user(BindingState::Binding, true)),
+        Some(binding_with_user(BindingState::Unbinding, true)),
     ] {
         let Judgement::Answer(Err(error)) = judged(&successor("old"), Some(&resting), None, predecessor.as_ref())
         else {
@@ -437,9 +428,9 @@ fn endpoints_are_told_from_2_15_on() {
 fn a_binding_is_fetched_as_it_was_made_and_only_while_it_holds() {
     for binding in [
         None,
-        Some(in_state(BindingState::Binding, true)),
-        Some(in_state(BindingState::Unbinding, true)),
-        Some(in_state(BindingState::Unbinding, false)),
+        Some(binding_with_user(BindingState::Binding, true)),
+        Some(binding_with_user(BindingState::Unbinding, true)),
+        Some(binding_with_user(BindingState::Unbinding, false)),
     ] {
         let error = fetched(binding.as_ref(), Version::V17).unwrap_err();
         assert_eq!(error.status(), StatusCode::NOT_FOUND);

@@ -269,6 +269,16 @@ pub(crate) mod fixtures {
         }
     }
 
+    /// A binding that has a user of its own.
+    pub fn binding_with_user(state: BindingState, running: bool) -> Binding {
+        Binding {
+            username: Some("b-1".to_owned()),
+            state,
+            running: running.then(operation_id),
+            ..existing_binding()
+        }
+    }
+
     pub fn connection() -> Connection {
         Connection {
             engine: EngineType::Memcached,

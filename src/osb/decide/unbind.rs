@@ -38,11 +38,8 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
-
     use super::super::fixtures::*;
     use super::*;
-    use crate::ledger::Credentials;
     use crate::osb::error::Code;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -54,23 +51,8 @@ mod tests {
         }
     }
 
-    fn binding(username: Option<&str>, state: BindingState, running: bool) -> Binding {
-        Binding {
-            service_id: SERVICE.to_owned(),
-            plan_id: "p".to_owned(),
-            app_guid: None,
-            context: Map::new(),
-            parameters: Map::new(),
-            credentials: Credentials::new(Map::new()),
-            username: username.map(str::to_owned),
-            predecessor: None,
-            state,
-            running: running.then(operation_id),
-        }
-    }
-
     fn bound() -> Binding {
-        binding(Some("u"), BindingState::Bound, false)
+        binding_with_user(BindingState::Bound, false)
     }
 
     fn judged(request: &UnbindRequest, existing: &Binding) -> Judgement<Reply, NewUnbinding> {
@@ -107,7 +89,7 @@ mod tests {
     /// OSB 2.17, "Synchronous Operations".
     #[test]
     fn what_shared_a_password_is_unbound_at_once_whatever_goes_on() {
-        let shared = binding(None, BindingState::Bound, false);
+        let shared = existing_binding();
         for held in [
             held(Bindable::default()),
             updating(Bindable::default()),
@@ -127,8 +109,8 @@ mod tests {
     fn a_user_is_revoked_by_an_operation() {
         for existing in [
             bound(),
-            binding(Some("u"), BindingState::Binding, true),
-            binding(Some("u"), BindingState::Unbinding, false),
+            binding_with_user(BindingState::Binding, true),
+            binding_with_user(BindingState::Unbinding, false),
         ] {
             assert_eq!(
                 judged(&request(true), &existing),
@@ -144,7 +126,7 @@ mod tests {
     /// OSB 2.17, "Unbinding", "Response": a re-sent DELETE is 202 with the same operation until it is done.
     #[test]
     fn a_repeated_unbinding_gets_the_same_operation() {
-        let removing = binding(Some("u"), BindingState::Unbinding, true);
+        let removing = binding_with_user(BindingState::Unbinding, true);
         assert_eq!(
             judged(&request(true), &removing),
             Judgement::Answer(Ok(Answer::accepted(operation_id())))

@@ -582,6 +582,15 @@ fn the_deletion_policy_counts_for_what_was_ready_only() {
     );
     seen.ownership = Ownership::Unowned;
     assert_eq!(run(&desired, &seen).step, Next::Release);
+    // What is busy tells and takes no tags: it is let go with the tag, later.
+    for phase in [Phase::Creating, Phase::Modifying, Phase::Snapshotting, Phase::Rebooting] {
+        let decision = run(&desired, &observed(Some(live(phase.clone()))));
+        assert_eq!(decision.step, Next::Rest, "{phase:?}");
+        assert!(decision.report.message.contains("once it is available"), "{phase:?}");
+    }
+    for phase in [Phase::Deleting, Phase::Failed("restore-failed".to_owned())] {
+        assert_eq!(run(&desired, &observed(Some(live(phase)))).step, Next::Release);
+    }
 }
 
 #[test]

@@ -60,9 +60,21 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
         DeletionPolicy::Delete
     };
     if policy == DeletionPolicy::Retain {
-        if let (Ownership::Ours, Some(arn), Phase::Available) = (observed.ownership, &live.arn, &live.phase) {
-            let step = Step::Release { arn: arn.clone() };
-            return Decision::act(step, deleting(format!("tagging {id} as let go")));
+        match (observed.ownership, &live.arn, &live.phase) {
+            (Ownership::Ours, Some(arn), Phase::Available) => {
+                let step = Step::Release { arn: arn.clone() };
+                return Decision::act(step, deleting(format!("tagging {id} as let go")));
+            }
+            // It tells and takes no tags meanwhile, also after it was given this one.
+            (
+                Ownership::Ours | Ownership::Unreadable,
+                _,
+                Phase::Creating | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting,
+            ) => {
+                let message = format!("{id} is busy; it is tagged as let go once it is available");
+                return Decision::rest(deleting(message));
+            }
+            _ => {}
         }
         // The only copy of its password is there.
         return if secrets.is_empty() {

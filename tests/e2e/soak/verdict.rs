@@ -147,7 +147,7 @@ pub async fn everything_agrees(world: &World) {
         .iter()
         .map(|row| ((row.get(0), row.get(1)), row.get(2)))
         .collect();
-    let api: Api<CacheInstance> = Api::all(world.sandbox.kube().await.unwrap());
+    let api: Api<CacheInstance> = Api::all(world.kube().await);
     let resources = eventually("the resources of what is left", async || {
         let all = api.list(&kube::api::ListParams::default()).await.ok()?.items;
         let names: BTreeSet<_> = all

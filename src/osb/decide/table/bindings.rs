@@ -45,11 +45,13 @@ fn bindable(kind: Kind) -> Bindable {
 }
 
 fn binding(kind: Kind, state: BindingState, running: bool) -> Binding {
-    Binding {
-        username: matches!(kind, Users).then(|| "b-1".to_owned()),
-        state,
-        running: running.then(operation_id),
-        ..existing_binding()
+    let binding = binding_with_user(state, running);
+    match kind {
+        Users => binding,
+        Shared => Binding {
+            username: None,
+            ..binding
+        },
     }
 }
 
