@@ -26,9 +26,14 @@ fn said(error: kube::Error) -> String {
     error.to_string()
 }
 
-/// So many instances: how long they take, what a restart takes, and what they cost at rest and in memory. Returns also
-/// the milliseconds for each until ready.
-pub async fn measure(stage: &Stage, count: usize, idle: Duration) -> Result<(Vec<Row>, f64), String> {
+/// So many instances: how long they take, what a restart takes, and what they cost at rest and in memory. Each figure is
+/// kept as soon as it is taken, since all together last long. Returns the milliseconds for each until ready.
+pub async fn measure(
+    stage: &Stage,
+    count: usize,
+    idle: Duration,
+    keep: impl Fn(&[Row]) -> Result<(), String>,
+) -> Result<f64, String> {
     let client = stage.sandbox.kube().await.map_err(|error| error.to_string())?;
     let url = stage.database(&format!("instances{count}")).await?;
     let broker = stage.broker(&[("DATABASE_URL", &url)]).await?;
@@ -40,35 +45,32 @@ pub async fn measure(stage: &Stage, count: usize, idle: Duration) -> Result<(Vec
     let ready = start.elapsed().as_secs_f64();
     let resident = broker.resident()?;
 
-    let mut rows = vec![Row::alone(
+    keep(&[Row::alone(
         &format!("memory with {count} instances"),
         "MiB",
         Goal::AtMost(if count > 1_000 { 200.0 } else { 45.0 }),
         &[resident],
-    )];
+    )])?;
     if count <= 1_000 {
-        rows.push(Row::alone("memory when started", "MiB", Goal::AtMost(25.0), &[started]));
+        keep(&[Row::alone("memory when started", "MiB", Goal::AtMost(25.0), &[started])])?;
     }
     let template = Template::of(&client, "bench-0").await?;
-    rows.extend(rest(stage, &client, &broker, count, idle).await?);
+    keep(&rest(stage, &client, &broker, count, idle).await?)?;
     broker.end().await?;
-    rows.extend(restart(stage, &client, &url, count).await?);
+    keep(&restart(stage, &client, &url, count).await?)?;
 
     let broker = stage.broker(&[("DATABASE_URL", &url)]).await?;
     crate::orders::clear(&client).await?;
     broker.end().await?;
     let raw = template.write(&client, count).await?;
+    keep(&[Row::of(
+        &format!("{count} instances by YAML until ready"),
+        "1/s",
+        Goal::RatioAtLeast(0.5),
+        &[(count as f64 / ready, count as f64 / raw)],
+    )])?;
     template.clear(&client, count).await?;
-    rows.insert(
-        0,
-        Row::of(
-            &format!("{count} instances by YAML until ready"),
-            "1/s",
-            Goal::RatioAtLeast(0.5),
-            &[(count as f64 / ready, count as f64 / raw)],
-        ),
-    );
-    Ok((rows, ready / count as f64 * 1e3))
+    Ok(ready / count as f64 * 1e3)
 }
 
 /// How much longer an instance takes when there are many, in milliseconds.

@@ -95,11 +95,13 @@ async fn all(arguments: &Arguments) -> Result<(), String> {
     for name in measures.iter().filter(|name| chosen(name)) {
         eprintln!("== {name}");
         let start = std::time::Instant::now();
-        match measure(name, arguments.rounds.max(1)).await {
-            Ok(rows) => {
-                table::print(&rows, begin);
-                table::keep(&file, &rows)?;
-            }
+        let keep = |rows: &[Row]| {
+            table::print(rows, begin);
+            table::keep(&file, rows).map(drop)
+        };
+        let measured = measure(name, arguments.rounds.max(1), &keep).await;
+        match measured.and_then(|rows| keep(&rows)) {
+            Ok(()) => {}
             Err(error) => {
                 eprintln!("{name}: {error}");
                 failed.push(*name);
@@ -124,8 +126,8 @@ fn target() -> PathBuf {
     folder.map_or_else(|| PathBuf::from("target"), Path::to_path_buf)
 }
 
-/// Takes one measure, on a stage of its own.
-async fn measure(name: &str, rounds: usize) -> Result<Vec<Row>, String> {
+/// Takes one measure, on a stage of its own. `keep` takes what is known before all of it is.
+async fn measure(name: &str, rounds: usize, keep: &impl Fn(&[Row]) -> Result<(), String>) -> Result<Vec<Row>, String> {
     match name {
         "size" => return Ok(vec![process::size()?]),
         "build" => {
@@ -147,17 +149,19 @@ async fn measure(name: &str, rounds: usize) -> Result<Vec<Row>, String> {
         "outbox" => orders::outbox(&stage, plan).await?,
         "readiness" => ends::readiness(&stage, plan).await?,
         "webhooks" => ends::webhooks(&stage, plan).await?,
-        "instances" => instances::measure(&stage, 1_000, Duration::from_secs(60)).await?.0,
-        "many" => many(&stage).await?,
+        "instances" => {
+            instances::measure(&stage, 1_000, Duration::from_secs(60), keep).await?;
+            Vec::new()
+        }
+        "many" => vec![many(&stage, keep).await?],
         other => return Err(format!("there is no measure {other}")),
     };
     stage.sandbox.stop().await;
     Ok(rows)
 }
 
-async fn many(stage: &Stage) -> Result<Vec<Row>, String> {
-    let (_, few) = instances::measure(stage, 1_000, Duration::from_secs(1)).await?;
-    let (mut rows, many) = instances::measure(stage, 10_000, Duration::from_secs(600)).await?;
-    rows.push(instances::growth(few, many));
-    Ok(rows)
+async fn many(stage: &Stage, keep: &impl Fn(&[Row]) -> Result<(), String>) -> Result<Row, String> {
+    let few = instances::measure(stage, 1_000, Duration::from_secs(60), keep).await?;
+    let many = instances::measure(stage, 10_000, Duration::from_secs(600), keep).await?;
+    Ok(instances::growth(few, many))
 }

@@ -251,13 +251,18 @@ pub async fn clear(client: &kube::Client) -> Result<(), String> {
             .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await
         {
-            // So many that the API server gives up in the middle.
+            // So many that the API server gives up in the middle, or the connection is lost.
             Err(kube::Error::Api(status)) if status.code == 504 => {}
+            Err(kube::Error::Service(_) | kube::Error::HyperError(_)) => {}
             outcome => drop(outcome.map_err(said)?),
         }
-        let left = api.list_metadata(&ListParams::default().limit(1)).await.map_err(said)?;
-        if left.items.is_empty() {
-            return Ok(());
+        match api.list_metadata(&ListParams::default().limit(1)).await {
+            Err(kube::Error::Service(_) | kube::Error::HyperError(_)) => {}
+            left => {
+                if left.map_err(said)?.items.is_empty() {
+                    return Ok(());
+                }
+            }
         }
         if start.elapsed() > Duration::from_secs(3600) {
             return Err("instances did not go".to_owned());

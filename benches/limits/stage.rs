@@ -226,7 +226,9 @@ impl Stage {
             .env("PORT", port.to_string())
             .env("HEALTH_PORT", (port + 1).to_string())
             .env("POD_NAME", format!("broker-{port}"))
-            .env("RUST_LOG", "info");
+            .env("RUST_LOG", "info")
+            // As in the image.
+            .env("MALLOC_ARENA_MAX", "1");
         let given = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -367,7 +369,7 @@ pub fn release() -> Result<PathBuf, String> {
 /// # Errors
 /// When it was not built.
 pub fn broker() -> Result<PathBuf, String> {
-    let broker = release()?.join("cache-broker");
+    let broker = release()?.with_file_name("dist").join("cache-broker");
     if broker.is_file() {
         Ok(broker)
     } else {

@@ -229,6 +229,14 @@ impl Sandbox {
         Self::builder().start().await
     }
 
+    /// Starts one whose cluster has no node and that has no ElastiCache, for what only asks the API server.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub async fn start_bare() -> Result<Self, Error> {
+        Self::builder().without_node().without_elasticache().start().await
+    }
+
     /// A sandbox to be, with all its parts.
     pub fn builder() -> Builder {
         Builder {

@@ -29,15 +29,19 @@ pub use acl::{AclChange, AclUser, DEFAULT_USER, PasswordHash, SeenUser};
 
 use crate::api::{Connection, EngineType};
 use session::Session;
+pub use session::{Dial, Dialling, Line};
 
 /// How long a conversation with one node may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How many nodes of a cache are spoken to at one time.
 const AT_ONCE: usize = 16;
 
-/// Whose certificates are trusted. Clones share it.
+/// Whose certificates are trusted, and how nodes are reached. Clones share it.
 #[derive(Clone)]
-pub struct Trust(TlsConnector);
+pub struct Trust {
+    tls: TlsConnector,
+    dial: Option<Arc<dyn Dial>>,
+}
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,7 +86,19 @@ impl Trust {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(config)),
+            dial: None,
+        })
+    }
+
+    /// The same, that reaches nodes in another way than over the network.
+    #[must_use]
+    pub fn dialling(self, dial: Arc<dyn Dial>) -> Self {
+        Self {
+            dial: Some(dial),
+            ..self
+        }
     }
 }
 
@@ -94,7 +110,8 @@ pub struct Target {
     endpoint: String,
     /// `host:port` of every node, the endpoint if there is no more to know.
     nodes: Vec<String>,
-    trust: Option<Trust>,
+    trust: Trust,
+    tls: bool,
     login: Option<Login>,
     deadline: Duration,
 }
@@ -131,7 +148,8 @@ impl Target {
                 nodes => nodes.to_vec(),
             },
             endpoint,
-            trust: connection.tls.then(|| trust.clone()),
+            trust: trust.clone(),
+            tls: connection.tls,
             login: connection.password.clone().map(|password| Login {
                 username: connection.username.clone(),
                 password,
@@ -343,7 +361,7 @@ async fn ask<T>(
     talk: impl AsyncFnOnce(&mut Session) -> Result<T, Reason>,
 ) -> Reply<T> {
     let conversation = async {
-        let mut session = Session::open(&node, target.trust.as_ref().map(|trust| &trust.0)).await?;
+        let mut session = Session::open(&node, &target.trust, target.tls).await?;
         if let (Protocol::Redis, Some(login)) = (target.protocol, &target.login) {
             redis::log_in(&mut session, login).await?;
         }

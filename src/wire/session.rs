@@ -1,21 +1,34 @@
 //! A connection to one node: requests out, replies in, within a bound.
 
+use std::io;
+use std::pin::Pin;
+
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use super::Reason;
+use super::{Reason, Trust};
 
 /// The longest reply that is read, in bytes. `INFO` and `stats` say some thousands.
 pub(super) const LONGEST_REPLY: usize = 1024 * 1024;
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+/// A connection to a node.
+pub trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+
+/// A connection to a node, later.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
+
+/// Another way than the network to reach nodes.
+pub trait Dial: Send + Sync {
+    /// Opens a connection to a host's port.
+    fn dial(&self, host: &str, port: u16) -> Dialling;
+}
 
 /// A connection, and what was read of the next reply.
 pub(super) struct Session {
-    stream: Box<dyn Io>,
+    stream: Box<dyn Line>,
     buffer: Vec<u8>,
 }
 
@@ -23,19 +36,23 @@ pub(super) struct Session {
 pub(super) type Parsed<T> = Result<Option<(T, usize)>, Reason>;
 
 impl Session {
-    /// Connects to `host:port`, over TLS if there is a connector.
-    pub(super) async fn open(node: &str, tls: Option<&TlsConnector>) -> Result<Self, Reason> {
+    /// Connects to `host:port`, with or without TLS.
+    pub(super) async fn open(node: &str, trust: &Trust, tls: bool) -> Result<Self, Reason> {
         let (host, port) = address(node).ok_or(Reason::Address)?;
-        let stream = TcpStream::connect((host, port)).await.map_err(Reason::Connect)?;
-        // A request is one write, and its reply is waited for.
-        stream.set_nodelay(true).map_err(Reason::Connect)?;
-        let stream: Box<dyn Io> = match tls {
-            None => Box::new(stream),
-            Some(tls) => {
-                let name = ServerName::try_from(host.to_owned()).map_err(|_| Reason::Address)?;
-                Box::new(tls.connect(name, stream).await.map_err(Reason::Tls)?)
+        let connecting = async {
+            if let Some(dial) = &trust.dial {
+                return dial.dial(host, port).await;
             }
+            let stream = TcpStream::connect((host, port)).await?;
+            // A request is one write, and its reply is waited for.
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Line>)
         };
+        let mut stream = connecting.await.map_err(Reason::Connect)?;
+        if tls {
+            let name = ServerName::try_from(host.to_owned()).map_err(|_| Reason::Address)?;
+            stream = Box::new(trust.tls.connect(name, stream).await.map_err(Reason::Tls)?);
+        }
         Ok(Self {
             stream,
             buffer: Vec::new(),
@@ -66,9 +83,9 @@ impl Session {
 }
 
 /// A TLS connection that ends without saying so is as closed as any other.
-fn broken(error: std::io::Error) -> Reason {
+fn broken(error: io::Error) -> Reason {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Reason::Closed,
+        io::ErrorKind::UnexpectedEof => Reason::Closed,
         _ => Reason::Broken(error),
     }
 }

@@ -40,12 +40,7 @@ async fn judge(api: Api<DynamicObject>, cases: Vec<Case>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_refuses_by_the_same_rules() {
-    let sandbox = Sandbox::builder()
-        .without_node()
-        .without_elasticache()
-        .start()
-        .await
-        .unwrap();
+    let sandbox = Sandbox::start_bare().await.unwrap();
     kubectl(&sandbox, &["apply", "-k", &format!("{PROJECT}/crds")]).await;
     kubectl(
         &sandbox,

@@ -136,12 +136,7 @@ fn render(values: &[&str]) -> Result<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rendering_is_taken_strictly_by_the_api_server() {
-    let sandbox = Sandbox::builder()
-        .without_node()
-        .without_elasticache()
-        .start()
-        .await
-        .unwrap();
+    let sandbox = Sandbox::start_bare().await.unwrap();
     let folder = helm_folder();
     let others = folder.join("crds");
     let ours = format!("{PROJECT}/crds");

@@ -65,7 +65,7 @@ fn the_layer_of_dependencies_stands_by_itself() {
     let script = script.split_once("RUN ").unwrap().1.split_once("COPY ").unwrap().0;
     // The build itself takes minutes: what it would build, and that the lock holds, shows without.
     let plan = script.replace("\\\n", " ").replace(
-        "cargo build --release --locked --package cache-broker",
+        "cargo build --profile dist --locked --package cache-broker",
         "cargo metadata --offline --locked --format-version=1 > plan.json",
     );
     assert!(plan.contains("cargo metadata"), "{plan}");

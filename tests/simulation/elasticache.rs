@@ -84,6 +84,12 @@ impl Wire {
                 drop(world.elasticache(&request));
                 Err(broken())
             }
+            Verdict::Slow(by) => {
+                let answer = response(world.elasticache(&request));
+                tokio::time::sleep(by).await;
+                Ok(answer)
+            }
+            Verdict::DieBefore => world.die(process).await,
             Verdict::Die => {
                 drop(world.elasticache(&request));
                 world.die(process).await

@@ -25,9 +25,11 @@ pub struct Storm {
     pub lasts: Duration,
     pub fail: u32,
     pub lose: u32,
+    pub slow: u32,
     pub late: u32,
     pub die: u32,
     pub hold: u32,
+    pub repeat_event: u32,
     pub close_watch: u32,
     pub expire_watch: u32,
     pub postgres_away: u32,
@@ -51,9 +53,11 @@ impl Storm {
             lasts: Duration::from_secs(120),
             fail: rate(60),
             lose: rate(40),
+            slow: rate(60),
             late: rate(15),
             die: rate(8),
             hold: rate(60),
+            repeat_event: rate(60),
             close_watch: rate(6),
             expire_watch: rate(3),
             postgres_away: rate(3),
@@ -118,10 +122,12 @@ impl Striking {
                     Verdict::Fail(FAILURES[chance.below(FAILURES.len())])
                 } else if call.writes && chance.permille(storm.lose) {
                     Verdict::Lose
+                } else if chance.permille(storm.slow) {
+                    Verdict::Slow(Duration::from_millis(250 << chance.below(6)))
                 } else if call.writes && chance.permille(storm.late) {
                     Verdict::Late
                 } else if call.writes && call.system != System::Facade && chance.permille(storm.die) {
-                    Verdict::Die
+                    [Verdict::Die, Verdict::DieBefore][chance.below(2)]
                 } else {
                     Verdict::Go
                 }
@@ -145,6 +151,8 @@ pub fn name(verdict: Verdict) -> Option<&'static str> {
     match verdict {
         Verdict::Go => None,
         Verdict::Lose => Some("answer lost"),
+        Verdict::Slow(_) => Some("answer late"),
+        Verdict::DieBefore => Some("crash before a call"),
         Verdict::Die => Some("crash after a call"),
         Verdict::Late => Some("late call"),
         Verdict::Outlive => Some("late call of a dead process"),

@@ -1,6 +1,7 @@
 //! Outside calls: each waits at the gate until it is its turn, and may fail, be late, or lose its answer.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -14,6 +15,8 @@ pub enum System {
     ElastiCache,
     /// Postgres.
     Postgres,
+    /// A cache, over its own protocol.
+    Cache,
     /// A receiver of webhooks.
     Receiver,
     /// The facade, by a platform.
@@ -68,6 +71,10 @@ pub enum Verdict {
     Go,
     /// It has its effect, and the connection breaks before its answer.
     Lose,
+    /// It has its effect at once, and its answer comes when others have gone on: what was read is old by then.
+    Slow(Duration),
+    /// Its process dies over it, before it has an effect.
+    DieBefore,
     /// It has its effect, and its process dies before its answer.
     Die,
     /// It has its effect long after its caller gave it up.

@@ -95,6 +95,12 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
             drop(world.kubernetes(&request));
             Err("the connection was reset".into())
         }
+        Verdict::Slow(by) => {
+            let answer = answer(&world, process, &request);
+            tokio::time::sleep(by).await;
+            Ok(answer)
+        }
+        Verdict::DieBefore => world.die(process).await,
         Verdict::Die => {
             drop(world.kubernetes(&request));
             world.die(process).await

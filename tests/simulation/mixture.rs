@@ -14,6 +14,8 @@ const FAMILIES: &[&[&str]] = &[
     &["valkey-small"],
     &["aws-redis-small", "aws-redis-large", "aws-redis-replicas"],
     &["aws-redis-small", "aws-redis-encrypted"],
+    &["redis-users"],
+    &["aws-redis-users"],
     &["aws-memcached-small", "aws-memcached-two"],
     &["memcached-small", "aws-memcached-small"],
 ];
@@ -22,9 +24,14 @@ const FAMILIES: &[&[&str]] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Update(&'static str),
+    Parameters(u32),
     Restart,
     Backup,
+    Restore,
+    Flush,
     Bind(u32),
+    /// A binding that succeeds another one.
+    Rotate(u32),
     Unbind(u32),
     Deprovision,
 }
@@ -48,17 +55,25 @@ impl Mixture {
             let plan = family[chance.below(family.len())];
             let mut wishes = Vec::new();
             for _ in 0..chance.below(3) {
-                wishes.push(match chance.below(5) {
-                    0 | 1 => Wish::Update(family[chance.below(family.len())]),
+                let aws = plan.starts_with("aws-");
+                wishes.push(match chance.below(7) {
+                    0 | 1 if family.len() > 1 => Wish::Update(family[chance.below(family.len())]),
                     2 => Wish::Restart,
                     3 if plan.starts_with("aws-redis") => Wish::Backup,
+                    3 if !aws => Wish::Flush,
+                    4 if !aws => Wish::Parameters(u32::try_from(50 + chance.below(3)).unwrap()),
                     _ => Wish::Bind(u32::try_from(wishes.len()).unwrap()),
                 });
             }
-            if let Some(Wish::Bind(binding)) = wishes.last().copied()
-                && chance.permille(500)
-            {
-                wishes.push(Wish::Unbind(binding));
+            match wishes.last().copied() {
+                Some(Wish::Bind(binding)) if chance.permille(500) => {
+                    if plan.ends_with("users") && chance.permille(500) {
+                        wishes.push(Wish::Rotate(binding));
+                    }
+                    wishes.push(Wish::Unbind(binding));
+                }
+                Some(Wish::Backup) if chance.permille(500) => wishes.push(Wish::Restore),
+                _ => {}
             }
             if chance.permille(500) {
                 wishes.push(Wish::Deprovision);
@@ -103,6 +118,7 @@ impl Mixture {
 async fn one(p: Platform, order: Order) -> Vec<End> {
     let Order { id, plan, wishes } = order;
     let mut plan = plan;
+    let users = plan.ends_with("users");
     let mut ends = vec![p.provision(&id, plan, &json!({})).await];
     for wish in wishes {
         let end = match wish {
@@ -114,9 +130,21 @@ async fn one(p: Platform, order: Order) -> Vec<End> {
                 }
                 end
             }
+            Wish::Parameters(limit) => p.update(&id, plan, &json!({ "connectionLimit": limit })).await,
             Wish::Restart => p.restart(&id).await,
             Wish::Backup => p.backup(&id).await,
+            Wish::Restore => match p.backups(&id).await.first() {
+                Some(backup) => p.restore(&id, backup).await,
+                None => End::Gone,
+            },
+            Wish::Flush => status(p.flush(&id).await),
+            Wish::Bind(nth) if users => p.bind_user(&id, &format!("b{nth}"), plan, None).await,
             Wish::Bind(nth) => status(p.bind(&id, &format!("b{nth}"), plan).await),
+            Wish::Rotate(nth) => {
+                p.bind_user(&id, &format!("b{nth}-next"), plan, Some(&format!("b{nth}")))
+                    .await
+            }
+            Wish::Unbind(nth) if users => p.unbind_user(&id, &format!("b{nth}"), plan).await,
             Wish::Unbind(nth) => status(p.unbind(&id, &format!("b{nth}"), plan).await),
             Wish::Deprovision => p.deprovision(&id, plan).await,
         };

@@ -131,9 +131,12 @@ fn orphans(world: &World) {
 /// How a world at rest stands.
 pub async fn ending(world: &World, database: &Arc<Database>, idle: &Arc<Idle>) -> Ending {
     let mut ending = BTreeMap::new();
-    let backups = backups(world);
-    objects(world, &backups, &mut ending);
-    elasticache(world, &backups, &mut ending);
+    let mut names = backups(world);
+    names.extend(members(world));
+    names.extend(users(world));
+    objects(world, &names, &mut ending);
+    elasticache(world, &names, &mut ending);
+    caches(world, &mut ending);
     idle.begin();
     ledger(world, database, &mut ending).await;
     idle.end();
@@ -162,6 +165,8 @@ const UNTOLD: &[&str] = &[
     "REDIS_URL",
     "REDISS_URL",
     "auth.conf",
+    "users.acl",
+    "secretVersion",
     "startedAt",
     "cache.akkeris.io/ledger-revision",
     // Whoever asks again after a lost answer may have asked twice.
@@ -205,6 +210,96 @@ fn backups(world: &World) -> Vec<(String, String)> {
     }
     names.retain(|(name, _)| !name.is_empty());
     names
+}
+
+/// Members of pools, and their caches, are named by what is another one in each run, too: here by who has them.
+fn members(world: &World) -> Vec<(String, String)> {
+    let instances = world.objects("cacheinstances").into_iter();
+    let members = instances.filter(|(key, _)| key.name.starts_with("pool-"));
+    members
+        .flat_map(|(key, instance)| {
+            let owner = instance["metadata"]["annotations"]["cache.akkeris.io/instance-id"].as_str();
+            let told = format!("member-of-{}", owner.unwrap_or("the-pool"));
+            let id = instance["status"]["providerId"].as_str().unwrap_or_default().to_owned();
+            [(key.name, told.clone()), (id, format!("cache-of-{told}"))]
+        })
+        .filter(|(name, told)| !name.is_empty() && name != told)
+        .collect()
+}
+
+/// So are users of bindings: here by whose they are and which of them.
+fn users(world: &World) -> Vec<(String, String)> {
+    let instances = world.objects("cacheinstances").into_iter();
+    let named = instances.flat_map(|(_, instance)| {
+        let users = instance["spec"]["users"].as_array().into_iter().flatten();
+        let mut users: Vec<_> = users
+            .filter_map(|user| user["name"].as_str().map(str::to_owned))
+            .collect();
+        users.sort();
+        (1..)
+            .zip(users)
+            .map(|(nth, name)| (name, format!("user-{nth}")))
+            .collect::<Vec<_>>()
+    });
+    named.collect()
+}
+
+/// Who is let in where: in the cluster each server has the users that its instance has, with the passwords of their Secrets.
+fn caches(world: &World, ending: &mut BTreeMap<String, String>) {
+    use base64::Engine as _;
+    let secrets: BTreeMap<_, _> = world.objects("secrets").into_iter().collect();
+    let instances: BTreeMap<_, _> = world.objects("cacheinstances").into_iter().collect();
+    let mut wrong = Vec::new();
+    {
+        let state = world.state();
+        for (key, pod) in state.api.objects().filter(|(key, _)| key.plural == "pods") {
+            let Some(cache) = state.caches.get(pod["metadata"]["uid"].as_str().unwrap_or_default()) else {
+                continue;
+            };
+            let owner = pod["metadata"]["labels"]["app.kubernetes.io/instance"]
+                .as_str()
+                .unwrap_or_default();
+            let mut instance = instances
+                .iter()
+                .filter(|(found, _)| found.namespace == key.namespace && found.name == owner);
+            let users = instance
+                .next()
+                .and_then(|(_, instance)| instance["spec"]["users"].as_array().cloned());
+            let mut wanted: Vec<_> = users
+                .into_iter()
+                .flatten()
+                .map(|user| user["name"].as_str().unwrap_or_default().to_owned())
+                .collect();
+            for user in &wanted {
+                let secret = secrets.iter().find(|(found, secret)| {
+                    found.namespace == key.namespace
+                        && secret["metadata"]["labels"]["app.kubernetes.io/instance"] == owner
+                        && secret["metadata"]["labels"]["cache.akkeris.io/user"] == user.as_str()
+                });
+                let password = secret.and_then(|(_, secret)| secret["data"]["password"].as_str());
+                let password = base64::prelude::BASE64_STANDARD.decode(password.unwrap_or_default());
+                if !cache.admits(user, &String::from_utf8_lossy(&password.unwrap_or_default())) {
+                    wrong.push(format!("{} does not let {user} in", key.name));
+                }
+            }
+            wanted.push("default".to_owned());
+            wanted.sort();
+            let has = cache.users();
+            if !has.is_empty() && has != wanted {
+                wrong.push(format!("{} has the users {has:?} instead of {wanted:?}", key.name));
+            }
+        }
+        let remaining = state.elasticache.remaining();
+        for (what, standing) in [
+            ("users on ElastiCache", &remaining.users),
+            ("groups of users on ElastiCache", &remaining.user_groups),
+        ] {
+            ending.insert(what.to_owned(), standing.len().to_string());
+        }
+    }
+    for what in wrong {
+        world.accuse(what);
+    }
 }
 
 fn renamed(text: &str, names: &[(String, String)]) -> String {
@@ -354,29 +449,69 @@ async fn ledger(world: &World, database: &Arc<Database>, ending: &mut BTreeMap<S
     webhooks(world, database).await;
 }
 
-/// Every event that is due was delivered, and repeated under its own id.
+/// Every operation that ended was told of, as it ended, under one id however often, and those of one instance in their order.
 async fn webhooks(world: &World, database: &Arc<Database>) {
     let rows = database
         .sql
-        .query("select id::text, state, body from webhooks", &[])
+        .query(
+            "select w.id::text, w.state, w.body, o.id::text, o.kind, o.state, o.instance_id
+               from operations o left join webhooks w on w.operation_id = o.id
+              order by w.sequence",
+            &[],
+        )
         .await
         .unwrap();
     let mut got: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut order: BTreeMap<String, usize> = BTreeMap::new();
     for event in world.state().receiver.got.values().flatten() {
-        got.entry(event["id"].as_str().unwrap_or_default().to_owned())
-            .or_default()
-            .push(event.clone());
+        let id = event["id"].as_str().unwrap_or_default().to_owned();
+        let next = order.len();
+        order.entry(id.clone()).or_insert(next);
+        got.entry(id).or_default().push(event.clone());
     }
     let mut known = BTreeSet::new();
+    let mut last: BTreeMap<String, usize> = BTreeMap::new();
     for row in &rows {
-        let (id, state, body): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        let (id, told, body): (Option<String>, Option<String>, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        let (operation, kind, state, instance): (String, String, String, String) =
+            (row.get(3), row.get(4), row.get(5), row.get(6));
+        let Some(id) = id else {
+            if kind != "unbind" {
+                world.accuse(format!("{kind} of {instance} has no webhook"));
+            }
+            continue;
+        };
         let came = got.get(&id).cloned().unwrap_or_default();
-        if state != "delivered" || came.is_empty() {
-            world.accuse(format!("webhook {id} is {state} and came {} times", came.len()));
+        if told.as_deref() != Some("delivered") || came.is_empty() {
+            world.accuse(format!(
+                "the webhook {id} of {kind} is {told:?} and came {} times",
+                came.len()
+            ));
         }
         let body: Value = serde_json::from_str(&body.unwrap_or_default()).unwrap_or_default();
         if came.iter().any(|event| *event != body) {
             world.accuse(format!("webhook {id} came as {came:?} instead of {body}"));
+        }
+        let says = json!([
+            body["id"],
+            body["operation"],
+            body["kind"],
+            body["state"],
+            body["instance_id"]
+        ]);
+        if says != json!([id, operation, kind, state, instance])
+            || body["description"].as_str().is_none_or(str::is_empty)
+        {
+            world.accuse(format!(
+                "webhook {id} of {kind} {operation}, which {state}, says {body}"
+            ));
+        }
+        // Operations of an instance come one after the other; those of its bindings beside them.
+        let at = order.get(&id).copied().unwrap_or_default();
+        if kind != "bind" && last.insert(instance.clone(), at).is_some_and(|before| before > at) {
+            world.accuse(format!(
+                "the webhook of {kind} of {instance} came before an earlier one"
+            ));
         }
         known.insert(id);
     }

@@ -65,6 +65,10 @@ impl Platform {
             found.map(|(process, facade)| (*process, facade.clone()))
         };
         let (process, facade) = found?;
+        if verdict == Verdict::DieBefore {
+            self.world.state().dying.insert(process);
+            return None;
+        }
         let body = if body.is_null() {
             Bytes::new()
         } else {
@@ -85,7 +89,8 @@ impl Platform {
         let status = response.status();
         let body = response.into_body().collect().await.ok()?.to_bytes();
         match verdict {
-            Verdict::Go | Verdict::Fail(_) => {}
+            Verdict::Go | Verdict::DieBefore | Verdict::Fail(_) => {}
+            Verdict::Slow(by) => tokio::time::sleep(by).await,
             Verdict::Lose | Verdict::Late => return None,
             Verdict::Die | Verdict::Outlive => {
                 self.world.state().dying.insert(process);
@@ -116,23 +121,33 @@ impl Platform {
         answer
     }
 
-    /// Asks for something that may take time, and waits until it ended.
+    /// Asks for something of an instance that may take time, and waits until it ended.
     async fn operate(&self, method: Method, id: &str, path: &str, body: &Value) -> End {
+        self.operate_at(method, &format!("/v2/service_instances/{id}"), path, body)
+            .await
+    }
+
+    /// The same of an instance or a binding whose path this is.
+    async fn operate_at(&self, method: Method, subject: &str, path: &str, body: &Value) -> End {
         let (status, answer) = self.insist(method, path, body).await;
         match status {
             StatusCode::OK | StatusCode::CREATED => End::Succeeded,
             StatusCode::GONE => End::Gone,
             StatusCode::ACCEPTED => {
                 let operation = answer["operation"].as_str().unwrap_or_default().to_owned();
-                self.wait(id, &operation).await
+                self.wait_at(subject, &operation).await
             }
             status => End::Refused(status.as_u16()),
         }
     }
 
-    /// Polls an operation until it ended.
+    /// Polls an operation of an instance until it ended.
     pub async fn wait(&self, id: &str, operation: &str) -> End {
-        let path = format!("/v2/service_instances/{id}/last_operation?operation={operation}");
+        self.wait_at(&format!("/v2/service_instances/{id}"), operation).await
+    }
+
+    async fn wait_at(&self, subject: &str, operation: &str) -> End {
+        let path = format!("{subject}/last_operation?operation={operation}");
         let began = tokio::time::Instant::now();
         loop {
             let (status, answer) = self.insist(Method::GET, &path, &Value::Null).await;
@@ -150,7 +165,7 @@ impl Platform {
             if began.elapsed() > PATIENCE {
                 let stands = self.standing();
                 self.world.accuse(format!(
-                    "operation {operation} of {id} does not end: {answer}; {stands}"
+                    "operation {operation} of {subject} does not end: {answer}; {stands}"
                 ));
                 return std::future::pending().await;
             }
@@ -158,7 +173,6 @@ impl Platform {
         }
     }
 
-    /// Orders an instance.
     /// Lets time pass; what was written meanwhile, and how often ElastiCache was asked, are wrong beyond `questions`.
     pub async fn idle(&self, long: Duration, questions: u64) -> End {
         let counted = || {
@@ -178,6 +192,7 @@ impl Platform {
         }
     }
 
+    /// Orders an instance.
     pub async fn provision(&self, id: &str, plan: &str, parameters: &Value) -> End {
         let path =
             format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=http://{id}.example/hook&secret=s");
@@ -193,6 +208,20 @@ impl Platform {
         let path = format!("/v2/service_instances/{id}?accepts_incomplete=true");
         let body = json!({ "service_id": service(plan), "plan_id": plan, "parameters": parameters });
         self.operate(Method::PATCH, id, &path, &body).await
+    }
+
+    /// Has an instance move to a later revision of its plan.
+    pub async fn maintain(&self, id: &str, plan: &str, revision: u64) -> End {
+        let path = format!("/v2/service_instances/{id}?accepts_incomplete=true");
+        let version = json!({ "version": format!("{revision}.0.0") });
+        let body = json!({ "service_id": service(plan), "maintenance_info": version });
+        // The catalog may not have it yet.
+        loop {
+            match self.operate(Method::PATCH, id, &path, &body).await {
+                End::Refused(422) => tokio::time::sleep(AGAIN).await,
+                end => return end,
+            }
+        }
     }
 
     pub async fn deprovision(&self, id: &str, plan: &str) -> End {
@@ -257,6 +286,48 @@ impl Platform {
         self.insist(Method::DELETE, &path, &Value::Null).await.0
     }
 
+    /// Gives a binding a user of its own; or has it succeed another one, which is left as it is.
+    pub async fn bind_user(&self, id: &str, binding: &str, plan: &str, predecessor: Option<&str>) -> End {
+        let subject = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        let path = format!("{subject}?accepts_incomplete=true");
+        let body = match predecessor {
+            Some(predecessor) => json!({ "predecessor_binding_id": predecessor }),
+            None => {
+                json!({ "service_id": service(plan), "plan_id": plan, "bind_resource": { "app_guid": "app" } })
+            }
+        };
+        let end = self.operate_at(Method::PUT, &subject, &path, &body).await;
+        if end == End::Succeeded {
+            let (status, answer) = self.insist(Method::GET, &subject, &Value::Null).await;
+            if status != StatusCode::OK || !answer["credentials"]["username"].is_string() {
+                self.world.accuse(format!("{binding} has no user: {status} {answer}"));
+            }
+        }
+        end
+    }
+
+    /// Takes the user of a binding away.
+    pub async fn unbind_user(&self, id: &str, binding: &str, plan: &str) -> End {
+        let subject = format!("/v2/service_instances/{id}/service_bindings/{binding}");
+        let path = format!(
+            "{subject}?accepts_incomplete=true&service_id={}&plan_id={plan}",
+            service(plan)
+        );
+        self.operate_at(Method::DELETE, &subject, &path, &Value::Null).await
+    }
+
+    /// Has all nodes emptied.
+    pub async fn flush(&self, id: &str) -> StatusCode {
+        let path = format!("/v2/service_instances/{id}/actions/flush");
+        self.insist(Method::POST, &path, &Value::Null).await.0
+    }
+
+    /// Asks what all nodes count.
+    pub async fn stats(&self, id: &str) -> StatusCode {
+        let path = format!("/v2/service_instances/{id}/actions/stats");
+        self.insist(Method::GET, &path, &Value::Null).await.0
+    }
+
     /// What the instances say of themselves.
     fn standing(&self) -> String {
         let instances = self.world.objects("cacheinstances").into_iter();
@@ -302,6 +373,40 @@ impl Platform {
         }
     }
 
+    /// `kubectl create`.
+    pub fn create(&self, path: &str, object: &Value) {
+        let (status, answer) = self.kubectl(Method::POST, path.to_owned(), "", object);
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl patch` of the resource of an ordered instance.
+    pub fn patch_ordered(&self, id: &str, change: &Value) {
+        let (namespace, name) = self.place(id);
+        let path = format!("{GROUP}/namespaces/{namespace}/cacheinstances/{name}");
+        let (status, answer) = self.kubectl(Method::PATCH, path, "", change);
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// Where the resource of an ordered instance is.
+    pub fn place(&self, id: &str) -> (String, String) {
+        let instances = self.world.objects("cacheinstances").into_iter();
+        let mut places =
+            instances.filter(|(_, instance)| instance["metadata"]["annotations"]["cache.akkeris.io/instance-id"] == id);
+        let (key, _) = places.next().expect("it was ordered");
+        (key.namespace, key.name)
+    }
+
+    /// Waits until the resource of an ordered instance is ready, or not, for a reason.
+    pub async fn until_reason(&self, id: &str, reason: &str) {
+        let (namespace, name) = self.place(id);
+        self.until(&format!("{id} is {reason}"), |world| {
+            let instance = world.object("cacheinstances", &namespace, &name).unwrap_or_default();
+            let mut conditions = instance["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|condition| condition["type"] == "Ready" && condition["reason"] == reason)
+        })
+        .await;
+    }
+
     /// `kubectl apply` of a plan.
     pub fn apply_plan(&self, name: &str, spec: &Value) {
         let body = json!({
@@ -342,6 +447,11 @@ impl Platform {
     pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
         let path = format!("{GROUP}/namespaces/{namespace}/{plural}/{name}");
         self.kubectl(Method::DELETE, path, "", &Value::Null);
+    }
+
+    /// `kubectl delete` of a plan.
+    pub fn delete_plan(&self, name: &str) {
+        self.kubectl(Method::DELETE, format!("{GROUP}/cacheplans/{name}"), "", &Value::Null);
     }
 
     /// Waits until an instance is as it is to be.

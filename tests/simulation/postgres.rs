@@ -138,6 +138,7 @@ impl Gate for Hold {
             match verdict {
                 Verdict::Fail(crate::gate::Failure::Silence) => std::future::pending().await,
                 Verdict::Fail(_) => Err(away()),
+                Verdict::DieBefore => world.die(self.process).await,
                 verdict => {
                     match verdict {
                         Verdict::Outlive => world.outlive(self.process, attempt).await,
@@ -170,8 +171,12 @@ impl Gate for Hold {
                     self.lingering.send_modify(|calls| *calls -= 1);
                     Err(away())
                 }
+                Verdict::Slow(by) => {
+                    tokio::time::sleep(by).await;
+                    Ok(())
+                }
                 Verdict::Die | Verdict::Outlive => world.die(self.process).await,
-                Verdict::Go | Verdict::Fail(_) => Ok(()),
+                Verdict::Go | Verdict::DieBefore | Verdict::Fail(_) => Ok(()),
             }
         })
     }

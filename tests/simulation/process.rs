@@ -26,10 +26,10 @@ use tokio::task::JoinSet;
 use tower::Service;
 
 use crate::world::World;
-use crate::{elasticache, kubernetes, postgres, receiver};
+use crate::{caches, elasticache, kubernetes, postgres, receiver};
 
 /// Where the operator's own objects are.
-pub const HOME: &str = "cache-broker";
+pub const HOME: &str = "operator-home";
 /// How often everything is looked at although nothing happened.
 pub const RESYNC: Duration = Duration::from_secs(900);
 /// How often ElastiCache is asked while something is in flight.
@@ -68,6 +68,7 @@ impl Process {
     pub fn start(world: &Arc<World>, number: usize) -> Self {
         let client = kubernetes::client(world, number);
         let ledger = postgres::ledger(world, number);
+        let trust = Trust::new(None).unwrap().dialling(caches::network(world, number));
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let health = Health::of([Part::Facade, Part::Operator]);
@@ -83,7 +84,7 @@ impl Process {
             )),
             namespaces: namespaces(),
             webhook_policy: Policy::AllowPrivate,
-            trust: Trust::new(None).unwrap(),
+            trust: trust.clone(),
             quotas: Quotas::default(),
             limits: Counter::default(),
         });
@@ -133,7 +134,7 @@ impl Process {
                 poller: Poller::new(elasticache::client(world, number), "sim", POLL, RESYNC),
                 defaults,
             }),
-            trust: Trust::new(None).unwrap(),
+            trust,
             versions: Arc::default(),
         };
         let operator = Operator {
@@ -169,6 +170,12 @@ impl Process {
         state.wakeups.retain(|(process, _), _| *process != self.number);
         state.tickets.retain(|ticket| ticket.process != self.number);
         state.watches.retain(|watch| watch.process != self.number);
+        state.conversations.retain(|(process, task)| {
+            if *process == self.number {
+                task.abort();
+            }
+            *process != self.number
+        });
         state.dying.remove(&self.number);
         state.outlived.remove(&self.number);
     }

@@ -46,7 +46,10 @@ impl Dial for Network {
                 Verdict::Fail(Failure::Throttled) => Some(StatusCode::TOO_MANY_REQUESTS),
                 Verdict::Fail(Failure::Internal) => Some(StatusCode::INTERNAL_SERVER_ERROR),
                 Verdict::Fail(Failure::Unavailable) => Some(StatusCode::SERVICE_UNAVAILABLE),
-                Verdict::Go | Verdict::Lose | Verdict::Die | Verdict::Late | Verdict::Outlive => None,
+                Verdict::DieBefore => world.die(process).await,
+                Verdict::Go | Verdict::Slow(_) | Verdict::Lose | Verdict::Die | Verdict::Late | Verdict::Outlive => {
+                    None
+                }
             };
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             tokio::spawn(async move {
@@ -91,7 +94,11 @@ async fn take(
     match verdict {
         Verdict::Die | Verdict::Outlive => world.die(process).await,
         Verdict::Lose | Verdict::Late => Err(io::ErrorKind::ConnectionReset.into()),
-        Verdict::Go | Verdict::Fail(_) => Ok(response),
+        Verdict::Slow(by) => {
+            tokio::time::sleep(by).await;
+            Ok(response)
+        }
+        Verdict::Go | Verdict::DieBefore | Verdict::Fail(_) => Ok(response),
     }
 }
 

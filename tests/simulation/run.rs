@@ -9,17 +9,20 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::caches;
 use crate::chance::Chance;
 use crate::faults::{self, Faults, Striking};
 use crate::gate::{Call, System, Verdict};
 use crate::idle::Idle;
 use crate::oracles::{self, Ending};
+use crate::plans;
 use crate::platform::{End, Platform};
 use crate::postgres::Database;
 use crate::process::Process;
-use crate::scenarios::{self, Doing};
+use crate::scenarios::Doing;
+use crate::truth::Happened;
 use crate::watchman::Watchman;
-use crate::world::{Counts, Late, OUTSIDE, Surroundings, World, is_postgres};
+use crate::world::{Counts, Late, OUTSIDE, OpenWatch, Surroundings, World, is_postgres};
 use sandbox::in_memory_kubernetes::{ApiServer, Work};
 
 /// How long nothing may be written until a run counts as at rest.
@@ -37,6 +40,8 @@ const TURNS_AT_ONCE: u64 = 20_000;
 /// The least and the most that time goes on at once.
 const LEAST: Duration = Duration::from_millis(20);
 const MOST: Duration = Duration::from_secs(1);
+/// How often watches are told how far they are, as the API server does it.
+const BOOKMARKS: Duration = Duration::from_secs(60);
 
 /// What a run is.
 pub struct Plan {
@@ -48,6 +53,8 @@ pub struct Plan {
     pub shuffled: bool,
     /// The plans that are offered.
     pub plans: Vec<&'static str>,
+    /// Whether what happens to the API server is kept.
+    pub recorded: bool,
     pub before: fn(Platform) -> Doing,
     pub operation: Box<dyn FnOnce(Platform) -> Doing + Send>,
 }
@@ -59,6 +66,7 @@ pub struct Report {
     pub counts: Counts,
     pub wrong: Vec<String>,
     pub trace: Vec<String>,
+    pub happened: Vec<Happened>,
     /// How many calls faults could have struck: those that change something, and all.
     pub writes: u64,
     pub calls: u64,
@@ -94,6 +102,8 @@ struct Run {
     work: (usize, Vec<Work>),
     /// What time Postgres was told last.
     told: Option<Timestamp>,
+    /// When watches were told last how far they are.
+    bookmarked: Instant,
 }
 
 /// Does a run.
@@ -120,9 +130,11 @@ pub async fn run(idle: &Arc<Idle>, database: &Arc<Database>, plan: Plan) -> Repo
         watchman: Watchman::default(),
         work: (0, Vec::new()),
         told: None,
+        bookmarked: Instant::now(),
     };
+    world.state().happened = plan.recorded.then(Vec::new);
     let platform = Platform { world: world.clone() };
-    for (name, spec) in scenarios::plans() {
+    for (name, spec) in plans::all() {
         if plan.plans.contains(&name) {
             platform.apply_plan(name, &spec);
         }
@@ -148,6 +160,7 @@ pub async fn run(idle: &Arc<Idle>, database: &Arc<Database>, plan: Plan) -> Repo
         counts: state.counts.clone(),
         wrong: std::mem::take(&mut state.wrong),
         trace: std::mem::take(&mut state.trace),
+        happened: state.happened.take().unwrap_or_default(),
         writes: run.striking.writes,
         calls: run.striking.calls,
         turns: run.turns,
@@ -341,9 +354,27 @@ impl Run {
             Turn::Work(work) => {
                 let now = self.world.now();
                 self.note(format!("cluster: {work:?}"));
-                let mut state = self.world.state();
-                state.api.perform(&work, now);
-                state.last_write = Instant::now();
+                if let Work::End(pod) = &work {
+                    caches::end(&self.world, pod);
+                }
+                {
+                    let mut state = self.world.state();
+                    state.api.perform(&work, now);
+                    state.last_write = Instant::now();
+                    let state = &mut *state;
+                    if let Some(happened) = &mut state.happened {
+                        let key = work.key().clone();
+                        let stands = state.api.objects().any(|(found, _)| *found == key);
+                        happened.push(Happened::Done {
+                            work: work.clone(),
+                            key,
+                            stands,
+                        });
+                    }
+                }
+                if let Work::Start(pod) = &work {
+                    caches::start(&self.world, pod);
+                }
             }
             Turn::Late(at) => {
                 let late = self.world.state().late.remove(at);
@@ -355,6 +386,10 @@ impl Run {
                     Late::ElastiCache(request) => {
                         self.note(format!("late: {} {:?}", request.operation, request.parameters));
                         drop(self.world.elasticache(&request));
+                    }
+                    Late::Cache(pod, words) => {
+                        self.note(format!("late: {}", words[..words.len().min(3)].join(" ")));
+                        drop(caches::obey(&self.world, &pod, &words));
                     }
                     Late::Postgres(attempt, come) => {
                         self.note(format!("late: {attempt}"));
@@ -370,6 +405,10 @@ impl Run {
     }
 
     fn deliver(&mut self, id: u64) {
+        let repeats = match &self.striking.faults {
+            Faults::Storm(storm) if self.storms() => self.chance.permille(storm.repeat_event),
+            _ => false,
+        };
         let mut state = self.world.state();
         let state = &mut *state;
         let Some(at) = state.watches.iter().position(|watch| watch.id == id) else {
@@ -378,8 +417,12 @@ impl Run {
         let watch = &mut state.watches[at];
         match state.api.next_event(&mut watch.watch) {
             Some(event) => {
-                let line = format!("{event}\n");
-                drop(watch.lines.send(Bytes::from(line)));
+                let line = Bytes::from(format!("{event}\n"));
+                if repeats {
+                    drop(watch.lines.send(line.clone()));
+                    state.counts.strike("event twice");
+                }
+                drop(watch.lines.send(line));
             }
             None => drop(state.watches.remove(at)),
         }
@@ -451,6 +494,26 @@ impl Run {
         tokio::time::advance(step).await;
         let now = self.world.now();
         self.world.state().elasticache.advance(now);
+        self.keep_watches();
+    }
+
+    /// Ends the watches whose time is over, and tells the others now and then how far they are.
+    fn keep_watches(&mut self) {
+        let marks = self.bookmarked.elapsed() >= BOOKMARKS;
+        if marks {
+            self.bookmarked = Instant::now();
+        }
+        let mut state = self.world.state();
+        let state = &mut *state;
+        let over = |watch: &OpenWatch| watch.watch.lasts().is_some_and(|lasts| watch.opened.elapsed() >= lasts);
+        state.watches.retain(|watch| !over(watch));
+        if marks {
+            for watch in &mut state.watches {
+                if let Some(bookmark) = state.api.bookmark(&mut watch.watch) {
+                    drop(watch.lines.send(Bytes::from(format!("{bookmark}\n"))));
+                }
+            }
+        }
     }
 
     /// What may happen beside calls.

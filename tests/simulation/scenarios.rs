@@ -4,8 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::plans;
 use crate::platform::{End, Platform, condition};
 
 /// Something that is done.
@@ -24,112 +25,50 @@ pub struct Scenario {
 }
 
 const REDIS: &str = "redis-system";
+const MEMCACHED: &str = "memcached-system";
 
-fn plan(service: &str, id: &str, engine: &Value, provider: (&str, &Value)) -> Value {
-    json!({
-        "service": service, "id": id, "description": "One.", "engine": engine, (provider.0): provider.1,
-        "replaceGracePeriod": "1m",
-        "parameters": { "properties": {
-            "connectionLimit": { "type": "integer" }, "snapshotRetentionDays": { "type": "integer" },
-        } },
+const POOLED: &str = "memcached-pooled";
+const AWS_POOLED: &str = "aws-memcached-pooled";
+
+/// Applies such a plan, and waits until a member of its present revision is there.
+async fn pool(p: &Platform, name: &str, memory: &str) {
+    let spec = if name == POOLED {
+        plans::pooled(name, ("kubernetes", &json!({ "memory": memory })))
+    } else {
+        plans::pooled(name, ("elasticache", &json!({ "nodeType": "cache.t4g.micro" })))
+    };
+    p.apply_plan(name, &spec);
+    p.until("the pool is full", |world| {
+        let plan = world.object("cacheplans", "", name).unwrap_or_default();
+        plan["status"]["pool"]["ready"] == 1 && plan["status"]["observedGeneration"] == plan["metadata"]["generation"]
     })
+    .await;
 }
 
-/// The plans of every run.
-pub fn plans() -> Vec<(&'static str, Value)> {
-    let memcached = json!({ "type": "memcached", "version": "1.6.22" });
-    let redis = json!({ "type": "redis", "version": "7.1" });
-    let valkey = json!({ "type": "valkey", "version": "8.0" });
-    let (m, r) = ("akkeris-memcached", "akkeris-redis");
-    let cluster = |service, id: &'static str, engine: &Value, spec: Value| {
-        let mut plan = plan(service, id, engine, ("kubernetes", &spec));
-        plan["parameters"] = json!({ "properties": { "connectionLimit": { "type": "integer" } } });
-        if id.ends_with("broken") {
-            plan["operationDeadline"] = json!("3m");
-        }
-        (id, plan)
-    };
-    let aws = |service, id: &'static str, engine: &Value, spec: Value| {
-        let mut plan = plan(service, id, engine, ("elasticache", &spec));
-        plan["parameters"] = if service == "akkeris-redis" {
-            json!({ "properties": { "snapshotRetentionDays": { "type": "integer" } } })
-        } else {
-            json!(null)
-        };
-        (id, plan)
-    };
-    vec![
-        cluster(m, "memcached-small", &memcached, json!({ "memory": "64Mi" })),
-        cluster(m, "memcached-large", &memcached, json!({ "memory": "128Mi" })),
-        cluster(
-            m,
-            "memcached-two",
-            &memcached,
-            json!({ "memory": "64Mi", "replicas": 2 }),
-        ),
-        cluster(
-            m,
-            "memcached-broken",
-            &memcached,
-            json!({ "memory": "64Mi", "image": "example.org/broken:1" }),
-        ),
-        cluster(r, "redis-small", &redis, json!({ "memory": "64Mi" })),
-        cluster(r, "redis-large", &redis, json!({ "memory": "128Mi" })),
-        cluster(
-            r,
-            "redis-kept",
-            &redis,
-            json!({ "memory": "64Mi", "persistence": { "size": "1Gi" } }),
-        ),
-        cluster(
-            r,
-            "redis-kept-large",
-            &redis,
-            json!({ "memory": "128Mi", "persistence": { "size": "2Gi" } }),
-        ),
-        cluster(r, "valkey-small", &valkey, json!({ "memory": "64Mi" })),
-        aws(r, "aws-redis-small", &redis, json!({ "nodeType": "cache.t4g.micro" })),
-        aws(r, "aws-redis-large", &redis, json!({ "nodeType": "cache.t4g.small" })),
-        aws(
-            r,
-            "aws-redis-replicas",
-            &redis,
-            json!({ "nodeType": "cache.t4g.micro", "replicas": 1 }),
-        ),
-        aws(
-            r,
-            "aws-redis-encrypted",
-            &redis,
-            json!({ "nodeType": "cache.t4g.micro", "atRestEncryption": true }),
-        ),
-        aws(r, "aws-valkey-small", &valkey, json!({ "nodeType": "cache.t4g.micro" })),
-        aws(
-            m,
-            "aws-memcached-small",
-            &memcached,
-            json!({ "nodeType": "cache.t4g.micro" }),
-        ),
-        aws(
-            m,
-            "aws-memcached-two",
-            &memcached,
-            json!({ "nodeType": "cache.t4g.micro", "nodes": 2 }),
-        ),
-    ]
-}
-
-/// A plan whose instances are made ahead.
-pub fn pooled() -> Value {
-    let memcached = json!({ "type": "memcached", "version": "1.6.22" });
-    let mut plan = plan(
-        "akkeris-memcached",
-        "memcached-pooled",
-        &memcached,
-        ("kubernetes", &json!({ "memory": "64Mi" })),
+/// A Deployment and a Service as somebody made them by hand.
+fn by_somebody(p: &Platform) {
+    let labels = json!({ "app": "theirs" });
+    let named = json!({ "name": "theirs", "labels": labels });
+    p.create(
+        "/apis/apps/v1/namespaces/memcached-system/deployments",
+        &json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": named,
+            "spec": { "replicas": 1, "selector": { "matchLabels": labels }, "template": {
+                "metadata": { "labels": labels },
+                "spec": { "containers": [{
+                    "name": "memcached", "image": "memcached:1.6", "args": ["-m 51", "-I 1M"],
+                    "ports": [{ "containerPort": 11211 }], "resources": { "limits": { "memory": "64Mi" } },
+                }] },
+            } },
+        }),
     );
-    plan["preprovision"] = json!(1);
-    plan["parameters"] = json!(null);
-    plan
+    p.create(
+        "/api/v1/namespaces/memcached-system/services",
+        &json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": named,
+            "spec": { "selector": labels, "ports": [{ "port": 11211, "targetPort": 11211, "protocol": "TCP" }] },
+        }),
+    );
 }
 
 macro_rules! doing {
@@ -153,6 +92,11 @@ async fn by_hand(p: &Platform, plan: &str, policy: &str) {
         &json!({ "planRef": { "name": plan }, "deletionPolicy": policy }),
     );
     p.settled(REDIS, "mine").await;
+}
+
+/// Whoever asks again after a lost answer hears that it is gone.
+fn ended(end: End) -> End {
+    if end == End::Gone { End::Succeeded } else { end }
 }
 
 async fn given_back(p: &Platform) -> Vec<End> {
@@ -400,16 +344,222 @@ pub const ALL: &[Scenario] = &[
         name: "claim of a member of a pool",
         plans: &[],
         before: doing!(|p| {
-            p.apply_plan("memcached-pooled", &pooled());
-            p.until("the pool is full", |world| {
+            pool(&p, POOLED, "64Mi").await;
+            Vec::new()
+        }),
+        operation: doing!(|p| vec![p.provision("one", POOLED, &json!({})).await]),
+    },
+    Scenario {
+        name: "claim of a member of a pool on ElastiCache",
+        plans: &[],
+        before: doing!(|p| {
+            pool(&p, AWS_POOLED, "").await;
+            Vec::new()
+        }),
+        operation: doing!(|p| vec![p.provision("one", AWS_POOLED, &json!({})).await]),
+    },
+    Scenario {
+        name: "a pool whose plan is edited",
+        plans: &[],
+        before: doing!(|p| {
+            pool(&p, POOLED, "64Mi").await;
+            Vec::new()
+        }),
+        operation: doing!(|p| {
+            pool(&p, POOLED, "128Mi").await;
+            vec![p.provision("one", POOLED, &json!({})).await]
+        }),
+    },
+    Scenario {
+        name: "flush and stats",
+        plans: &["redis-small"],
+        before: ordered!("redis-small"),
+        operation: doing!(|p| {
+            let (flushed, counted) = (p.flush("one").await, p.stats("one").await);
+            assert!(flushed.is_success() && counted.is_success(), "{flushed} {counted}");
+            let emptied = p.world.state().caches.values().map(|cache| cache.emptied).sum::<u64>();
+            assert!(emptied > 0, "it was emptied");
+            Vec::new()
+        }),
+    },
+    Scenario {
+        name: "bind with a user in the cluster",
+        plans: &["redis-users"],
+        before: ordered!("redis-users"),
+        operation: doing!(|p| vec![p.bind_user("one", "b1", "redis-users", None).await]),
+    },
+    Scenario {
+        name: "rotation of a user in the cluster",
+        plans: &["redis-users"],
+        before: doing!(|p| vec![
+            p.provision("one", "redis-users", &json!({})).await,
+            p.bind_user("one", "b1", "redis-users", None).await,
+        ]),
+        operation: doing!(|p| vec![
+            p.bind_user("one", "b2", "redis-users", Some("b1")).await,
+            ended(p.unbind_user("one", "b1", "redis-users").await),
+        ]),
+    },
+    Scenario {
+        name: "restart with users in the cluster",
+        plans: &["redis-users"],
+        before: doing!(|p| vec![
+            p.provision("one", "redis-users", &json!({})).await,
+            p.bind_user("one", "b1", "redis-users", None).await,
+        ]),
+        operation: doing!(|p| vec![p.restart("one").await]),
+    },
+    Scenario {
+        name: "bind with a user on ElastiCache",
+        plans: &["aws-redis-users"],
+        before: ordered!("aws-redis-users"),
+        operation: doing!(|p| vec![p.bind_user("one", "b1", "aws-redis-users", None).await]),
+    },
+    Scenario {
+        name: "rotation of a user on ElastiCache",
+        plans: &["aws-redis-users"],
+        before: doing!(|p| vec![
+            p.provision("one", "aws-redis-users", &json!({})).await,
+            p.bind_user("one", "b1", "aws-redis-users", None).await,
+        ]),
+        operation: doing!(|p| vec![
+            p.bind_user("one", "b2", "aws-redis-users", Some("b1")).await,
+            ended(p.unbind_user("one", "b1", "aws-redis-users").await),
+        ]),
+    },
+    Scenario {
+        name: "deprovision with users on ElastiCache",
+        plans: &["aws-redis-users"],
+        before: doing!(|p| vec![
+            p.provision("one", "aws-redis-users", &json!({})).await,
+            p.bind_user("one", "b1", "aws-redis-users", None).await,
+        ]),
+        operation: doing!(|p| vec![
+            ended(p.unbind_user("one", "b1", "aws-redis-users").await),
+            p.deprovision("one", "aws-redis-users").await,
+        ]),
+    },
+    Scenario {
+        name: "provision that fails, and its deprovision",
+        plans: &["memcached-broken"],
+        before: NOTHING,
+        operation: doing!(|p| {
+            let end = p.provision("one", "memcached-broken", &json!({})).await;
+            assert!(matches!(end, End::Failed(_)), "{end:?}");
+            vec![ended(p.deprovision("one", "memcached-broken").await)]
+        }),
+    },
+    Scenario {
+        name: "update to a later revision of the plan",
+        plans: &["redis-small"],
+        before: ordered!("redis-small"),
+        operation: doing!(|p| {
+            let mut plans = plans::all().into_iter();
+            let (_, mut plan) = plans.find(|(name, _)| *name == "redis-small").unwrap();
+            plan["kubernetes"]["memory"] = json!("96Mi");
+            p.apply_plan("redis-small", &plan);
+            vec![p.maintain("one", "redis-small", 2).await]
+        }),
+    },
+    Scenario {
+        name: "update to fewer nodes in the cluster",
+        plans: &["memcached-small", "memcached-two"],
+        before: ordered!("memcached-two"),
+        operation: doing!(|p| vec![p.update("one", "memcached-small", &json!({})).await]),
+    },
+    Scenario {
+        name: "update to fewer nodes on ElastiCache",
+        plans: &["aws-memcached-small", "aws-memcached-two"],
+        before: ordered!("aws-memcached-two"),
+        operation: doing!(|p| vec![p.update("one", "aws-memcached-small", &json!({})).await]),
+    },
+    Scenario {
+        name: "update from replicas on ElastiCache",
+        plans: &["aws-redis-replicas", "aws-redis-small"],
+        before: ordered!("aws-redis-replicas"),
+        operation: doing!(|p| vec![p.update("one", "aws-redis-small", &json!({})).await]),
+    },
+    Scenario {
+        name: "restart with a volume",
+        plans: &["redis-kept"],
+        before: ordered!("redis-kept"),
+        operation: doing!(|p| vec![p.restart("one").await]),
+    },
+    Scenario {
+        name: "restart of memcached on ElastiCache",
+        plans: &["aws-memcached-two"],
+        before: ordered!("aws-memcached-two"),
+        operation: doing!(|p| vec![p.restart("one").await]),
+    },
+    Scenario {
+        name: "deletion by hand that is held, and the deprovision",
+        plans: &["redis-small"],
+        before: ordered!("redis-small"),
+        operation: doing!(|p| {
+            let (namespace, name) = p.place("one");
+            p.delete("cacheinstances", &namespace, &name);
+            p.until_reason("one", "DeletionHeld").await;
+            vec![ended(p.deprovision("one", "redis-small").await)]
+        }),
+    },
+    Scenario {
+        name: "edit by hand that waits, and the same as an order",
+        plans: &["memcached-large", "memcached-small"],
+        before: ordered!("memcached-small"),
+        operation: doing!(|p| {
+            p.patch_ordered("one", &json!({ "spec": { "planRef": { "name": "memcached-large" } } }));
+            vec![p.update("one", "memcached-large", &json!({})).await]
+        }),
+    },
+    Scenario {
+        name: "adoption in the cluster",
+        plans: &["memcached-small"],
+        before: doing!(|p| {
+            by_somebody(&p);
+            Vec::new()
+        }),
+        operation: doing!(|p| {
+            let spec = json!({
+                "planRef": { "name": "memcached-small" },
+                "adopt": { "providerId": "theirs", "asOf": { "name": "memcached-small", "revision": 1 } },
+                "deletionPolicy": "Retain",
+            });
+            p.apply(MEMCACHED, "theirs", &spec);
+            p.settled(MEMCACHED, "theirs").await;
+            Vec::new()
+        }),
+    },
+    Scenario {
+        name: "restore of YAML into another instance",
+        plans: &["aws-redis-small"],
+        before: doing!(|p| {
+            by_hand(&p, "aws-redis-small", "Delete").await;
+            p.apply_backup(REDIS, "copy", "mine");
+            p.until("the backup is ready", |world| {
                 world
-                    .object("cacheplans", "", "memcached-pooled")
-                    .is_some_and(|plan| plan["status"]["pool"]["ready"] == 1)
+                    .object("cachebackups", REDIS, "copy")
+                    .is_some_and(|backup| condition(&backup, "Ready") == Some("True"))
             })
             .await;
             Vec::new()
         }),
-        operation: doing!(|p| vec![p.provision("one", "memcached-pooled", &json!({})).await]),
+        operation: doing!(|p| {
+            let spec = json!({ "planRef": { "name": "aws-redis-small" }, "restore": { "backup": "copy" } });
+            p.apply(REDIS, "other", &spec);
+            p.settled(REDIS, "other").await;
+            Vec::new()
+        }),
+    },
+    Scenario {
+        name: "a plan that is deleted while it is in use",
+        plans: &["redis-small"],
+        before: ordered!("redis-small"),
+        operation: doing!(|p| {
+            p.delete_plan("redis-small");
+            let end = ended(p.deprovision("one", "redis-small").await);
+            p.gone("cacheplans", "", "redis-small").await;
+            vec![end]
+        }),
     },
     Scenario {
         name: "order while it is being made is given back",

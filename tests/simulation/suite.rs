@@ -1,6 +1,7 @@
 //! The runs that are done, and what is told of them.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,13 +15,16 @@ use crate::platform::End;
 use crate::postgres::Database;
 use crate::run::{Plan, Report, run};
 use crate::scenarios::{ALL, IDLE, Scenario};
+use crate::truth::{Happened, Truth};
 
+/// How late an answer comes of which one of the calls of an operation is made.
+const SLOW: Duration = Duration::from_secs(7);
 /// How many threads do runs.
 const THREADS: usize = 2;
-/// The mixtures that are among the tests: those that found something once, and some more.
+/// The mixtures that are among the tests, those that take least first.
 const MIXTURES: [u64; 10] = [41, 120, 1, 2, 3, 4, 5, 6, 7, 8];
-/// One of them whose runs are compared to the last call.
-const REPEATED: u64 = 41;
+/// One of how many mixtures is run twice and compared.
+const TWICE: u64 = 4;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.trim().parse().ok()
@@ -61,6 +65,8 @@ struct Told {
     calls: u64,
     turns: u64,
     checks: u64,
+    /// How many were run twice and compared.
+    repeated: u64,
     faults: BTreeMap<String, u64>,
     failures: Vec<String>,
 }
@@ -155,6 +161,7 @@ fn plain(scenario: &Scenario, faults: Faults, processes: usize) -> Plan {
         faults,
         shuffled: false,
         plans: scenario.plans.to_vec(),
+        recorded: false,
         before: scenario.before,
         operation: Box::new(scenario.operation),
     }
@@ -187,14 +194,63 @@ fn judge(what: &str, told: &Told, began: Instant) {
 #[test]
 fn undisturbed_operations_end_well_and_runs_repeat_exactly() {
     let (_alone, began) = (alone(), Instant::now());
-    let told = on_all_threads(&chosen(), Some(limit()), |rig, scenario, told| {
+    let told = on_all_threads(&chosen(), None, |rig, scenario, told| {
         let report = rig.run(plain(scenario, Faults::None, 1));
         let again = rig.run(plain(scenario, Faults::None, 1));
         let mut wrong = report.wrong.clone();
-        wrong.extend(parting(&report.trace, &again.trace));
+        wrong.extend(otherwise(&report, &again));
         told.lock().unwrap().add(scenario.name, &report, wrong);
     });
     judge("undisturbed", &told, began);
+}
+
+/// The requests of operations are answered by a real API server as they were in memory: of so many operations that every kind
+/// of request is among them, or, in `make simulate`, of all.
+#[test]
+fn the_real_api_server_answers_the_same() {
+    let (_alone, began) = (alone(), Instant::now());
+    let recorded = Mutex::new(Vec::new());
+    let told = on_all_threads(&chosen(), None, |rig, scenario, told| {
+        let report = rig.run(Plan {
+            recorded: true,
+            ..plain(scenario, Faults::None, 1)
+        });
+        told.lock().unwrap().add(scenario.name, &report, report.wrong.clone());
+        recorded.lock().unwrap().push((scenario.name, report.happened));
+    });
+    judge("undisturbed, to be compared", &told, began);
+    let all = number("SIMULATION_SEEDS").is_some();
+    let replayed = async {
+        let truth = Truth::start().await;
+        let (mut shapes, mut operations, mut answers, mut wrong) = (BTreeSet::new(), 0, 0, Vec::new());
+        let mut left = recorded.into_inner().unwrap();
+        let fresh = |happened: &[Happened], shapes: &BTreeSet<String>| {
+            let asked: BTreeSet<_> = happened.iter().filter_map(Happened::shape).collect();
+            asked.difference(shapes).count()
+        };
+        // The one with most that is new comes next.
+        while let Some(at) = (0..left.len()).max_by_key(|at| (fresh(&left[*at].1, &shapes), Reverse(left[*at].0))) {
+            let (name, happened) = left.swap_remove(at);
+            if !all && fresh(&happened, &shapes) == 0 {
+                break;
+            }
+            operations += 1;
+            shapes.extend(happened.iter().filter_map(Happened::shape));
+            let (compared, disagreements) = truth.replay(&happened).await;
+            answers += compared;
+            wrong.extend(disagreements.into_iter().map(|wrong| format!("{name}: {wrong}")));
+        }
+        truth.stop().await;
+        println!(
+            "truth: {answers} answers to {} kinds of requests of {operations} operations, {:.0} s",
+            shapes.len(),
+            began.elapsed().as_secs_f64()
+        );
+        wrong
+    };
+    let wrong = tokio::runtime::Runtime::new().unwrap().block_on(replayed);
+    let first = wrong.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} answers disagree:\n{first}", wrong.len());
 }
 
 #[test]
@@ -238,14 +294,14 @@ fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)>
     println!("{what}: {} runs left out for want of time", cut.into_inner());
 }
 
-/// A process dies after a call that changes something, or the answer to it is lost.
+/// A process dies before or after a call that changes something, or the answer to it is lost.
 #[test]
 fn a_crash_or_a_lost_answer_at_calls_that_change_something() {
     one_by_one("crashes and lost answers, one by one", |nth, undisturbed| {
         let every = every(9);
         let at = (1..=undisturbed.writes).filter(|at| at % every == nth % every);
         at.flat_map(|nth| {
-            [Verdict::Die, Verdict::Lose].map(|verdict| {
+            [Verdict::DieBefore, Verdict::Die, Verdict::Lose].map(|verdict| {
                 let fault = Faults::One {
                     writes: true,
                     nth,
@@ -258,20 +314,24 @@ fn a_crash_or_a_lost_answer_at_calls_that_change_something() {
     });
 }
 
-/// A call fails without an effect, in each way by turns.
+/// A call fails without an effect, in each way by turns, or its answer is old when it comes.
 #[test]
 fn a_failure_of_calls_of_any_kind() {
     one_by_one("failures, one by one", |nth, undisturbed| {
         let every = every(29);
         let at = (1..=undisturbed.calls).filter(|at| at % every == nth % every);
         at.map(|at| {
-            let failure = FAILURES[usize::try_from((at / every + nth) % 5).unwrap()];
+            let ways = FAILURES.map(Verdict::Fail).into_iter().chain([Verdict::Slow(SLOW)]);
+            let verdict = ways
+                .cycle()
+                .nth(usize::try_from((at / every + nth) % 6).unwrap())
+                .unwrap();
             let fault = Faults::One {
                 writes: false,
                 nth: at,
-                verdict: Verdict::Fail(failure),
+                verdict,
             };
-            (format!("{failure:?} at call {at} of {}", undisturbed.calls), fault)
+            (format!("{verdict:?} at call {at} of {}", undisturbed.calls), fault)
         })
         .collect()
     });
@@ -293,47 +353,99 @@ fn a_late_call_of_a_former_leader() {
     });
 }
 
-/// One run of several platforms' orders under whatever comes, beside one of the same orders that nothing befalls.
-fn storm(rig: &Rig, seed: u64) -> (Report, Vec<String>) {
-    let mut chance = Chance::new(seed);
-    let (mixture, storm) = (Mixture::of(&mut chance), Storm::of(&mut chance));
-    let processes = 1 + chance.below(2);
-    let plan = |faults: Faults, shuffled: bool, processes: usize| {
-        let mixture = mixture.clone();
-        Plan {
+/// Several platforms' orders and a storm that follow from a seed: all that is needed to run them again.
+struct Stormy {
+    seed: u64,
+    mixture: Mixture,
+    storm: Storm,
+    processes: usize,
+}
+
+impl Stormy {
+    fn of(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        Self {
             seed,
+            mixture: Mixture::of(&mut chance),
+            storm: Storm::of(&mut chance),
+            processes: 1 + chance.below(2),
+        }
+    }
+
+    fn plan(&self, faults: Faults, shuffled: bool, processes: usize) -> Plan {
+        let mixture = self.mixture.clone();
+        Plan {
+            seed: self.seed,
             processes,
             faults,
             shuffled,
             plans: mixture.plans(),
+            recorded: false,
             before: |_| Box::pin(async { Vec::new() }),
             operation: Box::new(move |platform| mixture.operate(platform)),
         }
-    };
-    let undisturbed = rig.run(plan(Faults::None, false, 1));
-    let report = rig.run(plan(Faults::Storm(storm), true, processes));
-    let wrong = compare(&report, &undisturbed);
-    (report, wrong)
+    }
+
+    /// The orders when nothing befalls them.
+    fn undisturbed(&self) -> Plan {
+        self.plan(Faults::None, false, 1)
+    }
+
+    /// The orders under whatever comes.
+    fn disturbed(&self) -> Plan {
+        self.plan(Faults::Storm(self.storm.clone()), true, self.processes)
+    }
 }
 
-/// Orders of all kinds at one time, and faults of all kinds.
-#[test]
-fn mixtures_under_whatever_comes() {
-    let (_alone, began) = (alone(), Instant::now());
+/// The seeds that are run, and whether each is run twice and compared.
+fn seeds() -> Vec<(u64, bool)> {
     let first = number("SIMULATION_FIRST").unwrap_or(1);
     let seeds = match (number("SIMULATION_SEED"), number("SIMULATION_SEEDS")) {
         (Some(seed), _) => vec![seed],
         (None, Some(seeds)) => (first..first + seeds).collect(),
         (None, None) => MIXTURES.to_vec(),
     };
+    let twice = number("SIMULATION_TWICE").unwrap_or(TWICE);
+    let seeds = (0..).zip(seeds);
+    seeds.map(|(nth, seed)| (seed, twice > 0 && nth % twice == 0)).collect()
+}
+
+/// Orders of all kinds at one time, and faults of all kinds. Some seeds are run a second time, which must be the same to the
+/// last call.
+#[test]
+fn mixtures_under_whatever_comes() {
+    let (_alone, began) = (alone(), Instant::now());
     let limited = number("SIMULATION_SEEDS").is_none();
-    let told = on_all_threads(&seeds, limited.then(limit), |rig, seed, told| {
-        let (report, wrong) = storm(rig, *seed);
-        told.lock()
-            .unwrap()
-            .add(&format!("seed {seed} (make simulate SEED={seed})"), &report, wrong);
+    let told = on_all_threads(&seeds(), limited.then(limit), |rig, (seed, twice), told| {
+        let stormy = Stormy::of(*seed);
+        let undisturbed = rig.run(stormy.undisturbed());
+        let report = rig.run(stormy.disturbed());
+        let mut wrong = compare(&report, &undisturbed);
+        if *twice {
+            wrong.extend(otherwise(&report, &rig.run(stormy.disturbed())));
+        }
+        let mut told = told.lock().unwrap();
+        told.repeated += u64::from(*twice);
+        told.add(&format!("seed {seed} (make simulate SEED={seed})"), &report, wrong);
     });
     judge("mixtures", &told, began);
+    println!(
+        "mixtures: {} of them run twice and compared to the last call",
+        told.repeated
+    );
+}
+
+/// In what a second run of the same was not the same.
+fn otherwise(one: &Report, again: &Report) -> Vec<String> {
+    let mut wrong: Vec<_> = parting(&one.trace, &again.trace).into_iter().collect();
+    if wrong.is_empty() && (&one.ends, &one.counts, one.turns) != (&again.ends, &again.counts, again.turns) {
+        wrong.push(format!(
+            "again it was {:?} in {} turns instead of {:?} in {}",
+            again.counts, again.turns, one.counts, one.turns
+        ));
+    }
+    wrong.extend(one.ending.difference(&again.ending));
+    wrong
 }
 
 /// Where two traces part, with what comes before.
@@ -348,27 +460,6 @@ fn parting(one: &[String], other: &[String]) -> Option<String> {
         of(one),
         of(other)
     ))
-}
-
-/// A seed is the same run again, to the last call, also of a mixture under a storm.
-#[test]
-fn a_mixture_is_the_same_again() {
-    let (_alone, began) = (alone(), Instant::now());
-    let first = number("SIMULATION_FIRST").unwrap_or(1);
-    let seeds = match (number("SIMULATION_SEED"), number("SIMULATION_REPEATED")) {
-        (Some(seed), _) => vec![seed],
-        (None, Some(seeds)) => (first..first + seeds).collect(),
-        (None, None) => vec![REPEATED],
-    };
-    let told = on_all_threads(&seeds, None, |rig, seed, told| {
-        let (one, mut wrong) = storm(rig, *seed);
-        let (other, _) = storm(rig, *seed);
-        wrong.extend(parting(&one.trace, &other.trace));
-        told.lock()
-            .unwrap()
-            .add(&format!("seed {seed}, twice (make simulate SEED={seed})"), &one, wrong);
-    });
-    judge("mixtures, twice", &told, began);
 }
 
 /// What was changed into something is as what was made so.

@@ -15,13 +15,16 @@ use sandbox::elasticache::{InMemory, Options, Times};
 use sandbox::in_memory_kubernetes::{Answer, ApiServer, Key, Kind, Request, Watch};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::caches::Cache;
 use crate::gate::{Call, System, Ticket, Verdict};
 use crate::idle::Idle;
 use crate::process::Facade;
 use crate::receiver::Receiver;
+use crate::truth::{self, Happened};
 
 /// The processes' number of those who are not the broker's.
 pub const OUTSIDE: usize = 0;
@@ -56,6 +59,7 @@ pub struct OpenWatch {
     pub path: String,
     pub watch: Watch,
     pub lines: mpsc::UnboundedSender<Bytes>,
+    pub opened: Instant,
     pub held_until: Option<Instant>,
 }
 
@@ -64,6 +68,8 @@ pub struct OpenWatch {
 pub enum Late {
     Kubernetes(KubeRequest),
     ElastiCache(sandbox::elasticache::Request),
+    /// A command to the server of a Pod.
+    Cache(String, Vec<String>),
     /// A call whose caller is held for it: a task of its process, or all of one that is as if dead, and then dies.
     Postgres(String, oneshot::Sender<()>),
 }
@@ -80,7 +86,7 @@ pub struct KubeRequest {
 }
 
 /// What was counted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls that had their turn.
     pub calls: u64,
@@ -96,6 +102,10 @@ pub struct State {
     pub api: ApiServer,
     pub elasticache: InMemory,
     pub receiver: Receiver,
+    /// The servers in Pods, by the Pods' uids.
+    pub caches: BTreeMap<String, Cache>,
+    /// Connections to them, and whose they are.
+    pub conversations: Vec<(usize, AbortHandle)>,
     pub tickets: Vec<Ticket>,
     pub watches: Vec<OpenWatch>,
     pub late: Vec<Late>,
@@ -103,6 +113,8 @@ pub struct State {
     pub wakeups: BTreeMap<(usize, &'static str), Arc<Notify>>,
     pub counts: Counts,
     pub trace: Vec<String>,
+    /// What happened to the API server, if that is kept.
+    pub happened: Option<Vec<Happened>>,
     /// Processes that are to die now.
     pub dying: BTreeSet<usize>,
     /// Processes that are dead but for a call to Postgres that is on its way.
@@ -157,6 +169,8 @@ impl World {
                 api: ApiServer::new(KINDS),
                 elasticache: InMemory::new(options),
                 receiver: Receiver::default(),
+                caches: BTreeMap::new(),
+                conversations: Vec::new(),
                 tickets: Vec::new(),
                 watches: Vec::new(),
                 late: Vec::new(),
@@ -164,6 +178,7 @@ impl World {
                 wakeups: BTreeMap::new(),
                 counts: Counts::default(),
                 trace: Vec::new(),
+                happened: None,
                 dying: BTreeSet::new(),
                 outlived: BTreeSet::new(),
                 deluded: None,
@@ -253,6 +268,10 @@ impl World {
         let now = self.now();
         let mut state = self.state();
         let before = state.api.revision();
+        let stood = state
+            .happened
+            .as_ref()
+            .and_then(|_| truth::standing(&state.api, &request.path));
         let answer = state.api.handle(&Request {
             method: &request.method,
             path: &request.path,
@@ -264,6 +283,14 @@ impl World {
         });
         if state.api.revision() != before && !is_quiet(&request.path) {
             state.wrote();
+        }
+        if let (Some(happened), Answer::Once(status, answer)) = (&mut state.happened, &answer) {
+            happened.push(Happened::Asked {
+                request: request.clone(),
+                stood,
+                status: *status,
+                answer: answer.clone(),
+            });
         }
         if request.path.contains("/cacheinstances/")
             && request.path.ends_with("/status")
@@ -334,6 +361,7 @@ impl World {
             path,
             watch,
             lines,
+            opened: Instant::now(),
             held_until: None,
         });
         read
@@ -372,7 +400,13 @@ impl State {
     }
 
     pub fn strike(&mut self, fault: impl Into<String>) {
-        *self.counts.faults.entry(fault.into()).or_default() += 1;
+        self.counts.strike(fault);
+    }
+}
+
+impl Counts {
+    pub fn strike(&mut self, fault: impl Into<String>) {
+        *self.faults.entry(fault.into()).or_default() += 1;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API server: requests in, answers out, and a history that watches read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -48,10 +49,20 @@ pub enum Answer {
 /// Where a watch is in the history, and what it is of.
 #[derive(Clone, Debug)]
 pub struct Watch {
+    kind: Kind,
     of: Selection,
     metadata_only: bool,
+    bookmarks: bool,
+    lasts: Option<Duration>,
     next: usize,
     expired: bool,
+}
+
+impl Watch {
+    /// After how long it is to end, if whoever asked for it said so.
+    pub fn lasts(&self) -> Option<Duration> {
+        self.lasts
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -201,6 +212,24 @@ impl ApiServer {
         false
     }
 
+    /// What a watch is told now and then that asked for bookmarks: how far it is, so that it can go on from there. There is
+    /// none while events are to come.
+    pub fn bookmark(&self, watch: &mut Watch) -> Option<Value> {
+        // Events are not among what the API server caches, which is where bookmarks come from.
+        let cached = watch.kind.kind != "Event";
+        if !cached || !watch.bookmarks || watch.expired || self.has_events(watch) {
+            return None;
+        }
+        let mut object = json!({
+            "kind": watch.kind.kind, "apiVersion": watch.kind.api_version(),
+            "metadata": { "resourceVersion": watch.next.to_string() },
+        });
+        if watch.metadata_only {
+            object = metadata_only(&object);
+        }
+        Some(json!({ "type": "BOOKMARK", "object": object }))
+    }
+
     /// Whether a watch has ended by itself.
     pub fn is_over(watch: &Watch) -> bool {
         watch.expired
@@ -302,14 +331,20 @@ impl ApiServer {
                 None => Vec::new(),
             },
         };
-        if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
+        let is_set = |name: &str| query.get(name).is_some_and(|set| set == "true" || set == "1");
+        if is_set("watch") {
             let from = query.get("resourceVersion").map(String::as_str).unwrap_or_default();
             let from = from
                 .parse()
                 .map_err(|_| Refusal::bad_request(format!("resource version {from:?} is not a number here")))?;
             return Ok(Answer::Watch(Watch {
+                kind: route.kind,
                 of: selection,
                 metadata_only: partial,
+                bookmarks: is_set("allowWatchBookmarks"),
+                lasts: query
+                    .get("timeoutSeconds")
+                    .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs)),
                 next: from,
                 expired: false,
             }));
@@ -557,6 +592,13 @@ impl ApiServer {
                 ));
             }
         }
+        if kind.kind == "ControllerRevision" && object.get("data") != before.value.get("data") {
+            return Err(Refusal::invalid(
+                &kind,
+                &key.name,
+                "data: Invalid value: field is immutable",
+            ));
+        }
         members(&mut object).insert("apiVersion".to_owned(), json!(kind.api_version()));
         members(&mut object).insert("kind".to_owned(), json!(kind.kind));
         if !kind.custom {
@@ -597,7 +639,9 @@ impl ApiServer {
         if object == before.value && managers == before.managers {
             return Ok((StatusCode::OK, object));
         }
-        if kind.generation && counted(&object) != counted(&before.value) {
+        // A Deployment's annotations count as well.
+        let annotated = kind.kind == "Deployment" && meta(&object, "annotations") != meta(&before.value, "annotations");
+        if kind.generation && (annotated || counted(&object) != counted(&before.value)) {
             grow(&mut object);
         }
         if is_deleting(&object) && finalizers(&object).is_empty() && !has_grace(&object) {
@@ -635,7 +679,15 @@ impl ApiServer {
         let mut stored = standing.clone();
         let object = &mut stored.value;
         if is_deleting(object) {
-            return Ok((StatusCode::OK, stored.value));
+            // How its dependents go may still be said otherwise.
+            let held = finalizers(object).contains(&FOREGROUND);
+            return match policy {
+                Some("Foreground") if !held => {
+                    hold(object, FOREGROUND);
+                    Ok((StatusCode::OK, self.put(key.clone(), stored)))
+                }
+                _ => Ok((StatusCode::OK, stored.value)),
+            };
         }
         if policy == Some("Foreground") {
             hold(object, FOREGROUND);

@@ -29,6 +29,23 @@ pub enum Work {
     Report(Key),
 }
 
+impl Work {
+    /// The object that it is done to.
+    pub fn key(&self) -> &Key {
+        let (Self::Collect(key)
+        | Self::Foreground(key)
+        | Self::Hold(key)
+        | Self::LetGo(key)
+        | Self::Scale(key)
+        | Self::Start(key)
+        | Self::End(key)
+        | Self::Report(key)) = self;
+        key
+    }
+}
+
+/// The label of a Pod that says which template it is of.
+const HASH: &str = "pod-template-hash";
 /// Images whose name has this in it cannot be pulled.
 const BROKEN: &str = "broken";
 
@@ -50,8 +67,9 @@ impl ApiServer {
                 }
             }
             match key.plural {
-                "deployments" if !is_deleting(object) => {
-                    if self.pods_of(object).len() != wanted(object) {
+                "deployments" => {
+                    let unlike = self.pods_of(object).len() != wanted(object) || self.outdated(object).is_some();
+                    if unlike && !is_deleting(object) {
                         work.push(Work::Scale(key.clone()));
                     } else if object.get("status") != Some(&self.status_of(object)) {
                         work.push(Work::Report(key.clone()));
@@ -75,14 +93,7 @@ impl ApiServer {
 
     /// Does one thing.
     pub fn perform(&mut self, work: &Work, now: Timestamp) {
-        let (Work::Collect(key)
-        | Work::Foreground(key)
-        | Work::Hold(key)
-        | Work::LetGo(key)
-        | Work::Scale(key)
-        | Work::Start(key)
-        | Work::End(key)
-        | Work::Report(key)) = work;
+        let key = work.key();
         let Some(mut stored) = self.objects.get(key).cloned() else {
             return;
         };
@@ -104,7 +115,7 @@ impl ApiServer {
             Work::LetGo(_) => self.let_go(key, stored, IN_USE),
             Work::Scale(_) => self.scale(key, &stored.value, now),
             Work::Start(_) => {
-                start(&mut stored.value, now);
+                start(&mut stored.value, self.revision(), now);
                 self.put(key.clone(), stored);
             }
             Work::End(_) => drop(self.remove(key)),
@@ -184,7 +195,21 @@ impl ApiServer {
             .collect()
     }
 
+    /// A Pod of a Deployment that is not as it is to be now.
+    fn outdated(&self, deployment: &Value) -> Option<Key> {
+        let hash = json!(template_hash(deployment));
+        let mut pods = self.pods_of(deployment).into_iter();
+        let found =
+            pods.find(|(_, stored)| meta(&stored.value, "labels").and_then(|labels| labels.get(HASH)) != Some(&hash));
+        found.map(|(key, _)| key.clone())
+    }
+
     fn scale(&mut self, key: &Key, deployment: &Value, now: Timestamp) {
+        // As with the strategy Recreate, the old ones go first.
+        if let Some(outdated) = self.outdated(deployment) {
+            self.put_up_for_deletion(&outdated, now);
+            return;
+        }
         let pods: Vec<_> = self
             .pods_of(deployment)
             .into_iter()
@@ -200,9 +225,9 @@ impl ApiServer {
             .unwrap_or(0);
         let key = pod(key, nth);
         let template = deployment.pointer("/spec/template");
-        let labels = template
-            .and_then(|template| template.pointer("/metadata/labels"))
-            .cloned();
+        let labels = template.and_then(|template| template.pointer("/metadata/labels"));
+        let mut labels = labels.cloned().unwrap_or_default();
+        members(&mut labels).insert(HASH.to_owned(), json!(template_hash(deployment)));
         let made = self.revision();
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -228,25 +253,46 @@ impl ApiServer {
     fn status_of(&self, deployment: &Value) -> Value {
         let pods = self.pods_of(deployment);
         let ready = pods.iter().filter(|(_, stored)| answers(&stored.value)).count();
-        let before = deployment.get("status");
-        let came =
-            before.and_then(|status| status.pointer("/conditions/0/reason")) == Some(&json!("NewReplicaSetAvailable"));
-        let reason = if came || (ready > 0 && ready == wanted(deployment)) {
-            "NewReplicaSetAvailable"
+        // Once all Pods of a template have answered it stays said, whatever becomes of them.
+        let of = format!(
+            "ReplicaSet \"{}-{}\"",
+            meta_text(deployment, "name"),
+            template_hash(deployment)
+        );
+        let came = format!("{of} has successfully progressed.");
+        let before = deployment.pointer("/status/conditions/0/message") == Some(&json!(came));
+        let (reason, message) = if before || ready == wanted(deployment) {
+            ("NewReplicaSetAvailable", came)
         } else {
-            "ReplicaSetUpdated"
+            ("ReplicaSetUpdated", format!("{of} is progressing."))
         };
         let mut status = json!({
             "observedGeneration": meta(deployment, "generation"),
-            "replicas": pods.len(), "updatedReplicas": pods.len(),
-            "conditions": [{ "type": "Progressing", "status": "True", "reason": reason }],
+            "conditions": [{ "type": "Progressing", "status": "True", "reason": reason, "message": message }],
         });
-        if ready > 0 {
-            members(&mut status).insert("availableReplicas".to_owned(), json!(ready));
-            members(&mut status).insert("readyReplicas".to_owned(), json!(ready));
+        for (name, count) in [
+            ("replicas", pods.len()),
+            ("updatedReplicas", pods.len()),
+            ("availableReplicas", ready),
+            ("readyReplicas", ready),
+        ] {
+            // What is none is not said.
+            if count > 0 {
+                members(&mut status).insert(name.to_owned(), json!(count));
+            }
         }
         status
     }
+}
+
+/// What tells the Pods of one template from those of another.
+fn template_hash(deployment: &Value) -> String {
+    let template = deployment.pointer("/spec/template").unwrap_or(&Value::Null).to_string();
+    let mut hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, template.as_bytes())
+        .simple()
+        .to_string();
+    hash.truncate(10);
+    hash
 }
 
 fn pod(deployment: &Key, nth: usize) -> Key {
@@ -269,7 +315,7 @@ fn answers(pod: &Value) -> bool {
     pod.pointer("/status/containerStatuses/0/ready") == Some(&json!(true))
 }
 
-fn start(pod: &mut Value, now: Timestamp) {
+fn start(pod: &mut Value, revision: usize, now: Timestamp) {
     let image = pod
         .pointer("/spec/containers/0/image")
         .and_then(Value::as_str)
@@ -287,6 +333,7 @@ fn start(pod: &mut Value, now: Timestamp) {
     };
     let status = json!({
         "phase": if ready { "Running" } else { "Pending" },
+        "podIP": format!("10.244.{}.{}", revision / 256 % 256, revision % 256),
         "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
         "containerStatuses": [{
             "name": name, "image": image, "imageID": "", "ready": ready, "restartCount": 0, "state": state,

@@ -28,12 +28,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(pods: Pods) -> Self {
-        let sandbox = Sandbox::builder()
-            .without_node()
-            .without_elasticache()
-            .start()
-            .await
-            .unwrap();
+        let sandbox = Sandbox::start_bare().await.unwrap();
         let client = sandbox.kube().await.unwrap();
         let options = Options {
             pods,

@@ -1,5 +1,5 @@
 //! Kinds that the cluster's controllers write to: after each request both are let come to rest, and then an object stands as it
-//! does in truth.
+//! does in truth; a Deployment says the same of its Pods, and those say the same of themselves, as far as an operator reads it.
 
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,20 @@ pub const KINDS: &[Kind] = &[
         .with_generation(),
     Kind::built_in("", "v1", "Pod", "pods").with_status(),
 ];
-const REQUESTS: usize = 150;
+const REQUESTS: usize = 120;
 /// How long the controllers may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn spec(kind: &Kind, name: &str, chance: &mut Chance) -> Value {
     let selector = json!({ "matchLabels": { "app": name } });
     match kind.plural {
         "deployments" => json!({
-            "replicas": chance.below(3), "selector": selector,
+            "replicas": chance.below(3), "selector": selector, "strategy": { "type": "Recreate" },
             "template": {
                 "metadata": { "labels": { "app": name, "size": chance.one_of(&["small", "large"]) } },
-                "spec": { "containers": [{ "name": "c", "image": "example.org/none:1" }] },
+                "spec": { "terminationGracePeriodSeconds": 2, "containers": [{
+                    "name": "c", "image": chance.one_of(&["memcached:1.6", "memcached:1.6", "example.org/broken:1"]),
+                }] },
             },
         }),
         "persistentvolumeclaims" => json!({
@@ -93,18 +95,66 @@ fn stands(status: StatusCode, object: &Value) -> Value {
     let mut stands = told(status, object);
     if let Some(annotations) = stands["annotations"].as_object_mut() {
         annotations.remove("deployment.kubernetes.io/revision");
+        // A claim was bound, which is so in memory from the first.
+        annotations.retain(|name, _| !name.starts_with("pv.kubernetes.io/"));
         if annotations.is_empty() {
             stands["annotations"] = Value::Null;
         }
     }
-    // What a status says is the controllers' matter.
-    stands["said"] = Value::Null;
+    stands["said"] = said(object);
     let spec = &object["spec"];
     stands["spec"] = json!({
         "replicas": spec["replicas"], "selector": spec["selector"], "maxUnavailable": spec["maxUnavailable"],
         "template": spec["template"]["metadata"]["labels"], "requests": spec["resources"]["requests"],
     });
     stands
+}
+
+/// What an operator reads of a Deployment's status.
+fn said(object: &Value) -> Value {
+    if object["kind"] != "Deployment" {
+        return Value::Null;
+    }
+    let status = &object["status"];
+    let count = |name: &str| status[name].as_u64().unwrap_or(0);
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let condition = |type_: &str| {
+        let found = conditions.clone().find(|condition| condition["type"] == type_)?;
+        Some(json!([found["status"], found["reason"]]))
+    };
+    json!({
+        "seen": status["observedGeneration"] == object["metadata"]["generation"],
+        "replicas": count("replicas"), "updated": count("updatedReplicas"), "ready": count("readyReplicas"),
+        "available": count("availableReplicas"),
+        "progressing": condition("Progressing"), "failing": condition("ReplicaFailure"),
+    })
+}
+
+/// What an operator reads of the Pods of a list, whatever they are called.
+fn pods(list: &Value) -> Vec<String> {
+    let pods = list["items"].as_array().into_iter().flatten();
+    let told = pods.map(|pod| {
+        let (status, labels) = (&pod["status"], &pod["metadata"]["labels"]);
+        let container = &status["containerStatuses"][0];
+        let waits = container["state"]["waiting"]["reason"]
+            .as_str()
+            .map(|reason| match reason {
+                // By turns, as long as it is tried again.
+                "ImagePullBackOff" => "ErrImagePull",
+                other => other,
+            });
+        json!({
+            "app": labels["app"], "size": labels["size"], "of a template": labels["pod-template-hash"].is_string(),
+            "deleting": pod["metadata"]["deletionTimestamp"].is_string(), "phase": status["phase"],
+            "has an address": status["podIP"].as_str().is_some_and(|address| !address.is_empty()),
+            "container": container["name"], "image": container["image"], "ready": container["ready"],
+            "runs": container["state"]["running"].is_object(), "waits": waits, "restarts": container["restartCount"],
+        })
+        .to_string()
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    told
 }
 
 fn differences(nth: usize, what: &str, sent: &Sent, truth: &Value, memory: &Value) -> Vec<String> {
@@ -136,6 +186,7 @@ pub async fn disagreements(client: &Client) -> Vec<String> {
         let (mut memory, mut truth) = (stands(memory.0, &memory.1), stands(truth.0, &truth.1));
         for answer in [&mut memory, &mut truth] {
             answer["finalizers"] = Value::Null;
+            answer["said"] = Value::Null;
         }
         wrong.extend(differences(nth, "the answer", &sent, &truth, &memory));
 
@@ -159,11 +210,17 @@ pub async fn disagreements(client: &Client) -> Vec<String> {
             ..sent.clone()
         };
         let (status, object) = imagined(&mut server, &look, &Value::Null);
-        let memory = stands(status, &object);
+        let all_pods = Sent {
+            path: collection(&KINDS[3]),
+            ..look.clone()
+        };
+        let mut memory = stands(status, &object);
+        memory["pods"] = json!(pods(&imagined(&mut server, &all_pods, &Value::Null).1));
         let began = Instant::now();
         loop {
             let (status, object) = real(client, &look, &Value::Null).await;
-            let truth = stands(status, &object);
+            let mut truth = stands(status, &object);
+            truth["pods"] = json!(pods(&real(client, &all_pods, &Value::Null).await.1));
             if truth == memory {
                 break;
             }

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::{collection, told};
 
-const WHOLE: &str = "application/json";
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub const WHOLE: &str = "application/json";
+pub const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// The object that ends the comparison; it is of the color that is watched.
 pub const END: &str = "end";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -163,6 +163,67 @@ impl Pair {
         }
         (truth.len(), wrong)
     }
+}
+
+/// What of a bookmark must agree.
+fn mark(event: &Value) -> Value {
+    let object = &event["object"];
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    json!({
+        "type": event["type"], "kind": object["kind"], "apiVersion": object["apiVersion"],
+        "name": object["metadata"]["name"], "version": version.parse::<u64>().is_ok(),
+    })
+}
+
+/// What a watch of nothing is told while other objects are made, and that it ends when its time is over: in truth it is told
+/// some moments before that.
+pub async fn bookmark_in_truth(client: &Client, kind: &Kind, accept: &str) -> Value {
+    let path = collection(kind);
+    let listed: Value = client
+        .request(Request::get(&path).body(Vec::new()).unwrap())
+        .await
+        .unwrap();
+    let from = listed["metadata"]["resourceVersion"].as_str().unwrap();
+    let request = Request::get(format!("{path}?{}&timeoutSeconds=5", query("color%3Dnone", from)))
+        .header("accept", accept)
+        .body(Vec::new())
+        .unwrap();
+    let lines = client.request_stream(request).await.unwrap();
+    let made = crate::object(kind, &format!("seen-{}", accept.len()), "red", &mut crate::Chance(1));
+    let request = Request::post(&path)
+        .header("content-type", WHOLE)
+        .body(made.to_string().into_bytes())
+        .unwrap();
+    client.request::<Value>(request).await.unwrap();
+    let text = tokio::time::timeout(PATIENCE, read_to_end(lines)).await.unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    match events.as_slice() {
+        [.., last] => mark(last),
+        [] => Value::Null,
+    }
+}
+
+/// The same in memory.
+pub fn bookmark_in_memory(server: &mut ApiServer, kind: &Kind, accept: &str) -> Value {
+    let path = collection(kind);
+    let query = format!(
+        "{}&timeoutSeconds=5",
+        query("color%3Dnone", &server.revision().to_string())
+    );
+    let Answer::Watch(mut watch) = ask(server, &path, &query, accept) else {
+        panic!("no watch");
+    };
+    assert_eq!(watch.lasts(), Some(Duration::from_secs(5)));
+    server.bookmark(&mut watch).map_or(Value::Null, |event| mark(&event))
+}
+
+async fn read_to_end(lines: impl futures::AsyncRead) -> String {
+    let mut lines = std::pin::pin!(lines);
+    let mut text = String::new();
+    futures::AsyncReadExt::read_to_string(&mut lines, &mut text)
+        .await
+        .unwrap();
+    text
 }
 
 /// What a watch is told that begins before what is remembered: on the real server from its first version, in memory from

@@ -22,8 +22,7 @@ pub(super) fn provision(state: &State, call: &Call) -> Vec<(Expected, State)> {
     let mut possible: Vec<(Expected, State)> = Vec::new();
     let mut may = |expected| possible.push((expected, state.clone()));
     // The order of the checks is the broker's.
-    let mut wrong = false;
-    for (is_wrong, refusal) in [
+    let refusals = applying([
         (*plan == Plan::Unknown, Refused(400, None)),
         (!incomplete, ASYNC),
         (!maintenance.is_of(*plan), STALE),
@@ -31,12 +30,9 @@ pub(super) fn provision(state: &State, call: &Call) -> Vec<(Expected, State)> {
             matches!(parameters, Parameters::Wrong | Parameters::NoLimit),
             Refused(400, None),
         ),
-    ] {
-        if is_wrong {
-            wrong = true;
-            may(refusal);
-        }
-    }
+    ]);
+    let wrong = !refusals.is_empty();
+    refusals.into_iter().for_each(&mut may);
     let limit = match parameters {
         Parameters::Limit(limit) => Some(*limit),
         _ => None,
@@ -91,6 +87,12 @@ pub(super) fn provision(state: &State, call: &Call) -> Vec<(Expected, State)> {
     possible
 }
 
+/// The refusals of the checks that fail, in the broker's order.
+fn applying<const N: usize>(checks: [(bool, Expected); N]) -> Vec<Expected> {
+    let failing = checks.into_iter().filter(|(fails, _)| *fails);
+    failing.map(|(_, refusal)| refusal).collect()
+}
+
 /// "Updating a Service Instance".
 pub(super) fn update(state: &State, call: &Call) -> Vec<(Expected, State)> {
     let Call::Update {
@@ -139,18 +141,13 @@ pub(super) fn update(state: &State, call: &Call) -> Vec<(Expected, State)> {
         may(Refused(422, None));
         return possible;
     }
-    let mut wrong = false;
-    for (is_wrong, refusal) in [
+    let refusals = applying([
         (*plan == Some(Plan::Unknown), Refused(400, None)),
         (!maintenance.is_of(plan.unwrap_or(instance.plan)), STALE),
         (*parameters == Parameters::Wrong, Refused(400, None)),
-    ] {
-        if is_wrong {
-            wrong = true;
-            may(refusal);
-        }
-    }
-    if wrong {
+    ]);
+    if !refusals.is_empty() {
+        refusals.into_iter().for_each(&mut may);
         return possible;
     }
     let before = (instance.plan, instance.limit);
