@@ -270,6 +270,13 @@ impl ApiServer {
             "observedGeneration": meta(deployment, "generation"),
             "conditions": [{ "type": "Progressing", "status": "True", "reason": reason, "message": message }],
         });
+        // Of one that is being deleted only the Pods are counted.
+        if let Some(conditions) = deployment
+            .pointer("/status/conditions")
+            .filter(|_| is_deleting(deployment))
+        {
+            members(&mut status).insert("conditions".to_owned(), conditions.clone());
+        }
         for (name, count) in [
             ("replicas", pods.len()),
             ("updatedReplicas", pods.len()),
