@@ -364,11 +364,12 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
-    // A plan that it was moved to may name what never came about: what runs counts, as far as it was seen.
+    // A plan that it was moved to may name what ElastiCache never made: there what runs counts, as far as it was seen. In
+    // the cluster the image decides, and what it says of itself may be more than its plan's version.
     let running = status.engine.as_ref();
     let seen = running.filter(|_| before.provider == ProviderKind::ElastiCache);
     let from = seen.map_or(before.engine, |running| running.type_);
-    let version = running.map_or(&before.version, |running| &running.version);
+    let version = seen.map_or(&before.version, |running| &running.version);
     let to = revision.spec.engine.type_;
     let elasticache =
         |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();

@@ -243,11 +243,11 @@ fn plans_that_an_instance_can_move_between() {
             "name": "old", "id": "o", "engine": engine, "version": version, "provider": provider, "revision": 1,
         } })
     };
-    let refused = |engine: &str, version: &str| {
-        let mut status = running(engine, version, "elasticache");
-        status["engine"] = json!({ "type": "redis", "version": "7.0.7" });
+    let saying = |mut status: Value, version: &str| {
+        status["engine"] = json!({ "type": "redis", "version": version });
         status
     };
+    let refused = |engine: &str, version: &str| saying(running(engine, version, "elasticache"), "7.0.7");
     let none = json!({});
     for (before, to, may) in [
         (
@@ -287,6 +287,12 @@ fn plans_that_an_instance_can_move_between() {
         (refused("redis", "7.9"), elasticache("redis", "7.0"), true),
         (refused("valkey", "9.9"), elasticache("redis", "7.0"), true),
         (refused("redis", "7.9"), elasticache("redis", "6.2"), false),
+        // An image may be of a later version than its plan says.
+        (
+            saying(running("redis", "6.0", "kubernetes"), "7.0.15"),
+            cluster("redis", "6.2"),
+            true,
+        ),
     ] {
         let opening = opened(&instance(&none, &none, &before), &to);
         assert_eq!(matches!(opening, Opening::Proceed(_)), may, "{before} {opening:?}");
