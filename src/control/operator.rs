@@ -36,7 +36,7 @@ use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
 use crate::provider::elasticache::Ears;
-use crate::provider::kubernetes::Scope;
+use crate::provider::kubernetes::{PAGE, Scope};
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
 use crate::telemetry::metrics::sources::{self, Standing};
@@ -47,8 +47,6 @@ const CONCURRENCY: u16 = 16;
 const NUDGES: usize = 1024;
 /// What happened in a provider and is not written down yet, at most; more is lost.
 const OCCURRENCES: usize = 1024;
-/// How many objects are listed at a time: what a list brings is read as a whole.
-const PAGE: u32 = 100;
 /// How soon to try again to begin leading.
 const RETRY: Duration = Duration::from_secs(1);
 

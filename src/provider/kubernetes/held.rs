@@ -118,6 +118,12 @@ impl<K: Kept> Held<K> {
         self.objects.get(instance).cloned().unwrap_or_default()
     }
 
+    /// One of them.
+    pub fn one(&self, instance: &Instance, name: &str) -> Option<Text<K>> {
+        let children = self.objects.get(instance)?;
+        children.iter().find(|held| *held.name == *name).cloned()
+    }
+
     /// Holds an object, unless what is held is as new. Returns whether it was news.
     pub fn put(&mut self, instance: Instance, text: Text<K>) -> bool {
         let children = self.objects.entry(instance).or_default();

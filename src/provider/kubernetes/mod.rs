@@ -29,7 +29,7 @@ pub use act::act;
 pub use decide::{decide, remove};
 pub use observed::Observed;
 pub use running::Versions;
-pub use stores::{Children, Scope, Stores};
+pub use stores::{Children, PAGE, Scope, Stores};
 pub use users::ask;
 
 use serde_json::Value;

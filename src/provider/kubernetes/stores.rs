@@ -35,7 +35,7 @@ pub struct Stores {
 }
 
 /// How many objects are listed at a time: what a list brings is read as a whole.
-const PAGE: u32 = 100;
+pub const PAGE: u32 = 100;
 
 /// Objects of one kind, by the namespace and name of their instance.
 pub struct Children<K> {
@@ -135,9 +135,10 @@ impl Stores {
 
     /// A Secret of one instance. One that cannot be read is as if it was not there.
     pub fn secret(&self, namespace: &str, instance: &str, name: &str) -> Option<Arc<Secret>> {
-        self.secrets
-            .of(namespace, instance)
-            .inspect_err(|error| tracing::error!(%error, "a Secret is not read"))
+        let instance = (namespace.to_owned(), instance.to_owned());
+        let text = self.secrets.held.read().one(&instance, name)?;
+        held::read(&[text])
+            .inspect_err(|error| tracing::error!(%namespace, secret = %name, %error, "a Secret is not read"))
             .ok()?
             .remove(name)
     }
