@@ -447,6 +447,9 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
         (state.get::<_, String>(0) == "ready").then_some(())
     })
     .await;
+    let reply = world.osb().provision(&ordered_now).await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
+    // Only now: what is more than wanted would be removed.
     world
         .kubectl(&[
             "patch",
@@ -457,8 +460,6 @@ async fn caches_of_all_four_providers_move_here_and_their_clients_go_on() {
             r#"{"spec":{"preprovision":0}}"#,
         ])
         .await;
-    let reply = world.osb().provision(&ordered_now).await;
-    assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
     assert_eq!(bound(world, &ordered_now).await["MEMCACHED_URL"], json!(spare_address));
     use_memcached(&spare_address).await;
     // What is ordered now of a plan with a port of its own answers there.
