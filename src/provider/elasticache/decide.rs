@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::{Again, Cluster, Decision, Desired, Next, Place, Record, Report};
@@ -11,6 +13,9 @@ use crate::api::conditions::{Progress, Reason};
 use crate::api::{Authentication, Connection, ElastiCacheSpec, EngineType, ProviderKind, RunningEngine};
 use crate::provider::secrets::{self, SecretStep};
 use crate::provider::users::LOOK_AGAIN;
+
+/// How long to wait before tags are asked for again that could not be read of a cache that is available.
+const TAGS_AGAIN: Duration = Duration::from_secs(10);
 
 /// What to do next for an instance whose cache on ElastiCache is wanted.
 pub fn present(
@@ -90,7 +95,12 @@ fn look(
                 let message = format!(
                     "waiting for the tags of {id}, to see that it is nobody's; they are read once it is available"
                 );
-                return Decision::rest(working(desired, &place, Reason::Creating, message));
+                let waiting = Decision::rest(working(desired, &place, Reason::Creating, message));
+                // Nothing tells when they can be read.
+                return match live.phase {
+                    Phase::Available => waiting.after(TAGS_AGAIN),
+                    _ => waiting,
+                };
             }
         }
     }

@@ -134,7 +134,7 @@ fn each_phase_of_a_new_cache_is_said_as_it_is() {
 #[test]
 fn a_state_that_is_not_known_is_waited_for_and_not_for_ever() {
     let mut desired = desired(redis());
-    desired.plan.operation_deadline = Some(kube::core::Duration::from(std::time::Duration::from_secs(60)));
+    desired.plan.operation_deadline = Some(kube::core::Duration::from(Duration::from_secs(60)));
     let pondering = with_auth(observed(Some(live(Phase::Unknown("pondering".to_owned())))));
     let (first, later, over) = (
         at("2026-11-25T00:00:00Z"),
@@ -143,7 +143,7 @@ fn a_state_that_is_not_known_is_waited_for_and_not_for_ever() {
     );
     let decision = run_at(&desired, &pondering, first);
     assert_eq!(decision.report.record.unknown_since, Some(first));
-    assert_eq!(decision.again, Again::After(std::time::Duration::from_secs(60)));
+    assert_eq!(decision.again, Again::After(Duration::from_secs(60)));
     desired.record = decision.report.record;
     let decision = run_at(&desired, &pondering, later);
     assert_eq!(decision.report.reason, Reason::ProviderStateUnknown);
@@ -231,7 +231,7 @@ fn what_is_gone_is_made_anew_under_another_id_only_if_the_instance_says_so() {
     let decision = run(&desired, &with_auth(observed(None)));
     assert_eq!(
         (decision.step, decision.again),
-        (Next::Rest, Again::After(std::time::Duration::ZERO))
+        (Next::Rest, Again::After(Duration::ZERO))
     );
     desired.record = decision.report.record;
     assert_eq!(desired.record.cluster(), Some(&cluster(1, GROUP)));
@@ -327,7 +327,7 @@ fn a_change_in_place_is_made_at_once_and_one_that_loses_data_waits_for_leave() {
         "{}",
         sunday.report.message
     );
-    assert_eq!(sunday.again, Again::After(std::time::Duration::from_secs(13 * 3600)));
+    assert_eq!(sunday.again, Again::After(Duration::from_secs(13 * 3600)));
     let monday = run_at(&wanted, &before, at("2026-11-23T01:30:00Z"));
     assert!(matches!(monday.step, Next::Act(Step::Modify(..))));
     wanted.consent = crate::provider::Consent::Given;
@@ -406,6 +406,8 @@ fn a_cache_is_taken_over_only_once_its_tags_say_that_it_is_nobodys() {
         seen.ownership = ownership;
         let decision = run(&wanted, &seen);
         assert_eq!((decision.step, decision.report.reason), (step, reason), "{ownership:?}");
+        let asks_again = matches!(decision.again, Again::After(_));
+        assert_eq!(asks_again, ownership == Ownership::Unreadable);
     }
     let mut gone = seen.clone();
     gone.live = None;
@@ -574,16 +576,25 @@ fn the_deletion_policy_counts_for_what_was_ready_only() {
     (desired.existence, desired.was_ready) = (Existence::Absent(DeletionPolicy::Retain), true);
     let mut seen = observed(Some(live(Phase::Available)));
     seen.ownership = Ownership::Ours;
-    assert_eq!(
-        run(&desired, &seen).step,
-        Next::Act(Step::Release {
-            arn: "arn:0".to_owned()
-        })
-    );
+    let release = Next::Act(Step::Release {
+        arn: "arn:0".to_owned(),
+    });
+    assert_eq!(run(&desired, &seen).step, release);
+    // Of one that exists the API may tell no tags, as if it were gone. It is not let go without the tag.
+    seen.ownership = Ownership::Unreadable;
+    assert_eq!(run(&desired, &seen).step, release);
     seen.ownership = Ownership::Unowned;
     assert_eq!(run(&desired, &seen).step, Next::Release);
+    seen.live = None;
+    assert_eq!(run(&desired, &seen).step, Next::Release);
     // What is busy tells and takes no tags: it is let go with the tag, later.
-    for phase in [Phase::Creating, Phase::Modifying, Phase::Snapshotting, Phase::Rebooting] {
+    for phase in [
+        Phase::Creating,
+        Phase::Modifying,
+        Phase::Snapshotting,
+        Phase::Rebooting,
+        Phase::Unknown("pondering".to_owned()),
+    ] {
         let decision = run(&desired, &observed(Some(live(phase.clone()))));
         assert_eq!(decision.step, Next::Rest, "{phase:?}");
         assert!(decision.report.message.contains("once it is available"), "{phase:?}");
@@ -619,7 +630,7 @@ fn its_secrets_go_with_a_cache_and_stay_with_one_that_stays() {
     assert_eq!(run(&desired, &owned("another")).step, Next::Release);
 
     desired.existence = Existence::Absent(DeletionPolicy::Retain);
-    seen.live = Some(live(Phase::Available));
+    (seen.live, seen.ownership) = (Some(live(Phase::Available)), Ownership::Unowned);
     assert_eq!(
         run(&desired, &seen).step,
         Next::Act(Step::Secret(SecretStep::Disown(names)))

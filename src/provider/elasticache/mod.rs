@@ -149,7 +149,7 @@ pub enum Step {
         /// Their keys.
         keys: Vec<String>,
     },
-    /// Tags a cache that is let go as nobody's.
+    /// Tags a cache that is let go as nobody's, once its tags can be read and do not say that it is somebody else's.
     Release {
         /// The cache's ARN.
         arn: String,
@@ -254,10 +254,7 @@ pub async fn act(
         Step::Untag { arn, keys } => poller.tagged(arn, poller.client().untag(arn, keys).await),
         Step::TakeSeed { name, of } => poller.take_snapshot(name, of).await,
         Step::DropSeed { name } => poller.client().delete_snapshot(name).await,
-        Step::Release { arn } => {
-            let released = [(OWNER_TAG.to_owned(), RELEASED.to_owned())].into();
-            poller.client().tag(arn, &released).await
-        }
+        Step::Release { arn } => poller.release(arn, &desired.uid).await,
         Step::Delete { target, final_snapshot } => {
             if let Some(snapshot) = final_snapshot {
                 backups::record_final(kube, desired, snapshot).await?;

@@ -18,7 +18,10 @@ use tokio::time::Instant;
 use super::super::Fault;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
-use super::{Access, Client, Create, Live, LiveNode, Modification, Phase, Tags, TokenStrategy, UserGroup, UserPhase};
+use super::{
+    Access, Client, Create, Live, LiveNode, Modification, OWNER_TAG, Ownership, Phase, RELEASED, Tags, TokenStrategy,
+    UserGroup, UserPhase, tags,
+};
 use crate::ambient;
 use crate::api::{CacheInstance, Topology};
 use crate::telemetry::metrics::record::{self, SavedBy};
@@ -290,10 +293,30 @@ impl Poller {
 
     /// The tags of a cache, if they can be read now.
     pub async fn tags(&self, arn: &str) -> Option<Tags> {
-        self.0.client.tags(arn).await
+        let tags = self.0.client.tags(arn).await;
+        tags.inspect_err(|fault| tracing::debug!(%fault, "reading tags")).ok()
     }
 
-    /// Keeps that the tags of a cache were written: it is busy for a while, so it is looked at anew.
+    /// Tags a cache as nobody's, unless its tags say that it is not its owner's. Without that tag nobody could take it over
+    /// later: who cannot read its tags has not let it go.
+    ///
+    /// # Errors
+    /// When its tags cannot be read or written.
+    pub async fn release(&self, arn: &str, owner: &str) -> Result<(), Fault> {
+        let client = &self.0.client;
+        let outcome = match client.tags(arn).await {
+            Ok(tags) if tags::ownership(Some(&tags), owner) == Ownership::Ours => {
+                let released = [(OWNER_TAG.to_owned(), RELEASED.to_owned())].into();
+                client.tag(arn, &released).await
+            }
+            Ok(_) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        self.tagged(arn, outcome)
+    }
+
+    /// Keeps that the tags of a cache were written, which makes it busy for a while, or could not be, which may mean that it
+    /// is busy or gone: it is looked at anew.
     ///
     /// # Errors
     /// When writing them failed.

@@ -60,21 +60,26 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
         DeletionPolicy::Delete
     };
     if policy == DeletionPolicy::Retain {
-        match (observed.ownership, &live.arn, &live.phase) {
-            (Ownership::Ours, Some(arn), Phase::Available) => {
+        // Tags that cannot be read say nothing, also in the moments after this one was written.
+        let tagged = !matches!(observed.ownership, Ownership::Ours | Ownership::Unreadable);
+        match (&live.phase, &live.arn) {
+            _ if tagged => {}
+            (Phase::Available, Some(arn)) => {
                 let step = Step::Release { arn: arn.clone() };
                 return Decision::act(step, deleting(format!("tagging {id} as let go")));
             }
-            // It tells and takes no tags meanwhile, also after it was given this one.
-            (
-                Ownership::Ours | Ownership::Unreadable,
-                _,
-                Phase::Creating | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting,
-            ) => {
+            (Phase::Creating | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting, _) => {
                 let message = format!("{id} is busy; it is tagged as let go once it is available");
                 return Decision::rest(deleting(message));
             }
-            _ => {}
+            (Phase::Unknown(status), _) => {
+                let message = format!(
+                    "{id} has the status {status:?}, which is not known; it is tagged as let go once it is available"
+                );
+                return Decision::rest(deleting(message));
+            }
+            // Neither takes tags again by waiting.
+            (Phase::Deleting | Phase::Failed(_), _) | (Phase::Available, None) => {}
         }
         // The only copy of its password is there.
         return if secrets.is_empty() {

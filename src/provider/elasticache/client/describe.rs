@@ -135,20 +135,20 @@ impl Client {
         self.list().await.map(|(all, _)| all)
     }
 
-    /// The tags of a cache. The API refuses to tell while the cache is busy, also with a 404 for one that exists, and may
-    /// refuse altogether.
-    pub async fn tags(&self, arn: &str) -> Option<Tags> {
+    /// The tags of a cache.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer or does not tell: it does not while the cache is busy, also with a 404 for one that
+    /// exists, and may refuse altogether.
+    pub async fn tags(&self, arn: &str) -> Result<Tags, Fault> {
         self.turn().await;
-        match self.sdk.list_tags_for_resource().resource_name(arn).send().await {
-            Ok(output) => {
-                let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
-                Some(output.tag_list().iter().filter_map(pair).collect())
-            }
-            Err(error) => {
-                tracing::debug!(arn, error = %DisplayErrorContext(&error), "reading tags");
-                None
-            }
-        }
+        let call = self.sdk.list_tags_for_resource().resource_name(arn);
+        let output = call
+            .send()
+            .await
+            .map_err(|error| passing(format!("reading the tags of {arn}"), &error))?;
+        let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+        Ok(output.tag_list().iter().filter_map(pair).collect())
     }
 
     /// What happened to the caches of the region since a time, as far as so many pages tell it, and whether that is all.
