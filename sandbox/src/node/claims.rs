@@ -1,4 +1,5 @@
-//! PersistentVolumeClaims: each gets a volume, whatever class it asks for, so that its pods can be scheduled.
+//! PersistentVolumeClaims: each gets a volume, so that its pods can be scheduled, unless it names a StorageClass that does not
+//! exist. One that was named before it existed is seen when the claim changes.
 //!
 //! The volume is a folder of the node's that outlives pods and goes with its claim.
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -64,7 +66,21 @@ fn folder_of(shared: &Shared, claim: &PersistentVolumeClaim) -> PathBuf {
     shared.supervisor.dir().join(below)
 }
 
+/// Whether the class that a claim names is missing.
+async fn lacks_class(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<bool, CallError> {
+    let named = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
+    let Some(class) = named.filter(|class| !class.is_empty()) else {
+        return Ok(false);
+    };
+    let classes = Api::<StorageClass>::all(shared.client.clone());
+    let found = call(format!("reading StorageClass {class}"), classes.get_opt(class)).await?;
+    Ok(found.is_none())
+}
+
 async fn provide(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
+    if lacks_class(shared, claim).await? {
+        return Ok(());
+    }
     let (name, spec) = (name_of(claim), claim.spec.as_ref());
     let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
     let volume = json!({

@@ -38,7 +38,7 @@ fn spec(kind: &Kind, name: &str, chance: &mut Chance) -> Value {
             },
         }),
         "persistentvolumeclaims" => json!({
-            "accessModes": ["ReadWriteOnce"], "storageClassName": "none",
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "",
             "resources": { "requests": { "storage": "1Gi" } },
         }),
         _ => json!({ "selector": selector, "maxUnavailable": chance.below(3) }),

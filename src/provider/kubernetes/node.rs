@@ -396,7 +396,7 @@ impl<'a> Look<'a> {
     }
 
     /// The target's claim, if it is not there or has to grow. One that is larger than asked for stays so: volumes do not
-    /// shrink.
+    /// shrink. One without a volume yet grows when it has one: before that Kubernetes refuses.
     fn claim_to_apply(&self) -> Option<Manifest> {
         let (claim, persistence) = (self.claim()?, self.setting.spec.persistence.as_ref()?);
         let ours = self
@@ -412,7 +412,8 @@ impl<'a> Look<'a> {
             let size = requests.and_then(|requests| requests.get("storage"));
             // A size in other units is somebody else's choice.
             let size = size.and_then(|size| size.0.parse::<Memory>().ok());
-            size.is_none_or(|size| size >= persistence.size)
+            let phase = live.status.as_ref().and_then(|status| status.phase.as_deref());
+            phase == Some("Pending") || size.is_none_or(|size| size >= persistence.size)
         });
         (!(ours && stands)).then(|| manifests::claim(self.setting.desired, &claim, persistence))
     }
