@@ -102,7 +102,10 @@ async fn memcached_and_caches_in_the_cluster_have_no_backups() {
         broker.send(restore).await,
     ] {
         assert_eq!(reply.error(), (422, None));
-        assert_eq!(reply.body["description"], json!("memcached has no backups"));
+        assert_eq!(
+            reply.body["description"],
+            json!("memcached has no backups: only redis and valkey on ElastiCache have")
+        );
     }
     assert_eq!(broker.get("/v2/service_instances/x/actions/backups").await.status, 404);
     assert_eq!(broker.count("select count(*) from operations").await, 1);

@@ -80,7 +80,10 @@ fn has_backups(held: &Held<Option<Connection>>) -> Result<(), OsbError> {
     } else {
         return Ok(());
     };
-    Err(OsbError::unprocessable(None, format!("{who} has no backups")))
+    Err(OsbError::unprocessable(
+        None,
+        format!("{who} has no backups: only redis and valkey on ElastiCache have"),
+    ))
 }
 
 fn backup<'a>(backups: &'a [Backup], name: &str) -> Result<&'a Backup, OsbError> {

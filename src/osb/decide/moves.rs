@@ -28,12 +28,13 @@ pub fn judge(from: &CachePlanSpec, to: &CachePlanSpec) -> Move {
         ));
     }
     let differences = forecast(from, to);
-    let first = |effect| differences.iter().find(|difference| difference.effect == effect);
-    match (first(Effect::Never), first(Effect::Replace)) {
-        (Some(never), _) => Move::Never(never.to_string()),
-        (None, Some(replaced)) => Move::Replacement(replaced.field),
-        (None, None) => Move::InPlace,
+    let never = differences.iter().filter(|difference| difference.effect == Effect::Never);
+    let never: Vec<_> = never.map(ToString::to_string).collect();
+    if !never.is_empty() {
+        return Move::Never(never.join("; "));
     }
+    let replaced = differences.iter().find(|difference| difference.effect == Effect::Replace);
+    replaced.map_or(Move::InPlace, |replaced| Move::Replacement(replaced.field))
 }
 
 /// Whether a plan lets its instances move to another by name.

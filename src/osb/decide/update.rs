@@ -210,7 +210,7 @@ fn allowed(
     }
     // Whether the move is possible at all does not hang on parameters that may be wrong.
     if let Move::Never(why) = moves::judge(from, to) {
-        return Err(unsupported(format!("this change is not possible: {why}")));
+        return Err(impossible(&why));
     }
     if to.has_users() && !from.has_users() && held.opened.open {
         return Err(unsupported(
@@ -222,13 +222,19 @@ fn allowed(
     let from = effective(from, &held.opened.parameters).unwrap_or_else(|_| from.clone());
     let from = as_it_runs(&from, held.opened.encrypted_at_rest);
     match moves::judge(&from, &to) {
-        Move::Never(why) => Err(unsupported(format!("this change is not possible: {why}"))),
+        Move::Never(why) => Err(impossible(&why)),
         Move::Replacement(what) if !request.allow_replace => Err(unsupported(format!(
             "{what} changes, so a new cache would take the place of this one, empty or from a snapshot, at another \
              address: send the parameter allow_replace: true if that is wanted, and bind again afterwards"
         ))),
         Move::Replacement(_) | Move::InPlace => Ok(()),
     }
+}
+
+fn impossible(why: &str) -> OsbError {
+    unsupported(format!(
+        "this change is not possible: {why}; order a new instance of that plan instead"
+    ))
 }
 
 /// The plan with the parameters in it.
