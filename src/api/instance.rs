@@ -406,6 +406,10 @@ pub struct PlanStatus {
     pub provider: ProviderKind,
     /// The plan's revision.
     pub revision: i64,
+    /// What annotation `cache.akkeris.io/update-to-revision` has asked for since before the instance was moved to this plan:
+    /// that was meant for another one.
+    #[serde(default, rename = "unheededRevision", skip_serializing_if = "Option::is_none")]
+    pub unheeded_revision: Option<i64>,
     /// What bindings are handed.
     #[serde(
         default,

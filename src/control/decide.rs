@@ -10,8 +10,8 @@ use super::status::{carried, published};
 use super::status_record::record;
 use crate::api::conditions::{Progress, Reason};
 use crate::api::{
-    CacheInstance, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, Order, PlanRef, ProviderKind, Topology,
-    annotations, compare_versions, effective,
+    CacheInstance, CachePlanSpec, DeletionPolicy, EngineType, FINALIZER, Order, PlanRef, PlanStatus, ProviderKind,
+    Topology, annotations, compare_versions, effective,
 };
 use crate::provider::users::UserRef;
 use crate::provider::{Consent, Desired, Existence, Report, RestoreFrom};
@@ -76,12 +76,28 @@ pub enum Opening {
 /// The revision of its plan that an instance is pinned to: by its spec, else by the annotation that moves it, else by
 /// what it ran from before.
 pub fn pinned_revision(instance: &CacheInstance) -> Option<i64> {
-    let moved = || instance.annotation(annotations::UPDATE_TO_REVISION)?.parse().ok();
+    let moved = || asked_revision(instance).filter(|_| unheeded_revision(instance).is_none());
     let before = || {
-        let plan = instance.status.as_ref()?.plan.as_ref()?;
+        let plan = running_plan(instance)?;
         (plan.name == instance.spec.plan_ref.name).then_some(plan.revision)
     };
     instance.spec.plan_ref.revision.or_else(moved).or_else(before)
+}
+
+/// The revision that the annotation of an instance asks for, where that was meant for another plan than the present one: it
+/// stands since the instance was moved here.
+pub fn unheeded_revision(instance: &CacheInstance) -> Option<i64> {
+    let plan = running_plan(instance)?;
+    let is_moved = plan.name != instance.spec.plan_ref.name;
+    asked_revision(instance).filter(|asked| is_moved || plan.unheeded_revision == Some(*asked))
+}
+
+fn asked_revision(instance: &CacheInstance) -> Option<i64> {
+    instance.annotation(annotations::UPDATE_TO_REVISION)?.parse().ok()
+}
+
+fn running_plan(instance: &CacheInstance) -> Option<&PlanStatus> {
+    instance.status.as_ref()?.plan.as_ref()
 }
 
 /// Whether changes that lose data may be made whenever they are due.
@@ -364,12 +380,12 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
     if before.name == revision.name && before.revision == revision.revision {
         return None;
     }
-    // A plan that it was moved to may name what ElastiCache never made: there what runs counts, as far as it was seen. In
-    // the cluster the image decides, and what it says of itself may be more than its plan's version.
+    // A plan that it was moved to may name what never came to be: what runs counts, as far as it was seen. In the cluster
+    // the image decides, and what it says of itself may be more than its plan's version.
     let running = status.engine.as_ref();
     let seen = running.filter(|_| before.provider == ProviderKind::ElastiCache);
     let from = seen.map_or(before.engine, |running| running.type_);
-    let version = seen.map_or(&before.version, |running| &running.version);
+    let version = running.map_or(&before.version, |running| &running.version);
     let to = revision.spec.engine.type_;
     let elasticache =
         |plan: &CachePlanSpec| plan.topology() == Topology::ReplicationGroup && plan.elasticache.is_some();
@@ -403,8 +419,9 @@ fn mismatch(instance: &CacheInstance, revision: &PlanRevision) -> Option<String>
             back()
         ));
     }
-    let order = compare_versions(version, &revision.spec.engine.version);
-    if from == to && to != EngineType::Memcached && order == Order::Newer {
+    let is_newer = |version: &str| compare_versions(version, &revision.spec.engine.version) == Order::Newer;
+    let is_back = is_newer(version) && (seen.is_some() || is_newer(&before.version));
+    if from == to && to != EngineType::Memcached && is_back {
         return Some(format!(
             "it runs {from} {version} and cannot go back to {} of plan {}: {}",
             revision.spec.engine.version,

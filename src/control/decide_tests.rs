@@ -175,6 +175,37 @@ fn a_pause_stops_changes_and_deletions_and_keeps_what_answered_answering() {
 }
 
 #[test]
+fn what_is_not_carried_out_leaves_an_instance_with_the_plan_that_it_runs_from() {
+    let running = json!({ "plan": { "name": "other", "id": "o", "engine": "redis", "version": "7.0", "provider": "kubernetes", "revision": 1 } });
+    let none = json!({});
+    let paused = json!({ "annotations": { annotations::PAUSED: "true" } });
+    let unfit = json!({ "parameters": { "colour": "red" } });
+    let unfilled = json!({ "restore": { "backup": "b" } });
+    let later = plan(&json!({ "engine": { "type": "redis", "version": "7.2" } }));
+    for (spec, metadata, status, reason) in [
+        (&none, &paused, &running, Reason::Paused),
+        (&unfit, &none, &running, Reason::ParametersInvalid),
+        (&unfilled, &none, &running, Reason::BackupNotReady),
+    ] {
+        let stopped = instance(spec, metadata, status);
+        let Opening::Say(report) = opened(&stopped, &later) else {
+            panic!()
+        };
+        assert_eq!(report.reason, reason);
+        let status = said_status(&stopped, &later, &report, Timestamp::UNIX_EPOCH);
+        assert_eq!(status.plan.unwrap().name, "other", "{reason:?}");
+    }
+    // So a pause lets no plan through that would be refused.
+    let stopped = instance(&none, &paused, &running);
+    let Opening::Say(report) = opened(&stopped, &plan(&none)) else {
+        panic!()
+    };
+    let status = said_status(&stopped, &plan(&none), &report, Timestamp::UNIX_EPOCH);
+    let resumed = instance(&none, &none, &serde_json::to_value(status).unwrap());
+    assert_eq!(said(opened(&resumed, &plan(&none))).1, Reason::PlanMismatch);
+}
+
+#[test]
 fn the_policy_is_the_instances_then_the_plans_and_delete_for_what_never_answered() {
     let ready = json!({ "firstReadyTime": DELETING });
     let deleting = json!({ "deletionTimestamp": DELETING });
@@ -227,6 +258,25 @@ fn an_annotation_moves_an_instance_and_another_plan_begins_at_its_newest_revisio
     assert_eq!(pinned_revision(&instance(&none, &none, &running("other"))), None);
     let garbled = json!({ "annotations": { annotations::UPDATE_TO_REVISION: "newest" } });
     assert_eq!(pinned_revision(&instance(&none, &garbled, &running("small"))), Some(1));
+}
+
+#[test]
+fn an_annotation_that_moved_an_instance_within_one_plan_says_nothing_of_another() {
+    let none = json!({});
+    let asking = |revision: i64| json!({ "annotations": { annotations::UPDATE_TO_REVISION: revision.to_string() } });
+    let running = json!({ "plan": { "name": "other", "id": "o", "engine": "memcached", "version": "1.6", "provider": "kubernetes", "revision": 3 } });
+    let moved = instance(&none, &asking(3), &running);
+    assert_eq!(pinned_revision(&moved), None, "it begins at the newest");
+    let report = Report::new(Progress::Ready, Reason::Available, "m", Record::default());
+    let status = said_status(&moved, &plan(&none), &report, Timestamp::UNIX_EPOCH);
+    let status = serde_json::to_value(status).unwrap();
+    assert_eq!(status["plan"]["name"], json!("small"));
+    // It is left there, and stays without a meaning until it says something else.
+    assert_eq!(pinned_revision(&instance(&none, &asking(3), &status)), Some(2));
+    assert_eq!(pinned_revision(&instance(&none, &asking(4), &status)), Some(4));
+    let moved_on = instance(&none, &asking(4), &status);
+    let status = said_status(&moved_on, &plan(&none), &report, Timestamp::UNIX_EPOCH);
+    assert_eq!(status.plan.unwrap().unheeded_revision, None);
 }
 
 #[test]
@@ -292,6 +342,17 @@ fn plans_that_an_instance_can_move_between() {
             saying(running("redis", "6.0", "kubernetes"), "7.0.15"),
             cluster("redis", "6.2"),
             true,
+        ),
+        // One that could not be pulled never ran.
+        (
+            saying(running("redis", "9.9", "kubernetes"), "8.2.1"),
+            cluster("redis", "8.2"),
+            true,
+        ),
+        (
+            saying(running("redis", "9.9", "kubernetes"), "8.2.1"),
+            cluster("redis", "7.2"),
+            false,
         ),
     ] {
         let opening = opened(&instance(&none, &none, &before), &to);

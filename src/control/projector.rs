@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::plan_users::PlanUsers;
 use super::sightings::{Sighting, Sightings};
 use super::{Error, deadline, outbox};
-use crate::api::conditions::{self, READY, RECONCILING, STALLED};
+use crate::api::conditions::{self, READY, RECONCILING, Reason, STALLED};
 use crate::api::{CacheBackup, CacheInstance, CacheInstanceStatus, CachePlan, Connection, annotations};
 use crate::ledger::{
     AppliedRow, Epoch, Gone, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser,
@@ -342,8 +342,11 @@ fn observation(instance: &CacheInstance, connection: Option<Connection>) -> Opti
         ready.map(pick).cloned().unwrap_or_default()
     };
     let message = said(|condition| &condition.message);
+    // What is held answers, and what was asked of it waits.
+    let held = [Reason::Paused, Reason::DeletionHeld].map(Reason::as_str);
+    let held = ready.is_some_and(|condition| held.contains(&condition.reason.as_str()));
     // Without its connection it cannot be bound, so it is not ready for a platform.
-    let verdict = if is(READY) && !is(RECONCILING) && connection.is_some() {
+    let verdict = if is(READY) && !is(RECONCILING) && !held && connection.is_some() {
         Verdict::Ready
     } else if is(STALLED) {
         Verdict::Failed(message.clone())
@@ -384,17 +387,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::conditions::{Progress, Reason};
+    use crate::api::conditions::Progress;
 
     fn instance(progress: Progress, generation: i64) -> CacheInstance {
-        let conditions: Vec<Condition> = conditions::standard(
-            &[],
-            progress,
-            Reason::Updating,
-            "said",
-            generation,
-            jiff::Timestamp::UNIX_EPOCH,
-        );
+        said_for(progress, Reason::Updating, generation)
+    }
+
+    /// One that answered before.
+    fn said_for(progress: Progress, reason: Reason, generation: i64) -> CacheInstance {
+        let say = |before: &[Condition], progress, reason| {
+            conditions::standard(
+                before,
+                progress,
+                reason,
+                "said",
+                generation,
+                jiff::Timestamp::UNIX_EPOCH,
+            )
+        };
+        let conditions = say(&say(&[], Progress::Ready, Reason::Available), progress, reason);
         serde_json::from_value(json!({
             "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
             "metadata": {
@@ -441,7 +452,6 @@ mod tests {
             // It serves, as it was.
             (Progress::ReadyAndReconciling, 2, known()),
             (Progress::Reconciling, 2, known()),
-            (Progress::Paused, 2, known()),
             // The status speaks of the spec before.
             (Progress::Ready, 1, known()),
             (Progress::Stalled, 1, known()),
@@ -452,6 +462,12 @@ mod tests {
                 Verdict::No,
                 "{progress:?} {generation}"
             );
+        }
+        // It answers, and nothing is done.
+        for reason in [Reason::Paused, Reason::DeletionHeld] {
+            let observation = observation(&said_for(Progress::Paused, reason, 2), known()).unwrap();
+            assert!(observation.ready);
+            assert_eq!(observation.verdict, Verdict::No, "{reason:?}");
         }
     }
 

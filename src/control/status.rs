@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{PlanLookup, PlanRevision};
+use super::decide::{PlanLookup, PlanRevision, unheeded_revision};
 use super::status_record::recorded;
 use super::update::update;
 use crate::api::conditions::{self, ENGINE_SUPPORTED, Progress, Reason, UPDATE_AVAILABLE};
@@ -40,6 +40,16 @@ pub fn is_reworded(said: &CacheInstanceStatus, status: &CacheInstanceStatus) -> 
     plain(said) == plain(status)
 }
 
+/// Whether a plan that was found is the one that an instance runs from, or moves to, from now on. What an instance without
+/// one is stopped by keeps it from no plan; one that has a plan goes on by that.
+fn is_taken_up(reason: Reason, is_new: bool) -> bool {
+    match reason {
+        Reason::PlanMismatch | Reason::PlanDeprecated => false,
+        Reason::Paused | Reason::ParametersInvalid | Reason::BackupNotReady | Reason::BackupMismatch => is_new,
+        _ => true,
+    }
+}
+
 /// The status that says a report. `later` is the newest revision of the plan, where the instance runs from an older one.
 pub fn status(
     instance: &CacheInstance,
@@ -52,7 +62,7 @@ pub fn status(
     let before = instance.status.clone().unwrap_or_default();
     let generation = instance.metadata.generation.unwrap_or_default();
     let running = match plan {
-        PlanLookup::Found(revision) if !matches!(report.reason, Reason::PlanMismatch | Reason::PlanDeprecated) => {
+        PlanLookup::Found(revision) if is_taken_up(report.reason, before.plan.is_none()) => {
             revision.spec.provider().map(|provider| PlanStatus {
                 name: revision.name.clone(),
                 id: revision.spec.id.clone(),
@@ -60,6 +70,7 @@ pub fn status(
                 version: revision.spec.engine.version.clone(),
                 provider: provider.kind(),
                 revision: revision.revision,
+                unheeded_revision: unheeded_revision(instance),
                 binding_credentials: revision.spec.binding_credentials,
             })
         }

@@ -1,6 +1,6 @@
 //! What moving an instance to the newest revision of its plan would do. Nothing is done before it is moved.
 
-use super::decide::PlanRevision;
+use super::decide::{PlanRevision, unheeded_revision};
 use crate::api::{CacheInstance, Difference, Effect, annotations, as_it_runs, effective, forecast, worst};
 
 /// What is said of a later revision, or that there is none.
@@ -88,7 +88,7 @@ fn summary(differences: &[Difference]) -> String {
 fn how(instance: &CacheInstance, revision: i64) -> String {
     if instance.annotation(annotations::INSTANCE_ID).is_some() {
         format!("its platform updates it to maintenance_info.version {revision}.0.0")
-    } else if instance.spec.plan_ref.revision.is_some() {
+    } else if instance.spec.plan_ref.revision.is_some() || unheeded_revision(instance) == Some(revision) {
         format!("spec.planRef.revision is {revision}")
     } else {
         format!("it is annotated with {}={revision}", annotations::UPDATE_TO_REVISION)
@@ -175,6 +175,12 @@ mod tests {
             let said = update(&instance(&spec, &annotations), &from, Some(&later));
             assert!(said.message.ends_with(how), "{}", said.message);
         }
+        // The annotation stands, and was meant for another plan.
+        let mut moved = instance(&none, &json!({ annotations::UPDATE_TO_REVISION: "2" }));
+        let before = json!({ "name": "q", "id": "q", "engine": "redis", "version": "7.1", "provider": "elasticache", "revision": 2 });
+        moved.status = serde_json::from_value(json!({ "plan": before })).unwrap();
+        let said = update(&moved, &from, Some(&later));
+        assert!(said.message.ends_with("spec.planRef.revision is 2"), "{}", said.message);
     }
 
     #[test]
