@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache_broker::api::CacheBackup;
+use cache_broker::api::{CacheBackup, conditions};
 use cache_broker::provider::elasticache::provider_id as derived_id;
 use kube::Api;
 use sandbox::elasticache::{Fault, FaultKind};
@@ -17,7 +17,7 @@ async fn backups(world: &World, place: &Place) -> Api<CacheBackup> {
     Api::namespaced(world.kube().await, &place.namespace)
 }
 
-pub async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
+async fn ask_for_backup(world: &World, place: &Place, name: &str) {
     world
         .apply(&json!({
             "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheBackup",
@@ -25,6 +25,37 @@ pub async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
             "spec": { "instanceRef": { "name": place.name } },
         }))
         .await;
+}
+
+/// Asks for a backup of an instance that can have none, and is told so.
+pub async fn has_no_backups(world: &World, place: &Place) {
+    let name = format!("{}-none", place.name);
+    ask_for_backup(world, place, &name).await;
+    let api = backups(world, place).await;
+    let message = eventually("a refusal of the backup", async || {
+        let conditions = api.get(&name).await.unwrap().status?.conditions;
+        let stalled = conditions::find(&conditions, "Stalled")?;
+        let refused = stalled.status == "True" && stalled.reason == "Unsupported";
+        refused.then(|| stalled.message.clone())
+    })
+    .await;
+    assert!(
+        message.contains("only redis and valkey on ElastiCache have; delete this backup"),
+        "{message}"
+    );
+    let warning = ("Warning".to_owned(), message);
+    eventually("an Event of that", async || {
+        let told = world.events(&Place::new(&place.namespace, &name), "Unsupported").await;
+        told.contains(&warning).then_some(())
+    })
+    .await;
+    world
+        .kubectl(&["delete", "cbackup", "-n", &place.namespace, &name, "--timeout=60s"])
+        .await;
+}
+
+pub async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
+    ask_for_backup(world, place, name).await;
     let api = backups(world, place).await;
     eventually("a backup", async || {
         let backup = api.get(name).await.unwrap();
@@ -36,7 +67,7 @@ pub async fn back_up(world: &World, place: &Place, name: &str) -> CacheBackup {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_fills_the_same_instance_again_and_another_one() {
+async fn a_backup_fills_the_same_instance_again_and_another_one_while_the_old_cache_serves() {
     let world = shared().await;
     let name = plan(world, "redis", "7.1", json!({ "nodeType": "cache.t4g.micro" })).await;
     let place = world.order_by_yaml(&name, json!({})).await;
@@ -58,14 +89,29 @@ async fn a_backup_fills_the_same_instance_again_and_another_one() {
     .await;
     ask(&address, "SET state after").await.unwrap();
 
+    // One that fails leaves the live one serving.
     let client = Cache::open(&address, true).use_steadily();
+    let next = derived_id("sandbox", instance.metadata.uid.as_deref().unwrap(), 1);
+    let fault = FaultKind::CreateFailed {
+        status: None,
+        message: Some("The snapshot is damaged.".to_owned()),
+    };
+    strike(world, Fault::new(fault).times(1), "CreateReplicationGroup", &next);
     patch(world, &place, json!({ "restore": { "backup": backup_name } })).await;
-    world.until_reason(&place, "Restoring").await;
-    assert_eq!(
-        ask(&address, "GET state").await.unwrap(),
-        "after",
-        "the live one serves until then"
-    );
+    let failed = world
+        .until(&place, "the failure", |ready| {
+            ready.message.contains("The snapshot is damaged.")
+        })
+        .await;
+    assert_eq!(host(&failed), address);
+    assert!(!world.events(&place, "Restoring").await.is_empty());
+    patch(world, &place, json!({ "restore": null })).await;
+    let instance = world.until_reason(&place, "Available").await;
+    assert_eq!(provider_id(&instance), id);
+    assert!(!world.exists_in_elasticache(&next), "the failed one is left behind");
+    assert_eq!(ask(&address, "GET state").await.unwrap(), "after");
+
+    patch(world, &place, json!({ "restore": { "backup": backup_name } })).await;
     let api = world.instances(&place.namespace).await;
     let restored = eventually("the restored cache", async || {
         let instance = api.get(&place.name).await.unwrap();
@@ -137,41 +183,6 @@ async fn a_backup_fills_the_same_instance_again_and_another_one() {
             .snapshots
             .contains(&snapshot)
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restore_that_fails_leaves_the_old_cache_serving() {
-    let world = shared().await;
-    let name = plan(world, "redis", "7.1", json!({ "nodeType": "cache.t4g.micro" })).await;
-    let place = world.order_by_yaml(&name, json!({})).await;
-    let instance = world.until_ready(&place).await;
-    let (id, address) = (provider_id(&instance), host(&instance));
-    ask(&address, "SET state live").await.unwrap();
-    let backup = format!("{}-bad", place.name);
-    back_up(world, &place, &backup).await;
-    let next = derived_id("sandbox", instance.metadata.uid.as_deref().unwrap(), 1);
-    let fault = FaultKind::CreateFailed {
-        status: None,
-        message: Some("The snapshot is damaged.".to_owned()),
-    };
-    strike(world, Fault::new(fault).times(1), "CreateReplicationGroup", &next);
-    patch(world, &place, json!({ "restore": { "backup": backup } })).await;
-    let failed = world
-        .until(&place, "the failure", |ready| {
-            ready.message.contains("The snapshot is damaged.")
-        })
-        .await;
-    assert_eq!(host(&failed), address);
-    assert_eq!(ask(&address, "GET state").await.unwrap(), "live");
-    patch(world, &place, json!({ "restore": null })).await;
-    let instance = world.until_reason(&place, "Available").await;
-    assert_eq!(provider_id(&instance), id);
-    assert!(!world.exists_in_elasticache(&next), "the failed one is left behind");
-    assert_eq!(ask(&address, "GET state").await.unwrap(), "live");
-    gone(world, &place, &id).await;
-    world
-        .kubectl(&["delete", "cbackup", "-n", &place.namespace, &backup])
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,6 +82,10 @@ async fn while_elasticache_creates_it_may_be_killed_and_the_cache_be_given_back(
 
     // By a platform, which was told that it takes too long, and by kubectl: the resource stays until ElastiCache could let
     // go.
+    world.sandbox.elasticache().unwrap().set_times(Times {
+        creating: Duration::from_secs(15),
+        ..Times::default()
+    });
     let returned = Order::new(REDIS, REDIS_ON_AWS);
     let overdue = osb.provision(&returned).await.operation();
     let by_name = Place::new("redis-system", "by-name");

@@ -52,6 +52,13 @@ pub async fn paused(world: &World, plan: &str) -> (Place, String) {
     (place, id)
 }
 
+/// Stops all changes to an instance, and waits until it says so.
+pub async fn pause(world: &World, place: &Place) {
+    let annotation = "cache.akkeris.io/paused=true";
+    world.annotate(place, annotation).await;
+    world.until_reason(place, "Paused").await;
+}
+
 pub async fn resume(world: &World, place: &Place) {
     let annotation = "cache.akkeris.io/paused-";
     world.annotate(place, annotation).await;

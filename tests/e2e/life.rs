@@ -1,16 +1,18 @@
 //! The life of a cache on ElastiCache: changed, restarted, moved, taken over, let go. What ElastiCache was asked, and what a
 //! client saw meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cache_broker::provider::elasticache::OWNER_TAG;
+use cache_broker::provider::elasticache::{OWNER_TAG, RELEASED};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use sandbox::elasticache::{Fault, FaultKind};
 use serde_json::json;
 
 use crate::cluster::{Place, provider_id, ready};
 use crate::elasticache::{
     approve, ask, changes, client, fields, gone, host, move_to, move_to_revision, operations, patch, plan, settled,
-    stalled,
+    stalled, strike, tags,
 };
 use crate::steady::Cache;
 use crate::world::{eventually, shared};
@@ -122,48 +124,71 @@ async fn redis_becomes_valkey_in_place() {
         ["CreateReplicationGroup", "ModifyReplicationGroup", "AddTagsToResource"]
     );
     assert_eq!(fields(&calls[1]), BTreeSet::from(["Engine", "EngineVersion"]));
-    // The way back is refused, and it goes on serving.
-    patch(world, &place, json!({ "planRef": { "name": redis } })).await;
-    let instance = world.until_reason(&place, "PlanMismatch").await;
-    assert_eq!(host(&instance), address);
+    // The way back is refused, and so is that into the cluster; it goes on serving.
+    let engine = json!({ "type": "valkey", "version": "8.0" });
+    let cluster = world.plan(engine, "kubernetes", json!({ "memory": "64Mi" })).await;
+    for (elsewhere, says) in [(redis, "which is redis"), (cluster, "without losing its data")] {
+        patch(world, &place, json!({ "planRef": { "name": elsewhere } })).await;
+        let refused = |ready: &Condition| ready.reason == "PlanMismatch" && ready.message.contains(says);
+        let instance = world.until(&place, says, refused).await;
+        assert_eq!(host(&instance), address);
+        assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
+    }
+    patch(world, &place, json!({ "planRef": { "name": valkey } })).await;
+    let instance = world.until_reason(&place, "Available").await;
+
+    // Let go, it is tagged so and left as it stands, also if it tells no tags for a while, as if it were gone.
+    patch(world, &place, json!({ "deletionPolicy": "Retain" })).await;
+    let arn = instance.status.unwrap().provider_arn.unwrap();
+    let hidden = Fault::new(FaultKind::TagsNotFound).times(3);
+    strike(world, hidden, "ListTagsForResource", &arn);
+    let before = changes(world, &id).len();
+    world.delete(&place).await;
+    world.until_gone(&place).await;
+    let calls = &changes(world, &id)[before..];
+    assert_eq!(operations(calls), ["AddTagsToResource"]);
+    assert_eq!(tags(&calls[0]), BTreeMap::from([(OWNER_TAG, RELEASED)]));
+    let told = world.events(&place, "ProviderUnavailable").await;
+    let why = format!("reading the tags of {arn}: CacheClusterNotFound");
+    assert!(
+        told.iter().any(|(kind, note)| kind == "Warning" && note.contains(&why)),
+        "{told:?}"
+    );
     assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
-    gone(world, &place, &id).await;
-}
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memcached_waits_for_leave_before_it_loses_its_data_and_names_the_nodes_that_go() {
-    let world = shared().await;
-    let small = json!({ "nodeType": "cache.t4g.micro", "nodes": 3, "maintenanceWindow": window_of_another_day() });
-    let name = plan(world, "memcached", "1.6.22", small).await;
-    let place = world.order_by_yaml(&name, json!({})).await;
-    let instance = world.until_ready(&place).await;
-    let id = provider_id(&instance);
-    move_to(world, &place, &name, json!({ "nodes": 1 })).await;
-    let instance = world.until_reason(&place, "AwaitingMaintenance").await;
-    let message = ready(&instance).unwrap().message;
-    assert!(message.contains("3 nodes and is asked to have 1"), "{message}");
-    assert!(message.contains("approve-disruption"), "{message}");
-    assert_eq!(operations(&changes(world, &id)), ["CreateCacheCluster"]);
-    approve(world, &place).await;
-    let instance = settled(world, &place, 2).await;
-    assert_eq!(instance.status.as_ref().unwrap().nodes[0].id, "0001");
-    let calls = changes(world, &id);
-    assert_eq!(operations(&calls), ["CreateCacheCluster", "ModifyCacheCluster"]);
-    let removed: BTreeSet<_> = calls[1]
-        .parameters
-        .iter()
-        .filter(|(name, _)| name.starts_with("CacheNodeIdsToRemove"))
-        .map(|(_, id)| id.as_str())
-        .collect();
-    assert_eq!(removed, BTreeSet::from(["0002", "0003"]));
-    gone(world, &place, &id).await;
-}
-
-/// A window that is not open now nor soon.
-fn window_of_another_day() -> String {
-    let day = jiff::Zoned::now().weekday().wrapping_add(3);
-    let day = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"][usize::try_from(day.to_monday_zero_offset()).unwrap()];
-    format!("{day}:01:00-{day}:02:00")
+    // Whoever takes it over has its data, and changes nothing before that is asked for.
+    let large = plan(world, "valkey", "8.0", json!({ "nodeType": "cache.m7g.large" })).await;
+    let next = Place::new(&place.namespace, &format!("next-{}", place.name));
+    world
+        .apply(&json!({
+            "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
+            "metadata": { "name": next.name, "namespace": next.namespace },
+            "spec": { "planRef": { "name": large }, "adopt": { "providerId": id, "asOf": { "name": large } } },
+        }))
+        .await;
+    let taken = world
+        .until(&next, "the take-over", |ready| {
+            ready.status == "True" && ready.message.contains("it is as it was taken over")
+        })
+        .await;
+    assert_eq!((provider_id(&taken), host(&taken)), (id.clone(), address.clone()));
+    let calls = &changes(world, &id)[before + 1..];
+    assert_eq!(operations(calls), ["AddTagsToResource"]);
+    assert_eq!(tags(&calls[0]).get(OWNER_TAG), taken.metadata.uid.as_deref().as_ref());
+    assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
+    patch(world, &next, json!({ "adopt": { "asOf": null } })).await;
+    settled(world, &next, 1).await;
+    let calls = &changes(world, &id)[before + 2..];
+    assert_eq!(operations(calls), ["ModifyReplicationGroup"]);
+    assert_eq!(fields(&calls[0]), BTreeSet::from(["CacheNodeType"]));
+    assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
+    gone(world, &next, &id).await;
+    // Its Secrets were kept with it.
+    let selector = format!("app.kubernetes.io/instance={}", place.name);
+    world
+        .kubectl(&["delete", "secrets", "-n", &place.namespace, "-l", &selector])
+        .await;
+    world.until_nothing_is_left(&place, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

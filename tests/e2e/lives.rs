@@ -1,14 +1,17 @@
 //! The whole life of each cache that ElastiCache makes, beside the replication group of redis: valkey, a bare node of
 //! redis, and memcached. What ElastiCache was asked, in which order, and what a client got.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cache_broker::api::CacheInstance;
 use serde_json::{Value, json};
 
-use crate::backups::back_up;
+use crate::backups::{back_up, has_no_backups};
 use crate::cluster::{Place, provider_id, ready};
-use crate::elasticache::{approve, ask, changes, fields, gone, host, move_to, operations, patch, plan, settled};
+use crate::elasticache::{
+    approve, ask, changes, fields, gone, host, move_to, operations, patch, pause, plan, resume, settled,
+};
 use crate::life::FAILOVER;
 use crate::steady::{Cache, Steady};
 use crate::world::{World, eventually, shared};
@@ -46,9 +49,25 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     assert!(running.version.starts_with(version), "{running:?}");
     assert_eq!(ask(&address, "SET state before").await.unwrap(), "+OK");
 
+    // Paused, it serves on, and ElastiCache is asked for nothing.
     let user = Cache::open(&address, true).use_steadily();
-    move_to(world, &place, &name, change).await;
-    let instance = settled(world, &place, 2).await;
+    pause(world, &place).await;
+    let revision = world.edit(&name, &json!({ "elasticache": change })).await;
+    patch(
+        world,
+        &place,
+        json!({ "planRef": { "name": name, "revision": revision } }),
+    )
+    .await;
+    let paused = ready(&world.until_reason(&place, "Paused").await).unwrap();
+    assert_eq!(paused.status, "True");
+    assert!(paused.message.contains("cache.akkeris.io/paused"), "{paused:?}");
+    assert_eq!(operations(&changes(world, &id)), [create]);
+    met(engine, "pause", user, Duration::ZERO).await;
+
+    let user = Cache::open(&address, true).use_steadily();
+    resume(world, &place).await;
+    let instance = settled(world, &place, revision).await;
     met(engine, "change in place", user, FAILOVER).await;
     assert_eq!((provider_id(&instance), host(&instance)), (id.clone(), address.clone()));
     assert_eq!(ask(&address, "GET state").await.unwrap(), "before");
@@ -136,10 +155,17 @@ async fn a_bare_node_of_redis() {
     .await;
 }
 
+/// A window that is not open now nor soon.
+fn window_of_another_day() -> String {
+    let day = jiff::Zoned::now().weekday().wrapping_add(3);
+    let day = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"][usize::try_from(day.to_monday_zero_offset()).unwrap()];
+    format!("{day}:01:00-{day}:02:00")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memcached_in_a_cluster_of_two() {
     let world = shared().await;
-    let spec = json!({ "nodeType": "cache.t4g.micro", "nodes": 2 });
+    let spec = json!({ "nodeType": "cache.t4g.micro", "nodes": 2, "maintenanceWindow": window_of_another_day() });
     let name = plan(world, "memcached", "1.6.17", spec).await;
     let place = world.order_by_yaml(&name, json!({})).await;
     let instance = world.until_ready(&place).await;
@@ -162,13 +188,7 @@ async fn memcached_in_a_cluster_of_two() {
     let grown = settled(world, &place, 2).await;
     assert_eq!(grown.status.as_ref().unwrap().nodes.len(), 3);
     world.edit(&name, &json!({ "engine": { "version": "1.6.22" } })).await;
-    move_to(
-        world,
-        &place,
-        &name,
-        json!({ "maintenanceWindow": null, "nodeType": "cache.t4g.small" }),
-    )
-    .await;
+    move_to(world, &place, &name, json!({ "nodeType": "cache.t4g.small" })).await;
     world.until_reason(&place, "AwaitingMaintenance").await;
     approve(world, &place).await;
     let changed = eventually("the new version", async || {
@@ -211,5 +231,28 @@ async fn memcached_in_a_cluster_of_two() {
         .collect();
     assert_eq!(restarted, ["0001", "0002", "0003"], "one after the other");
     crate::caches::use_memcached(&host(&changed)).await;
+    has_no_backups(world, &place).await;
+
+    // With a node goes what it holds: that waits for leave.
+    let withdrawn = "cache.akkeris.io/approve-disruption-";
+    world.annotate(&place, withdrawn).await;
+    move_to(world, &place, &name, json!({ "nodes": 1 })).await;
+    let waiting = world.until_reason(&place, "AwaitingMaintenance").await;
+    let message = ready(&waiting).unwrap().message;
+    assert!(message.contains("3 nodes and is asked to have 1"), "{message}");
+    assert!(message.contains("approve-disruption"), "{message}");
+    assert_eq!(changes(world, &id).len(), calls.len());
+    approve(world, &place).await;
+    let shrunk = settled(world, &place, 5).await;
+    assert_eq!(shrunk.status.as_ref().unwrap().nodes[0].id, "0001");
+    let calls = changes(world, &id).split_off(calls.len());
+    assert_eq!(operations(&calls), ["ModifyCacheCluster"]);
+    let removed: BTreeSet<_> = calls[0]
+        .parameters
+        .iter()
+        .filter(|(name, _)| name.starts_with("CacheNodeIdsToRemove"))
+        .map(|(_, id)| id.as_str())
+        .collect();
+    assert_eq!(removed, BTreeSet::from(["0002", "0003"]));
     gone(world, &place, &id).await;
 }

@@ -210,7 +210,10 @@ async fn the_password_is_in_a_secret_before_elasticache_is_asked() {
     let (place, id) = paused(world, &plan).await;
     strike(world, Fault::new(FaultKind::AccessDenied).times(3), CREATE, &id);
     resume(world, &place).await;
-    world.until_reason(&place, "ProviderUnavailable").await;
+    eventually("the first call", async || {
+        (!world.calls(CREATE, &id).is_empty()).then_some(())
+    })
+    .await;
     let jsonpath = "jsonpath={.data.password}";
     let secret = format!("{}-auth", place.name);
     let password = world

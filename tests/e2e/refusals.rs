@@ -1,15 +1,18 @@
 //! What ElastiCache refuses and the states it refuses in, each once; and input that can never work. An instance that
 //! served goes on serving, says what is wrong and what to change, and tells it in an Event.
 
+use std::time::Duration;
+
 use sandbox::elasticache::{Fault, FaultKind};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::backups::back_up;
-use crate::cluster::{Place, provider_id, ready};
+use crate::cluster::{Place, provider_id};
 use crate::elasticache::{
-    ask, changes, creations, gone, host, move_to, operations, patch, paused, plan, redis_plan, resume, settled,
-    stalled, strike,
+    ask, changes, creations, gone, host, move_to, move_to_revision, operations, patch, paused, plan, redis_plan,
+    resume, settled, stalled, strike,
 };
+use crate::steady::Cache;
 use crate::world::{World, shared};
 
 const CREATE: &str = "CreateReplicationGroup";
@@ -170,12 +173,11 @@ async fn a_quota_that_is_used_up_is_waited_for() {
         strike(world, refusal(quota).times(1), CREATE, &id);
     }
     resume(world, &place).await;
-    let waiting = world.until_reason(&place, "ProviderUnavailable").await;
-    let message = ready(&waiting).unwrap().message;
-    assert!(quotas.iter().any(|quota| message.contains(quota)), "{message}");
     world.until_ready(&place).await;
     assert_eq!(outcomes(world, CREATE, &id), [&quotas[..], &["ok"]].concat());
-    assert!(!world.events(&place, "ProviderUnavailable").await.is_empty());
+    let told = world.events(&place, "ProviderUnavailable").await;
+    let warned = |(kind, note): &(String, String)| kind == "Warning" && quotas.iter().any(|quota| note.contains(quota));
+    assert!(told.iter().any(warned), "{told:?}");
     gone(world, &place, &id).await;
 }
 
@@ -258,22 +260,32 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
         assert_eq!(host(&instance), address);
         assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
     };
-    for (spec, says) in [
-        (json!({ "nodeType": "cache.t9.huge" }), "cache.t9.huge"),
+    let user = Cache::open(&address, true).use_steadily();
+    for (change, says) in [
         (
-            json!({ "nodeType": "cache.t4g.micro", "parameterGroup": "default.redis6.x" }),
+            json!({ "elasticache": { "nodeType": "cache.t9.huge" } }),
+            "cache.t9.huge",
+        ),
+        (
+            json!({ "elasticache": { "parameterGroup": "default.redis6.x" } }),
             "family",
         ),
+        (json!({ "engine": { "version": "99.9" } }), "Cannot find version 99.9"),
     ] {
-        move_to(world, &place, &name, spec).await;
+        move_to_revision(world, &place, world.edit(&name, &change).await).await;
         let message = stalled(world, &place, "ProviderRefused").await;
         assert!(
             message.contains(says) && message.contains("change the plan or the instance"),
             "{message}"
         );
+        let told = world.events(&place, "ProviderRefused").await;
+        assert!(told.iter().any(|(_, note)| note.contains(says)), "{told:?}");
         serves().await;
-        let back: Value = json!({ "nodeType": "cache.t4g.micro", "parameterGroup": null });
-        move_to(world, &place, &name, back).await;
+        let back = json!({
+            "engine": { "version": "7.0" },
+            "elasticache": { "nodeType": "cache.t4g.micro", "parameterGroup": null },
+        });
+        move_to_revision(world, &place, world.edit(&name, &back).await).await;
         world.until_reason(&place, "Available").await;
     }
     patch(world, &place, json!({ "parameters": { "colour": "red" } })).await;
@@ -281,7 +293,22 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
     serves().await;
     patch(world, &place, json!({ "parameters": null })).await;
     world.until_reason(&place, "Available").await;
+
+    // In the cluster it would begin empty.
+    let engine = json!({ "type": "redis", "version": "8.2" });
+    let elsewhere = world.plan(engine, "kubernetes", json!({ "memory": "64Mi" })).await;
+    patch(world, &place, json!({ "planRef": { "name": elsewhere } })).await;
+    let message = stalled(world, &place, "PlanMismatch").await;
+    assert!(
+        message.contains("which is by kubernetes, without losing its data: put spec.planRef back"),
+        "{message}"
+    );
+    serves().await;
+    patch(world, &place, json!({ "planRef": { "name": name } })).await;
+    world.until_reason(&place, "Available").await;
     assert_eq!(operations(&changes(world, &id)), ["CreateReplicationGroup"]);
+    let met = user.end().await;
+    assert_eq!(met.refused, Duration::ZERO, "{met}");
 
     // A snapshot of another engine.
     let valkey = plan(world, "valkey", "8.0", base).await;
@@ -324,13 +351,12 @@ async fn a_status_that_is_not_known_is_waited_out() {
     move_to(world, &place, &name, json!({ "replicas": 1 })).await;
     world.until_reason(&place, "ProviderUnavailable").await;
     assert!(aws.force_status(&id, "pondering"));
-    let unknown = world.until_reason(&place, "ProviderStateUnknown").await;
-    assert!(ready(&unknown).unwrap().message.contains("pondering"));
-    assert!(unknown.status.unwrap().endpoint.is_some());
-    let told = world.events(&place, "ProviderStateUnknown").await;
-    assert!(told.iter().all(|(kind, _)| kind == "Warning"), "{told:?}");
     // Longer than an operation may take is too long: somebody is to look, and it is looked at on.
     let message = stalled(world, &place, "ProviderStateOverdue").await;
+    assert!(world.instance(&place).await.unwrap().status.unwrap().endpoint.is_some());
+    let told = world.events(&place, "ProviderStateUnknown").await;
+    let warned = |(kind, note): &(String, String)| kind == "Warning" && note.contains("pondering");
+    assert!(told.iter().any(warned), "{told:?}");
     assert!(
         message.contains("pondering") && message.contains("AWS console"),
         "{message}"

@@ -70,7 +70,9 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     let spec = json!({ "nodeType": MICRO, "transitEncryption": true, "authentication": "token" });
     let secured = plan(world, "redis", "7.1", spec.clone()).await;
     let valkey = plan(world, "valkey", "8.0", spec).await;
-    offered(world, &[&open, &secured, &valkey]).await;
+    let engine = json!({ "type": "valkey", "version": "8.0" });
+    let cluster = world.plan(engine, "kubernetes", json!({ "memory": "64Mi" })).await;
+    offered(world, &[&open, &secured, &valkey, &cluster]).await;
     let mut order = Order::new(REDIS, &open);
     world.osb().have(&order).await;
     let place = world.place(&order).await;
@@ -192,6 +194,14 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     update(world, &mut order, &valkey).await;
     let running = world.instance(&place).await.unwrap().status.unwrap().engine.unwrap();
     assert_eq!(running.type_.as_str(), "valkey");
+    let change = json!({ "service_id": REDIS, "plan_id": cluster });
+    let refused = world.osb().patch(&order, &change).await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    let description = refused.body["description"].as_str().unwrap();
+    assert!(
+        description.contains("valkey cannot take its data there"),
+        "{description}"
+    );
     assert_eq!(redis(&next, ca_file, &["get", "kept"]).await, "yes");
     assert_eq!(counted(world, &order).await, 1);
     let emptied = world.osb().act(&order, "flush").await;

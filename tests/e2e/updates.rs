@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use crate::caches::use_credentials;
+use crate::cluster::ready;
+use crate::elasticache::{pause, resume};
 use crate::osb::{MEMCACHED, MEMCACHED_IN_CLUSTER, Order, REDIS, REDIS_ON_AWS};
 use crate::world::{eventually, shared};
 
@@ -27,7 +29,20 @@ async fn a_memcached_in_the_cluster_moves_to_a_larger_plan_and_keeps_its_address
         "service_id": MEMCACHED, "plan_id": STANDARD_0, "parameters": { "maxItemSize": null },
         "context": { "platform": "e2e", "instance_name": "renamed" },
     });
+    // While somebody has it paused, the platform is told that nothing ended.
+    pause(world, &place).await;
     let operation = osb.patch(&order, &change).await.operation();
+    let sql = world.sql().await;
+    eventually("the ledger's look at the update that waits", async || {
+        let instance = world.instance(&place).await.unwrap();
+        let waits = instance.spec.plan_ref.name == "memcached-standard-0" && ready(&instance)?.reason == "Paused";
+        let query = "select observed_version from instances where id = $1";
+        let seen: Option<String> = sql.query_one(query, &[&order.id]).await.unwrap().get(0);
+        (waits && seen == instance.metadata.resource_version).then_some(())
+    })
+    .await;
+    assert_eq!(osb.poll(&order, &operation).await.body["state"], json!("in progress"));
+    resume(world, &place).await;
     let (state, description) = osb.ended(&order, &operation).await;
     assert_eq!(state, "succeeded", "{description}");
     let after = world.instance(&place).await.unwrap();

@@ -28,12 +28,16 @@ pub fn judge(from: &CachePlanSpec, to: &CachePlanSpec) -> Move {
         ));
     }
     let differences = forecast(from, to);
-    let never = differences.iter().filter(|difference| difference.effect == Effect::Never);
+    let never = differences
+        .iter()
+        .filter(|difference| difference.effect == Effect::Never);
     let never: Vec<_> = never.map(ToString::to_string).collect();
     if !never.is_empty() {
         return Move::Never(never.join("; "));
     }
-    let replaced = differences.iter().find(|difference| difference.effect == Effect::Replace);
+    let replaced = differences
+        .iter()
+        .find(|difference| difference.effect == Effect::Replace);
     replaced.map_or(Move::InPlace, |replaced| Move::Replacement(replaced.field))
 }
 
