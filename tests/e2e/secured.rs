@@ -26,6 +26,16 @@ pub async fn offered(world: &World, plans: &[&String]) {
     .await;
 }
 
+/// Is refused a plan of another provider, where the data would be lost.
+pub async fn stays_with_its_provider(world: &World, order: &Order, elsewhere: &str, engine: &str) {
+    let change = json!({ "service_id": order.service, "plan_id": elsewhere });
+    let refused = world.osb().patch(order, &change).await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    let description = refused.body["description"].as_str().unwrap();
+    let says = format!("{engine} cannot take its data there; order a new instance of that plan instead");
+    assert!(description.contains(&says), "{description}");
+}
+
 /// Moves an order to another plan, and waits for the end of that.
 async fn update(world: &World, order: &mut Order, plan: &str) {
     let body = json!({ "service_id": order.service, "plan_id": plan });
@@ -71,10 +81,18 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     let secured = plan(world, "redis", "7.1", spec.clone()).await;
     let valkey = plan(world, "valkey", "8.0", spec).await;
     let engine = json!({ "type": "valkey", "version": "8.0" });
-    let cluster = world.plan(engine, "kubernetes", json!({ "memory": "64Mi" })).await;
-    offered(world, &[&open, &secured, &valkey, &cluster]).await;
+    let memory = json!({ "memory": "64Mi" });
+    let valkey_in_cluster = world.plan(engine, "kubernetes", memory.clone()).await;
+    let engine = json!({ "type": "redis", "version": "8.2" });
+    let redis_in_cluster = world.plan(engine, "kubernetes", memory).await;
+    offered(
+        world,
+        &[&open, &secured, &valkey, &valkey_in_cluster, &redis_in_cluster],
+    )
+    .await;
     let mut order = Order::new(REDIS, &open);
     world.osb().have(&order).await;
+    stays_with_its_provider(world, &order, &redis_in_cluster, "redis").await;
     let place = world.place(&order).await;
     let id = provider_id(&world.instance(&place).await.unwrap());
     let plain = credentials(world, &order).await;
@@ -194,14 +212,7 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     update(world, &mut order, &valkey).await;
     let running = world.instance(&place).await.unwrap().status.unwrap().engine.unwrap();
     assert_eq!(running.type_.as_str(), "valkey");
-    let change = json!({ "service_id": REDIS, "plan_id": cluster });
-    let refused = world.osb().patch(&order, &change).await;
-    assert_eq!(refused.status, 422, "{refused:?}");
-    let description = refused.body["description"].as_str().unwrap();
-    assert!(
-        description.contains("valkey cannot take its data there"),
-        "{description}"
-    );
+    stays_with_its_provider(world, &order, &valkey_in_cluster, "valkey").await;
     assert_eq!(redis(&next, ca_file, &["get", "kept"]).await, "yes");
     assert_eq!(counted(world, &order).await, 1);
     let emptied = world.osb().act(&order, "flush").await;

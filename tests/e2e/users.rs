@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::caches::redis;
 use crate::cluster::{Place, ready};
 use crate::osb::{Order, Osb, REDIS, Reply};
+use crate::secured::{offered, stays_with_its_provider};
 use crate::world::{World, eventually, shared};
 
 /// Waits for the Service and for a Pod, which a client hears of a moment later than the broker.
@@ -200,6 +201,14 @@ async fn in_the_cluster_each_binding_has_a_user_that_survives_its_pod_and_ends_w
         panic!("{:?}", instance.spec.users)
     };
     assert_eq!(users(&instance), [user.name.as_str()]);
+
+    // What it holds cannot be taken to ElastiCache.
+    let engine = json!({ "type": "redis", "version": "7.2" });
+    let spec = json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true });
+    let elsewhere = plan(world, engine, "elasticache", spec).await;
+    offered(world, &[&elsewhere]).await;
+    stays_with_its_provider(world, &order, &elsewhere, "redis").await;
+    says(&b, ca_file, &["get", "key"], "value").await;
 
     // The shared connection goes on holding: it is the operator's, and that of the connection Secret.
     let emptied = osb.act(&order, "flush").await;
