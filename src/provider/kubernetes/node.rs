@@ -311,13 +311,17 @@ impl<'a> Look<'a> {
                 Step::Apply(vec![self.service(&self.selector, self.port())]),
                 format!("turning Service {} to Deployment {next}", self.template.node),
             ),
-            Some(claim) => Stage::Do(
-                Step::Delete(vec![(Kind::Deployment, serving.name.to_owned())]),
-                format!(
-                    "{} does not answer until Deployment {} has taken over {claim}, which one Pod at a time can use",
-                    self.template.node, self.name
+            Some(claim) => match self.claim_to_apply() {
+                // Whether it may grow is found out while the old Pod serves.
+                Some(larger) => Stage::Do(Step::Apply(vec![larger]), format!("asking for a larger {claim}")),
+                None => Stage::Do(
+                    Step::Delete(vec![(Kind::Deployment, serving.name.to_owned())]),
+                    format!(
+                        "{} does not answer until Deployment {} has taken over {claim}, which one Pod at a time can use",
+                        self.template.node, self.name
+                    ),
                 ),
-            ),
+            },
         }
     }
 
@@ -396,7 +400,7 @@ impl<'a> Look<'a> {
     }
 
     /// The target's claim, if it is not there or has to grow. One that is larger than asked for stays so: volumes do not
-    /// shrink.
+    /// shrink. One that is not bound yet cannot be changed, and may wait for a Pod that uses it: it grows when it is bound.
     fn claim_to_apply(&self) -> Option<Manifest> {
         let (claim, persistence) = (self.claim()?, self.setting.spec.persistence.as_ref()?);
         let ours = self
@@ -412,7 +416,8 @@ impl<'a> Look<'a> {
             let size = requests.and_then(|requests| requests.get("storage"));
             // A size in other units is somebody else's choice.
             let size = size.and_then(|size| size.0.parse::<Memory>().ok());
-            size.is_none_or(|size| size >= persistence.size)
+            let phase = live.status.as_ref().and_then(|status| status.phase.as_deref());
+            phase == Some("Pending") || size.is_none_or(|size| size >= persistence.size)
         });
         (!(ours && stands)).then(|| manifests::claim(self.setting.desired, &claim, persistence))
     }
