@@ -29,6 +29,7 @@ const CLOCK: &str = "
 pub struct Database {
     pub sql: tokio_postgres::Client,
     pub ledger: Ledger,
+    clock: tokio_postgres::Statement,
 }
 
 impl Database {
@@ -37,14 +38,16 @@ impl Database {
         let (sql, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         sql.batch_execute(CLOCK).await.unwrap();
-        let path = "options=-c%20search_path%3Dcache_broker%2Csimulation%2Cpg_catalog";
+        // Statements end by the time of the run, as all else does, and not by that of the machine, which may be busy.
+        let path = "options=-c%20search_path%3Dcache_broker%2Csimulation%2Cpg_catalog%20-c%20statement_timeout%3D0";
         let keys = KeyRing::parse(&database::KEYS.to_owned().into()).unwrap();
         let ledger = Ledger::new(format!("{url}&{path}").parse().unwrap(), keys, 8).unwrap();
         ledger.migrate().await.unwrap();
         sql.batch_execute("set search_path = cache_broker, simulation, pg_catalog")
             .await
             .unwrap();
-        Self { sql, ledger }
+        let clock = sql.prepare("update simulation.clock set at = $1").await.unwrap();
+        Self { sql, ledger, clock }
     }
 
     /// Empties it.
@@ -63,10 +66,7 @@ impl Database {
     }
 
     pub async fn set_clock(&self, now: Timestamp) {
-        self.sql
-            .execute("update simulation.clock set at = $1", &[&now])
-            .await
-            .unwrap();
+        self.sql.execute(&self.clock, &[&now]).await.unwrap();
     }
 }
 
