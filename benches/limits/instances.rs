@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cache_broker::api::{CacheInstance, CacheInstanceStatus};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -28,14 +28,18 @@ fn said(error: kube::Error) -> String {
 
 /// So many instances: how long they take, what a restart takes, and what they cost at rest and in memory. Each figure is
 /// kept as soon as it is taken, since all together last long. Returns the milliseconds for each until ready.
+///
+/// The raw writes have a sandbox of their own: to delete so many takes longer than to make them.
 pub async fn measure(
-    stage: &Stage,
+    rounds: usize,
     count: usize,
     idle: Duration,
     keep: impl Fn(&[Row]) -> Result<(), String>,
 ) -> Result<f64, String> {
+    let stage = Stage::start(rounds).await?;
+    stage.plans().await?;
     let client = stage.sandbox.kube().await.map_err(|error| error.to_string())?;
-    let url = stage.database(&format!("instances{count}")).await?;
+    let url = stage.database("instances").await?;
     let broker = stage.broker(&[("DATABASE_URL", &url)]).await?;
     broker.until("/v2/catalog", 200).await?;
     let started = broker.resident()?;
@@ -55,13 +59,13 @@ pub async fn measure(
         keep(&[Row::alone("memory when started", "MiB", Goal::AtMost(25.0), &[started])])?;
     }
     let template = Template::of(&client, "bench-0").await?;
-    keep(&rest(stage, &client, &broker, count, idle).await?)?;
+    keep(&rest(&stage, &client, &broker, count, idle).await?)?;
     broker.end().await?;
-    keep(&restart(stage, &client, &url, count).await?)?;
+    keep(&restart(&stage, &client, &url, count).await?)?;
+    stage.sandbox.stop().await;
 
-    let broker = stage.broker(&[("DATABASE_URL", &url)]).await?;
-    crate::orders::clear(&client).await?;
-    broker.end().await?;
+    let bare = Stage::start(rounds).await?;
+    let client = bare.sandbox.kube().await.map_err(|error| error.to_string())?;
     let raw = template.write(&client, count).await?;
     keep(&[Row::of(
         &format!("{count} instances by YAML until ready"),
@@ -69,7 +73,7 @@ pub async fn measure(
         Goal::RatioAtLeast(0.5),
         &[(count as f64 / ready, count as f64 / raw)],
     )])?;
-    template.clear(&client, count).await?;
+    bare.sandbox.stop().await;
     Ok(ready / count as f64 * 1e3)
 }
 
@@ -203,15 +207,44 @@ async fn versions(client: &Client) -> Result<BTreeMap<String, String>, String> {
     Ok(all)
 }
 
+/// Lists all objects of a kind that instances are made of, as a watch begins.
+async fn list<K>(client: &Client) -> Result<(), String>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
+    let mut page = ListParams::default().limit(500);
+    loop {
+        let list = api.list(&page).await.map_err(said)?;
+        match list.metadata.continue_ {
+            Some(token) if !token.is_empty() => page = page.continue_token(&token),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Lists all that instances are made of, kind beside kind.
+async fn list_all(client: &Client) -> Result<(), String> {
+    tokio::try_join!(
+        list::<CacheInstance>(client),
+        list::<Deployment>(client),
+        list::<Service>(client),
+        list::<Secret>(client),
+        list::<NetworkPolicy>(client),
+        list::<Pod>(client),
+    )
+    .map(drop)
+}
+
 /// A restart of the operator: how long until it has caught up, beside a list of the same objects; what it writes.
 async fn restart(stage: &Stage, client: &Client, url: &str, count: usize) -> Result<Vec<Row>, String> {
     let writes = Writes::begin(client).await?;
     let mut rounds = Vec::new();
     for _ in 0..stage.rounds.min(3) {
         let start = Instant::now();
-        versions(client).await?;
-        let mut broker = stage.launch(&[("DATABASE_URL", url)])?;
+        list_all(client).await?;
         let listed = start.elapsed().as_secs_f64();
+        let mut broker = stage.launch(&[("DATABASE_URL", url)])?;
         let start = Instant::now();
         broker.ready().await?;
         // Caught up: what it has to look at, it has looked at, and takes no more of the processor.
@@ -328,39 +361,6 @@ impl Template {
             .await
             .map(drop)
             .map_err(said)
-    }
-
-    /// Takes them away again.
-    async fn clear(&self, client: &Client, count: usize) -> Result<(), String> {
-        let instances = Api::<CacheInstance>::namespaced(client.clone(), NAMESPACE);
-        futures::stream::iter(0..count)
-            .map(|number| {
-                let (instances, name) = (instances.clone(), format!("raw-{number}"));
-                async move {
-                    let free = json!({ "metadata": { "finalizers": null } });
-                    instances
-                        .patch(&name, &PatchParams::default(), &Patch::Merge(free))
-                        .await
-                        .map(drop)
-                        .map_err(said)
-                }
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
-        crate::orders::clear(client).await?;
-        let deployments = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
-        let start = Instant::now();
-        loop {
-            let left = deployments.list_metadata(&ListParams::default()).await.map_err(said)?;
-            if left.items.is_empty() {
-                return Ok(());
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(format!("{} Deployments are left", left.items.len()));
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
     }
 }
 

@@ -134,6 +134,11 @@ async fn measure(name: &str, rounds: usize, keep: &impl Fn(&[Row]) -> Result<(),
             let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
             return Ok(vec![process::build(folder.path()).await?]);
         }
+        "instances" => {
+            instances::measure(rounds, 1_000, Duration::from_secs(60), keep).await?;
+            return Ok(Vec::new());
+        }
+        "many" => return Ok(vec![many(rounds, keep).await?]),
         _ => {}
     }
     let stage = Stage::start(rounds).await?;
@@ -149,19 +154,14 @@ async fn measure(name: &str, rounds: usize, keep: &impl Fn(&[Row]) -> Result<(),
         "outbox" => orders::outbox(&stage, plan).await?,
         "readiness" => ends::readiness(&stage, plan).await?,
         "webhooks" => ends::webhooks(&stage, plan).await?,
-        "instances" => {
-            instances::measure(&stage, 1_000, Duration::from_secs(60), keep).await?;
-            Vec::new()
-        }
-        "many" => vec![many(&stage, keep).await?],
         other => return Err(format!("there is no measure {other}")),
     };
     stage.sandbox.stop().await;
     Ok(rows)
 }
 
-async fn many(stage: &Stage, keep: &impl Fn(&[Row]) -> Result<(), String>) -> Result<Row, String> {
-    let few = instances::measure(stage, 1_000, Duration::from_secs(60), keep).await?;
-    let many = instances::measure(stage, 10_000, Duration::from_secs(600), keep).await?;
+async fn many(rounds: usize, keep: &impl Fn(&[Row]) -> Result<(), String>) -> Result<Row, String> {
+    let few = instances::measure(rounds, 1_000, Duration::from_secs(60), keep).await?;
+    let many = instances::measure(rounds, 10_000, Duration::from_secs(600), keep).await?;
     Ok(instances::growth(few, many))
 }

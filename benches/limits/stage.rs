@@ -228,7 +228,7 @@ impl Stage {
             .env("POD_NAME", format!("broker-{port}"))
             .env("RUST_LOG", "info")
             // As in the image.
-            .env("MALLOC_ARENA_MAX", "1");
+            .env("MALLOC_ARENA_MAX", "2");
         let given = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

@@ -2,6 +2,7 @@
 //! tells the ledger what became of it.
 
 mod backups;
+mod controllers;
 pub mod deadlines;
 pub mod decide;
 mod departures;
@@ -25,6 +26,7 @@ mod status_record;
 mod update;
 mod users;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use finalizer::set_finalizer;
@@ -69,6 +71,14 @@ impl Error {
             Self::Plan(_) => "plan",
             Self::Resource(_) => "resource",
         }
+    }
+}
+
+/// A kind, as metrics and the log name it.
+fn kind<K: kube::Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        Cow::Borrowed(kind) => kind,
+        Cow::Owned(_) => "other",
     }
 }
 

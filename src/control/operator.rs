@@ -8,41 +8,37 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{Controller, WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::Error;
 use super::backups::{BackupIndex, Backups};
+use super::controllers::{PlanReconciler, controller, reflect, scoped, stopped};
 use super::departures::Departures;
 use super::instances::Instances;
 use super::leader::Candidate;
 use super::looked::Looked;
 use super::occurrences;
-use super::plan_users::{self, PlanUsers};
+use super::plan_users::PlanUsers;
 use super::plans::Plans;
 use super::pool;
 use super::projector::Projector;
 use super::retries::Retries;
 use super::standing;
-use super::{Error, measured};
 use crate::api::{CacheBackup, CacheInstance, CachePlan, labels};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provider::Providers;
 use crate::provider::elasticache::Ears;
-use crate::provider::kubernetes::{PAGE, Scope};
+use crate::provider::kubernetes::Scope;
 use crate::settings::Namespaces;
 use crate::telemetry::health::{Health, Part};
 use crate::telemetry::metrics::sources::{self, Standing};
 
-/// Instances reconciled at one time, in each scope.
-const CONCURRENCY: u16 = 16;
 /// Nudges that wait at most; a sender waits beyond.
 const NUDGES: usize = 1024;
 /// What happened in a provider and is not written down yet, at most; more is lost.
@@ -211,8 +207,8 @@ impl Operator {
         for scope in scopes {
             let (to_scope, in_scope) = mpsc::channel(NUDGES);
             to_scopes.insert(scope.clone(), to_scope);
-            let (context, looked) = (instances.clone(), looked.instances.clone());
-            let (store, run) = instance_controller(&self.client, scope, in_scope, shutdown.clone(), context, looked);
+            let (api, looked) = (scoped(&self.client, scope), looked.instances.clone());
+            let (store, run) = controller(api, in_scope, shutdown.clone(), instances.clone(), looked);
             stores.push(store);
             controllers.push(run);
         }
@@ -231,8 +227,10 @@ impl Operator {
         let mut backup_stores = Vec::new();
         let mut backup_controllers = Vec::new();
         for scope in scopes {
-            let (context, looked) = (backups.clone(), looked.backups.clone());
-            let (store, run) = backup_controller(&self.client, scope, shutdown.clone(), context, looked);
+            let (api, looked) = (scoped(&self.client, scope), looked.backups.clone());
+            // Nobody nudges them.
+            let (_, nudged) = mpsc::channel(1);
+            let (store, run) = controller(api, nudged, shutdown.clone(), backups.clone(), looked);
             backup_index.add(store.clone());
             backup_stores.push(store);
             backup_controllers.push(run);
@@ -312,16 +310,16 @@ impl Operator {
                 nudge: plan_nudge.clone(),
                 views: pools.clone(),
             };
-            let plan_context = PlanContext {
+            let reconciler = Arc::new(PlanReconciler {
                 plans,
                 users,
                 scopes: scopes.len(),
                 pools,
                 nudge: nudge.clone(),
                 told: Mutex::default(),
-                looked: looked.plans.clone(),
-            };
-            let plan_controller = plan_controller(&self.client, plan_context, plan_nudged, shutdown.clone());
+            });
+            let (api, looked) = (Api::all(self.client.clone()), looked.plans.clone());
+            let (_, plan_controller) = controller(api, plan_nudged, shutdown.clone(), reconciler, looked);
             let projection = async {
                 let runs = scopes.iter().map(|scope| projector.run(self.client.clone(), scope));
                 futures::future::try_join_all(runs).await
@@ -365,98 +363,8 @@ impl Operator {
     }
 }
 
-async fn stopped(mut shutdown: watch::Receiver<bool>) {
-    // A sender that is gone means the process ends.
-    let _ = shutdown.wait_for(|stop| *stop).await;
-}
-
 fn ended(what: &str) -> Error {
     Error::Ended(what.to_owned())
-}
-
-/// Watches a kind into a store.
-fn reflect<K>(api: Api<K>, config: watcher::Config) -> (Store<K>, impl Future<Output = ()>)
-where
-    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (store, writer) = reflector::store();
-    let run = async move {
-        let mut events = std::pin::pin!(reflector::reflector(writer, watcher(api, config)).default_backoff());
-        while let Some(event) = events.next().await {
-            if let Err(error) = event {
-                tracing::warn!(kind = %K::kind(&()), %error, "watching");
-            }
-        }
-    };
-    (store, run)
-}
-
-/// A controller of a kind, and the store that it watches into. Who wrote which field stands in half of an object, and
-/// nobody here reads it.
-fn controller<K>(api: Api<K>) -> (Store<K>, Controller<K>)
-where
-    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (store, writer) = reflector::store();
-    let objects = watcher(api, watcher::Config::default().page_size(PAGE))
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .reflect(writer)
-        .applied_objects();
-    (store.clone(), Controller::for_stream(objects, store))
-}
-
-fn instance_controller(
-    client: &Client,
-    scope: &Scope,
-    nudged: mpsc::Receiver<ObjectRef<CacheInstance>>,
-    shutdown: watch::Receiver<bool>,
-    context: Arc<Instances>,
-    looked: Arc<Looked<CacheInstance>>,
-) -> (Store<CacheInstance>, impl Future<Output = ()> + use<>) {
-    let (store, controller) = controller(scoped(client, scope));
-    let run = async move {
-        controller
-            .with_config(Config::default().concurrency(CONCURRENCY))
-            .reconcile_on(ReceiverStream::new(nudged))
-            .graceful_shutdown_on(stopped(shutdown))
-            .run(
-                move |instance, context: Arc<Instances>| {
-                    looked.begin(&*instance);
-                    async move { measured("CacheInstance", context.reconcile(instance)).await }
-                },
-                |instance, error, context| context.after_error(&instance, error),
-                context,
-            )
-            .for_each(|outcome| async { log(outcome) })
-            .await;
-    };
-    (store, run)
-}
-
-fn backup_controller(
-    client: &Client,
-    scope: &Scope,
-    shutdown: watch::Receiver<bool>,
-    context: Arc<Backups>,
-    looked: Arc<Looked<CacheBackup>>,
-) -> (Store<CacheBackup>, impl Future<Output = ()> + use<>) {
-    let (store, controller) = controller(scoped(client, scope));
-    let run = async move {
-        controller
-            .with_config(Config::default().concurrency(CONCURRENCY))
-            .graceful_shutdown_on(stopped(shutdown))
-            .run(
-                move |backup, context: Arc<Backups>| {
-                    looked.begin(&*backup);
-                    async move { measured("CacheBackup", context.reconcile(backup)).await }
-                },
-                |backup, error, context| context.after_error(&backup, error),
-                context,
-            )
-            .for_each(|outcome| async { log(outcome) })
-            .await;
-    };
-    (store, run)
 }
 
 /// What was looked at last in a term.
@@ -474,97 +382,6 @@ where
 {
     let looked = looked.clone();
     move || looked.behind(stores.iter().flat_map(Store::state))
-}
-
-/// The objects of one kind in a scope.
-fn scoped<K>(client: &Client, scope: &Scope) -> Api<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-/// What reconciling a plan needs.
-struct PlanContext {
-    plans: Plans,
-    users: PlanUsers,
-    scopes: usize,
-    pools: pool::Views,
-    nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
-    /// The newest revision of each plan that its instances were told of.
-    told: Mutex<HashMap<String, Option<i64>>>,
-    looked: Arc<Looked<CachePlan>>,
-}
-
-impl PlanContext {
-    async fn reconcile(&self, plan: &CachePlan) -> Result<Action, Error> {
-        self.looked.begin(plan);
-        let name = plan.name_any();
-        // What stands when a term begins, every instance sees before it is reconciled.
-        let stands = plan.status.as_ref().and_then(|status| status.revision);
-        self.told.lock().entry(name.clone()).or_insert(stands);
-        let usage = self.users.of(&name, self.scopes);
-        let action = self.plans.reconcile(plan, usage.as_ref(), self.pools.of(&name)).await?;
-        self.pools.wake();
-        let is_news = {
-            let newest = self.plans.newest(&name);
-            let mut told = self.told.lock();
-            newest.is_some() && told.insert(name.clone(), newest) != Some(newest)
-        };
-        // Those that waited for the plan go on, and those that run from an older revision learn of the new one. Looked for
-        // now: one that came since did not see the revision either.
-        let concerned = if is_news {
-            self.users.all(&name)
-        } else {
-            self.users
-                .of(&name, self.scopes)
-                .map_or_else(Vec::new, |usage| usage.waiting)
-        };
-        for key in &concerned {
-            let _ = self.nudge.send(plan_users::reference(key)).await;
-        }
-        Ok(action)
-    }
-}
-
-async fn plan_controller(
-    client: &Client,
-    context: PlanContext,
-    nudged: mpsc::Receiver<ObjectRef<CachePlan>>,
-    shutdown: watch::Receiver<bool>,
-) {
-    Controller::new(Api::<CachePlan>::all(client.clone()), watcher::Config::default())
-        .with_config(
-            Config::default()
-                .concurrency(CONCURRENCY)
-                .debounce(Duration::from_millis(50)),
-        )
-        .reconcile_on(ReceiverStream::new(nudged))
-        .graceful_shutdown_on(stopped(shutdown))
-        .run(
-            |plan, context: Arc<PlanContext>| async move { measured("CachePlan", context.reconcile(&plan)).await },
-            |plan, error, _| {
-                tracing::warn!(plan = %plan.name_any(), %error, "reconciling a plan");
-                Action::requeue(Duration::from_secs(2))
-            },
-            Arc::new(context),
-        )
-        .for_each(|outcome| async { log(outcome) })
-        .await;
-}
-
-fn log<K: kube::Resource>(outcome: Result<(ObjectRef<K>, Action), ControllerError<Error, watcher::Error>>)
-where
-    K::DynamicType: std::fmt::Debug + std::hash::Hash + Eq + Clone,
-{
-    match outcome {
-        // A nudge for something that is gone already.
-        Ok(_) | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
-        Err(error) => tracing::warn!(%error, "reconciling"),
-    }
 }
 
 /// Hands nudges to the controller of their namespace. While others lead they are for nobody: a term begins by looking at

@@ -23,7 +23,7 @@ use crate::ledger::{
     AppliedRow, Epoch, Gone, InstanceId, Ledger, LedgerError, Observation, Outcome, Projected, Remains, SeenUser,
     Verdict,
 };
-use crate::provider::kubernetes::{Scope, Stores};
+use crate::provider::kubernetes::{PAGE, Scope, Stores};
 
 /// How many instances are written at one time: each write waits for the disk once.
 const AT_ONCE: usize = 8;
@@ -56,7 +56,11 @@ impl Projector {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::all(client),
         };
-        let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let mut events = pin!(
+            watcher(api, watcher::Config::default().page_size(PAGE))
+                .default_backoff()
+                .modify(|instance| instance.metadata.managed_fields = None)
+        );
         // Rows that the list under way has not come to yet.
         let mut expected: BTreeMap<(String, String), AppliedRow> = BTreeMap::new();
         let mut sightings = Sightings::default();

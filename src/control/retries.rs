@@ -1,6 +1,5 @@
 //! What is remembered of an object between reconciles, for pacing only. Losing it costs nothing but a retry.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
+use super::kind;
 use crate::ambient;
 use crate::provider::Fault;
 use crate::telemetry::metrics::record;
@@ -76,14 +76,6 @@ impl<K: Resource<DynamicType = ()>> Retries<K> {
     /// Forgets an object that came to rest, or is gone.
     pub fn rested(&self, object: &ObjectRef<K>) {
         self.0.lock().remove(object);
-    }
-}
-
-/// The kind of the objects, as metrics name it.
-fn kind<K: Resource<DynamicType = ()>>() -> &'static str {
-    match K::kind(&()) {
-        Cow::Borrowed(kind) => kind,
-        Cow::Owned(_) => "other",
     }
 }
 

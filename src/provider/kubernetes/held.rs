@@ -1,9 +1,10 @@
 //! Objects as they are held in memory. There are thousands of each kind, and an object that was read takes five times as
-//! much as its text: so the text is held, without what nobody here reads, and read again for whoever asks.
+//! much as its text: so the text is held, without what nobody here reads, and read again for whoever asks. The objects of
+//! one kind are nearly alike: of each text is held what tells it from the first one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
@@ -70,14 +71,33 @@ impl<K> Default for Held<K> {
     }
 }
 
+/// The text that all others of a kind are held against: the first one's.
+#[derive(Debug, Default)]
+pub struct Likeness(OnceLock<Arc<[u8]>>);
+
 /// One object, as it is held.
 #[derive(Clone)]
 pub struct Text<K> {
     name: Box<str>,
     uid: Option<Box<str>>,
     version: Option<Box<str>>,
-    json: Arc<[u8]>,
+    /// The JSON, compressed as an LZ4 block that may point into `likeness`.
+    packed: Arc<[u8]>,
+    /// The length of the JSON in bytes.
+    length: usize,
+    likeness: Arc<[u8]>,
     kind: PhantomData<fn() -> K>,
+}
+
+/// Why an object cannot be held, or not be read again: a defect in either case.
+#[derive(Debug, thiserror::Error)]
+pub enum Unheld {
+    /// It is no JSON of its kind.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// What is held is damaged.
+    #[error("unpacking it: {0}")]
+    Packed(#[from] lz4_flex::block::DecompressError),
 }
 
 impl<K: Kept> Text<K> {
@@ -85,15 +105,24 @@ impl<K: Kept> Text<K> {
     ///
     /// # Errors
     /// When that fails, which only a defect brings about.
-    pub fn of(mut object: K) -> Result<Self, serde_json::Error> {
+    pub fn of(mut object: K, likeness: &Likeness) -> Result<Self, Unheld> {
         object.trim();
+        let json = serde_json::to_vec(&object)?;
+        let likeness = likeness.0.get_or_init(|| json.as_slice().into()).clone();
         Ok(Self {
             name: object.name_any().into(),
             uid: object.uid().map(Into::into),
             version: object.resource_version().map(Into::into),
-            json: serde_json::to_vec(&object)?.into(),
+            packed: lz4_flex::block::compress_with_dict(&json, &likeness).into(),
+            length: json.len(),
+            likeness,
             kind: PhantomData,
         })
+    }
+
+    fn read(&self) -> Result<K, Unheld> {
+        let json = lz4_flex::block::decompress_with_dict(&self.packed, self.length, &self.likeness)?;
+        Ok(serde_json::from_slice(&json)?)
     }
 
     /// Whether it says what this one does not: it is of another object, or of a later version.
@@ -107,8 +136,8 @@ impl<K: Kept> Text<K> {
 ///
 /// # Errors
 /// When one cannot be read, which only a defect brings about.
-pub fn read<K: Kept>(texts: &[Text<K>]) -> Result<BTreeMap<String, Arc<K>>, serde_json::Error> {
-    let read = |text: &Text<K>| Ok((text.name.to_string(), Arc::new(serde_json::from_slice(&text.json)?)));
+pub fn read<K: Kept>(texts: &[Text<K>]) -> Result<BTreeMap<String, Arc<K>>, Unheld> {
+    let read = |text: &Text<K>| Ok((text.name.to_string(), Arc::new(text.read()?)));
     texts.iter().map(read).collect()
 }
 
@@ -177,7 +206,7 @@ mod tests {
         let object: K = serde_json::from_value(object.clone()).unwrap();
         let mut held = Held::default();
         let instance = ("n".to_owned(), "a".to_owned());
-        assert!(held.put(instance.clone(), Text::of(object).unwrap()));
+        assert!(held.put(instance.clone(), Text::of(object, &Likeness::default()).unwrap()));
         let read = read::<K>(&held.of(&instance)).unwrap();
         serde_json::to_value(&*read["a"]).unwrap()
     }
@@ -218,5 +247,55 @@ mod tests {
             held["spec"],
             json!({ "containers": [], "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "a-data" } }] })
         );
+    }
+
+    #[test]
+    fn what_is_like_the_first_takes_little_and_what_is_not_comes_back_too() {
+        let service = |name: &str, spec: &Value| -> Service {
+            serde_json::from_value(json!({
+                "metadata": { "name": name, "namespace": "n", "uid": format!("uid-of-{name}"), "labels": {
+                    "app.kubernetes.io/managed-by": "cache-broker", "app.kubernetes.io/instance": name,
+                } },
+                "spec": spec,
+            }))
+            .unwrap()
+        };
+        let usual = json!({
+            "clusterIP": "10.0.0.1", "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"], "sessionAffinity": "None",
+            "ports": [{ "name": "redis", "port": 6379, "protocol": "TCP", "targetPort": "redis" }],
+        });
+        let likeness = Likeness::default();
+        let texts: Vec<_> = [
+            service("first", &usual),
+            service("second", &usual),
+            service("third", &json!({ "externalName": "é".repeat(5_000) })),
+            service("fourth", &json!({})),
+        ]
+        .into_iter()
+        .map(|service| (service.clone(), Text::of(service, &likeness).unwrap()))
+        .collect();
+        for (service, text) in &texts {
+            assert_eq!(text.read().unwrap(), *service);
+        }
+        let like = &texts[1].1;
+        assert!(
+            like.packed.len() * 4 < like.length,
+            "{} of {}",
+            like.packed.len(),
+            like.length
+        );
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_and_nothing_breaks() {
+        let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "a", "namespace": "n" } })).unwrap();
+        let text = Text::of(secret, &Likeness::default()).unwrap();
+        for cut in 0..text.packed.len() {
+            let damaged = Text {
+                packed: text.packed[..cut].into(),
+                ..text.clone()
+            };
+            assert!(damaged.read().is_err(), "{cut}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use super::Observed;
-use super::held::{self, Held, Kept, Text};
+use super::held::{self, Held, Kept, Likeness, Text};
 use crate::api::{CacheInstance, labels};
 use crate::provider::Fault;
 
@@ -40,6 +40,7 @@ pub const PAGE: u32 = 100;
 /// Objects of one kind, by the namespace and name of their instance.
 pub struct Children<K> {
     held: RwLock<Held<K>>,
+    likeness: Likeness,
     listed: watch::Sender<usize>,
 }
 
@@ -47,6 +48,7 @@ impl<K> Default for Children<K> {
     fn default() -> Self {
         Self {
             held: RwLock::default(),
+            likeness: Likeness::default(),
             listed: watch::Sender::new(0),
         }
     }
@@ -190,7 +192,7 @@ impl<K: Kept> Children<K> {
                         }
                     }
                     Event::InitDone => {
-                        self.keep_only(scope, &seen, nudge).await;
+                        self.keep_only(scope, &std::mem::take(&mut seen), nudge).await;
                         if std::mem::take(&mut first) {
                             self.listed.send_modify(|listed| *listed += 1);
                         }
@@ -221,17 +223,25 @@ impl<K: Kept> Children<K> {
         nudge: &mpsc::Sender<ObjectRef<CacheInstance>>,
     ) {
         let reference = ObjectRef::new(&instance).within(&namespace);
-        let Some(text) = text(object) else { return };
+        let Some(text) = self.text(object) else { return };
         // What was held already, since we wrote it, is no news.
         if self.held.write().put((namespace, instance), text) {
             let _ = nudge.send(reference).await;
         }
     }
 
+    /// An object as it is held. What cannot be is as if it was not there, and would be applied anew.
+    fn text(&self, object: K) -> Option<Text<K>> {
+        let name = object.name_any();
+        Text::of(object, &self.likeness)
+            .inspect_err(|error| tracing::error!(kind = %K::kind(&()), %name, %error, "not held"))
+            .ok()
+    }
+
     fn wrote(&self, object: K) {
         if let Some((namespace, instance, _)) = key(&object) {
             let uid = object.uid();
-            let Some(text) = text(object) else { return };
+            let Some(text) = self.text(object) else { return };
             let mut held = self.held.write();
             if uid.is_none_or(|uid| !held.was_deleted(&uid)) {
                 held.put((namespace, instance), text);
@@ -275,14 +285,6 @@ impl<K: Kept> Children<K> {
             self.remove(&key, uid, nudge).await;
         }
     }
-}
-
-/// An object as it is held. What cannot be is as if it was not there, and would be applied anew.
-fn text<K: Kept>(object: K) -> Option<Text<K>> {
-    let name = object.name_any();
-    Text::of(object)
-        .inspect_err(|error| tracing::error!(kind = %K::kind(&()), %name, %error, "not held"))
-        .ok()
 }
 
 fn key<K: ResourceExt>(object: &K) -> Option<(String, String, String)> {
