@@ -2,7 +2,8 @@
 //! `clock_timestamp()` are found in a schema before that of Postgres, and say what the simulation says.
 
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
+use std::time::Duration;
 
 use cache_broker::ledger::gate::{Gate, Passing};
 use cache_broker::ledger::{KeyRing, Ledger, LedgerError};
@@ -29,6 +30,7 @@ const CLOCK: &str = "
 pub struct Database {
     pub sql: tokio_postgres::Client,
     pub ledger: Ledger,
+    url: String,
     clock: tokio_postgres::Statement,
 }
 
@@ -47,7 +49,12 @@ impl Database {
             .await
             .unwrap();
         let clock = sql.prepare("update simulation.clock set at = $1").await.unwrap();
-        Self { sql, ledger, clock }
+        Self {
+            sql,
+            ledger,
+            url,
+            clock,
+        }
     }
 
     /// Empties it.
@@ -63,6 +70,23 @@ impl Database {
             )
             .await
             .unwrap();
+    }
+
+    /// Has whoever asks for an instance wait, by the time of the machine, and returns when that has begun.
+    pub fn hold_up(&self, long: Duration) {
+        let (url, (held, holds)) = (self.url.clone(), mpsc::channel());
+        std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                let lock = "begin; lock table cache_broker.instances in access exclusive mode";
+                client.batch_execute(lock).await.unwrap();
+                held.send(()).unwrap();
+                tokio::time::sleep(long).await;
+                client.batch_execute("commit").await.unwrap();
+            });
+        });
+        holds.recv().unwrap();
     }
 
     pub async fn set_clock(&self, now: Timestamp) {

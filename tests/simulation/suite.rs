@@ -22,6 +22,8 @@ static UNDISTURBED: Mutex<BTreeMap<&str, Arc<Report>>> = Mutex::new(BTreeMap::ne
 
 /// How late an answer comes of which one of the calls of an operation is made.
 const SLOW: Duration = Duration::from_secs(7);
+/// Longer than Postgres may take for a statement, and the ledger for a call.
+const HELD_UP: Duration = Duration::from_secs(14);
 /// How many threads do runs.
 const THREADS: usize = 2;
 /// The mixtures that are among the tests, those that take least first.
@@ -271,6 +273,25 @@ fn the_real_api_server_answers_the_same() {
     let wrong = tokio::runtime::Runtime::new().unwrap().block_on(replayed);
     let first = wrong.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
     assert!(wrong.is_empty(), "{} answers disagree:\n{first}", wrong.len());
+}
+
+/// Nothing ends because the machine is slow: the time of a run is its own.
+#[test]
+#[ignore = "it waits longer than a call of the ledger may take"]
+fn a_slow_postgres_changes_nothing() {
+    let _alone = alone();
+    let (rig, scenario) = (Rig::new(), &ALL[0]);
+    let undisturbed = rig.undisturbed(scenario);
+    let (database, began) = (rig.database.clone(), Instant::now());
+    let slow = rig.run(Plan {
+        operation: Box::new(move |platform| {
+            database.hold_up(HELD_UP);
+            (scenario.operation)(platform)
+        }),
+        ..plain(scenario, Faults::None, 1)
+    });
+    assert!(began.elapsed() > HELD_UP);
+    assert_eq!(otherwise(&undisturbed, &slow), Vec::<String>::new());
 }
 
 #[test]
