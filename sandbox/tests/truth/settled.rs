@@ -137,6 +137,33 @@ fn resized(size: &str) -> Value {
     json!({ "spec": { "resources": { "requests": { "storage": size } } } })
 }
 
+/// A claim of each class that is made, and is to be larger, and smaller.
+fn sized() -> Vec<Sent> {
+    let kind = &KINDS[1];
+    let of = |class: &str| {
+        let name = format!("of-{class}");
+        let claim = json!({
+            "apiVersion": "v1", "kind": kind.kind, "metadata": { "name": name },
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+                "resources": { "requests": { "storage": "2Gi" } },
+            },
+        });
+        let mut made = Sent::get(collection(kind));
+        made.method = Method::POST;
+        made.body = claim;
+        let patched = ["3Gi", "1Gi"].map(|size| {
+            let mut sent = Sent::get(format!("{}/{name}", collection(kind)));
+            sent.method = Method::PATCH;
+            sent.content_type = "application/merge-patch+json";
+            sent.body = resized(size);
+            sent
+        });
+        [made].into_iter().chain(patched)
+    };
+    ["grows", "fixed", "waits", "none"].into_iter().flat_map(of).collect()
+}
+
 /// What kind of change of a claim's size is asked for, if one is.
 fn resize(sent: &Sent, stood: &Value) -> Option<&'static str> {
     let at = "/spec/resources/requests/storage";
@@ -279,10 +306,9 @@ pub async fn disagreements(client: &Client) -> Vec<String> {
     let mut wrong = Vec::new();
     // How changes of the sizes of claims ended, by what they were of.
     let mut resizes = BTreeMap::new();
-    for nth in 0..REQUESTS {
-        // Pods are made by Deployments alone.
-        let kind = &KINDS[chance.below(3)];
-        let sent = request(kind, &mut chance);
+    // Pods are made by Deployments alone.
+    let generated = (0..REQUESTS).map(|_| request(&KINDS[chance.below(3)], &mut chance));
+    for (nth, sent) in sized().into_iter().chain(generated).enumerate() {
         let (_, stood) = imagined(&mut server, &Sent::get(sent.path.clone()), &Value::Null);
         let memory = imagined(&mut server, &sent, &ours.fill(&sent));
         if let Some(kind) = resize(&sent, &stood) {
