@@ -79,18 +79,56 @@ fn a_block_that_is_not_run_says_why_and_they_are_few() {
     assert!(total > 25, "{total}");
 }
 
-#[test]
-fn no_other_file_has_commands() {
-    let mut found = Vec::new();
+/// All Markdown files.
+fn manual() -> Vec<String> {
+    let mut files = Vec::new();
     for folder in [".", "deploy", "docs"] {
         for entry in fs::read_dir(format!("{PROJECT}/{folder}")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let file = format!("{folder}/{name}").trim_start_matches("./").to_owned();
-            if name.ends_with(".md") && !blocks(&file).is_empty() {
-                found.push(file);
+            if name.ends_with(".md") {
+                files.push(format!("{folder}/{name}").trim_start_matches("./").to_owned());
             }
         }
     }
-    found.sort();
+    files.sort();
+    files
+}
+
+#[test]
+fn no_other_file_has_commands() {
+    let mut found = manual();
+    found.retain(|file| !blocks(file).is_empty());
     assert_eq!(found, FILES.map(|(file, _)| file));
+}
+
+#[test]
+fn what_is_named_as_a_file_or_folder_is_there() {
+    // In code spans, with a folder in front; those of the sources are also named from `src` or a provider on.
+    let tops = ["", "src", "src/provider"];
+    let folders: Vec<_> = tops
+        .iter()
+        .flat_map(|top| fs::read_dir(format!("{PROJECT}/{top}")).unwrap())
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| name != "target")
+        .collect();
+    let mut named = 0;
+    for file in manual() {
+        let text = fs::read_to_string(format!("{PROJECT}/{file}")).unwrap();
+        for span in text.split('`').skip(1).step_by(2) {
+            let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+            let folder = span.split_once('/').map(|(folder, _)| folder);
+            if !span.chars().all(is_path) || !folder.is_some_and(|folder| folders.iter().any(|known| known == folder)) {
+                continue;
+            }
+            named += 1;
+            assert!(
+                tops.iter()
+                    .any(|top| fs::exists(format!("{PROJECT}/{top}/{span}")).unwrap()),
+                "{file} names {span}"
+            );
+        }
+    }
+    assert!(named > 40, "{named}");
 }
