@@ -59,11 +59,12 @@ fuzz: setup ## Play random platforms and feed random bytes to the API, FUZZ_SECO
 	cargo test --locked -p cache-broker --test osb -- --nocapture --test-threads=1 conformance fuzz
 
 .PHONY: simulate
-simulate: ## Simulate the broker under faults: SEEDS=N mixtures (from FIRST on; every TWICE=n-th again, to compare), or one SEED=x; EVERY=n of the faults one by one
+simulate: ## Simulate the broker under faults: SEEDS=N mixtures (from FIRST on; every TWICE=n-th again, to compare), or one SEED=x; EVERY=n of the faults one by one, of PART=m/n of the operations
 	@export SIMULATION_VERBOSE=$(if $(SEED),1) SIMULATION_TRACE=$(if $(SEED),1)
 	$(if $(SEED),,unset SIMULATION_VERBOSE SIMULATION_TRACE)
 	$(if $(SEED),export SIMULATION_SEED=$(SEED) SIMULATION_TWICE=0)
 	$(if $(TWICE),export SIMULATION_TWICE=$(TWICE))
+	export SIMULATION_PART=$(PART)
 	export SIMULATION_FIRST=$(or $(FIRST),1) SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
 	cargo test --locked --test simulation -- --nocapture --include-ignored --test-threads=1 $(if $(SEED),mixtures)
 

@@ -25,6 +25,7 @@ pub mod in_memory_kubernetes;
 pub mod node;
 pub mod postgres;
 pub mod prerequisites;
+mod quantity;
 pub mod service_proxy;
 pub mod shell;
 pub mod supervisor;

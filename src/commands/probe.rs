@@ -15,7 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use super::DEADLINE;
 use crate::ledger::error::chain;
 use crate::settings::{Probe, read_credentials};
+use crate::tls;
 
 const PAUSE: Duration = Duration::from_millis(500);
 const MAX_CATALOG: usize = 16 * 1024 * 1024;
@@ -129,9 +130,7 @@ fn trusting(certificate: Option<&Path>) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let Some(path) = certificate else {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+        return Ok(builder.with_root_certificates(tls::authorities()).with_no_client_auth());
     };
     let expected = CertificateDer::from_pem_file(path)
         .map_err(|error| format!("reading --certificate-file {}: {error}", path.display()))?;

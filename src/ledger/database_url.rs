@@ -13,6 +13,8 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::tls;
+
 /// Where the tables live, unless the connection string sets `search_path` itself.
 pub const SCHEMA: &str = "cache_broker";
 
@@ -197,7 +199,7 @@ impl DatabaseUrl {
                 .with_custom_certificate_verifier(Arc::new(Verifier { provider, inner: None }))
                 .with_no_client_auth(),
             Security::VerifyCa => {
-                let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
+                let inner = WebPkiServerVerifier::builder_with_provider(self.roots()?, provider.clone())
                     .build()
                     .map_err(|error| TlsError::Setup(error.to_string()))?;
                 builder
@@ -213,24 +215,23 @@ impl DatabaseUrl {
         Ok(MakeRustlsConnect::new(config))
     }
 
-    fn roots(&self) -> Result<RootCertStore, TlsError> {
+    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+        let Some(path) = &self.root_certificate else {
+            return Ok(tls::authorities());
+        };
         let mut roots = RootCertStore::empty();
-        if let Some(path) = &self.root_certificate {
-            let refused = |reason: String| TlsError::RootCertificate {
-                path: path.clone(),
-                reason,
-            };
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))? {
-                let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-                roots.add(certificate).map_err(|error| refused(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(refused("it has no certificate".to_owned()));
-            }
-        } else {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let refused = |reason: String| TlsError::RootCertificate {
+            path: path.clone(),
+            reason,
+        };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))? {
+            let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+            roots.add(certificate).map_err(|error| refused(error.to_string()))?;
         }
-        Ok(roots)
+        if roots.is_empty() {
+            return Err(refused("it has no certificate".to_owned()));
+        }
+        Ok(Arc::new(roots))
     }
 }
 

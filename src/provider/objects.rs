@@ -194,11 +194,21 @@ pub enum Refusal {
     Other(String),
 }
 
+/// What the API server says of a claim whose class has volumes of one size.
+const FIXED_SIZE: &str = "only dynamically provisioned pvc can be resized";
+
 impl Refusal {
     /// As the fault of a step. Invalid and bad requests stay so until the plan or the instance changes; all else may
     /// pass.
     pub fn fault(self, what: &str) -> Fault {
         match self {
+            Self::Api(status) if status.is_forbidden() && status.message.contains(FIXED_SIZE) => {
+                Fault::refused(format!(
+                    "{what}: refused: {}: put persistence.size of the plan back, or have the storage class allow it \
+                     (allowVolumeExpansion)",
+                    status.message
+                ))
+            }
             Self::Api(status) if status.is_invalid() || status.code == 400 => {
                 Fault::refused(format!("{what}: refused: {}", status.message))
             }

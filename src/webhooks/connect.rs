@@ -13,33 +13,21 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::deliver::DeliveryError;
 use super::target::{Policy, Target, target};
+use crate::dial::{Dial, Line};
+use crate::tls;
 
 /// How long opening the connection may take, and TLS on it.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How many of a host's addresses are tried.
 const MAX_ADDRESSES: usize = 4;
-
-/// A connection to a receiver.
-pub trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
-
-/// A connection to a receiver, later.
-pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
-
-/// Another way than the network to reach receivers.
-pub trait Dial: Send + Sync {
-    /// Opens a connection to a target.
-    fn dial(&self, target: &Target) -> Dialling;
-}
 
 /// Whether a connection has carried a request.
 #[derive(Clone, Default)]
@@ -98,11 +86,9 @@ impl Connector {
     /// # Errors
     /// When TLS cannot be set up.
     pub(super) fn new(policy: Policy) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .with_root_certificates(tls::authorities())
             .with_no_client_auth();
         Ok(Self {
             policy,
@@ -136,7 +122,7 @@ impl Connector {
     /// Dials an address that was checked: a second look-up could give another one.
     async fn connect(&self, target: &Target) -> Result<Box<dyn Line>, DeliveryError> {
         if let Some(dial) = &self.dial {
-            let line = dial.dial(target).await;
+            let line = dial.dial(&target.host, target.port).await;
             return line.map_err(|error| connecting(target, &error));
         }
         let unresolved = |reason: String| DeliveryError::Resolve {

@@ -19,9 +19,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::connect::{Connector, Dial, Used};
+use super::connect::{Connector, Used};
 use super::target::{Policy, Target, TargetError, target};
 use crate::ambient;
+use crate::dial::Dial;
 use crate::ledger::WebhookTarget;
 use crate::ledger::error::chain;
 

@@ -11,7 +11,6 @@ mod target;
 
 use std::time::Duration;
 
-pub use connect::{Dial, Dialling, Line};
 pub use deliver::{Deliverer, DeliveryError, SIGNATURE, SIGNATURE_V2, TIMESTAMP, signature};
 pub use dispatch::{deliver, run};
 pub use target::{Policy, Target, TargetError, target};

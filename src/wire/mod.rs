@@ -19,17 +19,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use tokio_rustls::TlsConnector;
 
 pub use acl::{AclChange, AclUser, DEFAULT_USER, PasswordHash, SeenUser};
 
 use crate::api::{Connection, EngineType};
+use crate::dial::Dial;
+use crate::tls;
 use session::Session;
-pub use session::{Dial, Dialling, Line};
 
 /// How long a conversation with one node may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -66,8 +67,7 @@ impl Trust {
     /// # Errors
     /// When the PEM text holds no certificate, or one that cannot be read.
     pub fn new(authority: Option<&[u8]>) -> Result<Self, TrustError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut roots = tls::authorities();
         if let Some(pem) = authority {
             let certificates = CertificateDer::pem_slice_iter(pem)
                 .collect::<Result<Vec<_>, _>>()
@@ -76,7 +76,7 @@ impl Trust {
                 return Err(TrustError::Authority("it has no certificate".to_owned()));
             }
             for certificate in certificates {
-                roots
+                Arc::make_mut(&mut roots)
                     .add(certificate)
                     .map_err(|error| TrustError::Authority(error.to_string()))?;
             }

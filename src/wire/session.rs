@@ -1,30 +1,16 @@
 //! A connection to one node: requests out, replies in, within a bound.
 
 use std::io;
-use std::pin::Pin;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Reason, Trust};
+use crate::dial::Line;
 
 /// The longest reply that is read, in bytes. `INFO` and `stats` say some thousands.
 pub(super) const LONGEST_REPLY: usize = 1024 * 1024;
-
-/// A connection to a node.
-pub trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
-
-/// A connection to a node, later.
-pub type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Line>>> + Send>>;
-
-/// Another way than the network to reach nodes.
-pub trait Dial: Send + Sync {
-    /// Opens a connection to a host's port.
-    fn dial(&self, host: &str, port: u16) -> Dialling;
-}
 
 /// A connection, and what was read of the next reply.
 pub(super) struct Session {

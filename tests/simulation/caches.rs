@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cache_broker::wire::{Dial, Dialling, Line};
+use cache_broker::dial::{Dial, Dialling, Line};
 use sandbox::in_memory_kubernetes::Key;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

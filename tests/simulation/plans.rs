@@ -21,7 +21,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     let cluster = |service, id: &'static str, engine: &Value, spec: Value| {
         let mut plan = plan(service, id, engine, ("kubernetes", &spec));
         plan["parameters"] = json!({ "properties": { "connectionLimit": { "type": "integer" } } });
-        if id.ends_with("broken") {
+        if ["memcached-broken", "redis-fixed-large"].contains(&id) {
             plan["operationDeadline"] = json!("3m");
         }
         (id, plan)
@@ -63,6 +63,18 @@ pub fn all() -> Vec<(&'static str, Value)> {
             "redis-kept-large",
             &redis,
             json!({ "memory": "128Mi", "persistence": { "size": "2Gi" } }),
+        ),
+        cluster(
+            r,
+            "redis-fixed",
+            &redis,
+            json!({ "memory": "64Mi", "persistence": { "size": "1Gi", "storageClass": "fixed" } }),
+        ),
+        cluster(
+            r,
+            "redis-fixed-large",
+            &redis,
+            json!({ "memory": "128Mi", "persistence": { "size": "2Gi", "storageClass": "fixed" } }),
         ),
         cluster(r, "valkey-small", &valkey, json!({ "memory": "64Mi" })),
         aws(r, "aws-redis-small", &redis, json!({ "nodeType": "cache.t4g.micro" })),

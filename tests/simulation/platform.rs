@@ -356,16 +356,9 @@ impl Platform {
             _ => "application/json",
         };
         let request = KubeRequest {
-            method,
-            path,
             query: query.to_owned(),
-            accept: String::new(),
             content_type: content_type.to_owned(),
-            body: if body.is_null() {
-                Bytes::new()
-            } else {
-                Bytes::from(body.to_string())
-            },
+            ..KubeRequest::new(method, path, body)
         };
         match self.world.kubernetes(&request) {
             Answer::Once(status, body) => (status, body),

@@ -2,7 +2,8 @@
 //! `clock_timestamp()` are found in a schema before that of Postgres, and say what the simulation says.
 
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
+use std::time::Duration;
 
 use cache_broker::ledger::gate::{Gate, Passing};
 use cache_broker::ledger::{KeyRing, Ledger, LedgerError};
@@ -29,6 +30,8 @@ const CLOCK: &str = "
 pub struct Database {
     pub sql: tokio_postgres::Client,
     pub ledger: Ledger,
+    url: String,
+    clock: tokio_postgres::Statement,
 }
 
 impl Database {
@@ -37,14 +40,21 @@ impl Database {
         let (sql, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         sql.batch_execute(CLOCK).await.unwrap();
-        let path = "options=-c%20search_path%3Dcache_broker%2Csimulation%2Cpg_catalog";
+        // Statements end by the time of the run, as all else does, and not by that of the machine, which may be busy.
+        let path = "options=-c%20search_path%3Dcache_broker%2Csimulation%2Cpg_catalog%20-c%20statement_timeout%3D0";
         let keys = KeyRing::parse(&database::KEYS.to_owned().into()).unwrap();
         let ledger = Ledger::new(format!("{url}&{path}").parse().unwrap(), keys, 8).unwrap();
         ledger.migrate().await.unwrap();
         sql.batch_execute("set search_path = cache_broker, simulation, pg_catalog")
             .await
             .unwrap();
-        Self { sql, ledger }
+        let clock = sql.prepare("update simulation.clock set at = $1").await.unwrap();
+        Self {
+            sql,
+            ledger,
+            url,
+            clock,
+        }
     }
 
     /// Empties it.
@@ -62,11 +72,25 @@ impl Database {
             .unwrap();
     }
 
+    /// Has whoever asks for an instance wait, by the time of the machine, and returns when that has begun.
+    pub fn hold_up(&self, long: Duration) {
+        let (url, (held, holds)) = (self.url.clone(), mpsc::channel());
+        std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                let lock = "begin; lock table cache_broker.instances in access exclusive mode";
+                client.batch_execute(lock).await.unwrap();
+                held.send(()).unwrap();
+                tokio::time::sleep(long).await;
+                client.batch_execute("commit").await.unwrap();
+            });
+        });
+        holds.recv().unwrap();
+    }
+
     pub async fn set_clock(&self, now: Timestamp) {
-        self.sql
-            .execute("update simulation.clock set at = $1", &[&now])
-            .await
-            .unwrap();
+        self.sql.execute(&self.clock, &[&now]).await.unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use cache_broker::webhooks::{Dial, Dialling, Line, Target};
+use cache_broker::dial::{Dial, Dialling, Line};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -29,8 +29,8 @@ pub struct Network {
 }
 
 impl Dial for Network {
-    fn dial(&self, target: &Target) -> Dialling {
-        let (world, process, host) = (self.world.clone(), self.process, target.host.clone());
+    fn dial(&self, host: &str, _port: u16) -> Dialling {
+        let (world, process, host) = (self.world.clone(), self.process, host.to_owned());
         Box::pin(async move {
             let world = world.upgrade().ok_or(io::ErrorKind::ConnectionRefused)?;
             let call = Call {

@@ -296,10 +296,9 @@ impl Run {
         let mut state = self.world.state();
         state.tickets.retain(|ticket| !ticket.answer.is_closed());
         state.watches.retain(|watch| !watch.lines.is_closed());
-        state.tickets.sort_by(|one, other| {
-            let key = |ticket: &crate::gate::Ticket| (ticket.process, ticket.call.clone(), ticket.id);
-            key(one).cmp(&key(other))
-        });
+        state
+            .tickets
+            .sort_by(|one, other| (one.process, &one.call, one.id).cmp(&(other.process, &other.call, other.id)));
         for ticket in &mut state.tickets {
             if ticket.batch.replace(ticket.batch.unwrap_or(self.turns)).is_none()
                 && storms

@@ -213,6 +213,18 @@ pub const ALL: &[Scenario] = &[
         operation: doing!(|p| vec![p.update("one", "redis-kept-large", &json!({})).await]),
     },
     Scenario {
+        name: "update whose volume cannot grow",
+        plans: &["redis-fixed", "redis-fixed-large"],
+        before: ordered!("redis-fixed"),
+        operation: doing!(|p| {
+            let end = p.update("one", "redis-fixed-large", &json!({})).await;
+            assert!(matches!(end, End::Failed(_)), "{end:?}");
+            let counted = p.stats("one").await;
+            assert!(counted.is_success(), "what served serves still: {counted}");
+            vec![End::Failed(String::new())]
+        }),
+    },
+    Scenario {
         name: "update that fails in the cluster",
         plans: &["memcached-broken", "memcached-small"],
         before: ordered!("memcached-small"),

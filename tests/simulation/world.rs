@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use cache_broker::ambient::Ambient;
 use cache_broker::ledger::Ledger;
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use sandbox::elasticache::{InMemory, Options, Times};
 use sandbox::in_memory_kubernetes::{Answer, ApiServer, Key, Kind, Request, Watch};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -43,7 +43,8 @@ pub const KINDS: &[Kind] = &[
     Kind::built_in("", "v1", "Secret", "secrets"),
     Kind::built_in("", "v1", "Service", "services").with_status(),
     Kind::built_in("", "v1", "Pod", "pods"),
-    Kind::built_in("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+    Kind::built_in("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims").with_status(),
+    Kind::built_in("storage.k8s.io", "v1", "StorageClass", "storageclasses").cluster_wide(),
     Kind::built_in("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies").with_generation(),
     Kind::built_in("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
         .with_status()
@@ -51,6 +52,23 @@ pub const KINDS: &[Kind] = &[
     Kind::built_in("coordination.k8s.io", "v1", "Lease", "leases"),
     Kind::built_in("events.k8s.io", "v1", "Event", "events"),
 ];
+
+/// Where classes of storage are.
+pub const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
+
+/// The classes of storage of the cluster: the one of claims that name none, whose volumes grow, and one whose volumes do not.
+pub fn classes() -> [Value; 2] {
+    [("standard", true), ("fixed", false)].map(|(name, grows)| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+            "metadata": { "name": name, "annotations": {
+                "storageclass.kubernetes.io/is-default-class": grows.to_string(),
+            } },
+            "provisioner": "volumes.example.org", "allowVolumeExpansion": grows,
+            "volumeBindingMode": "WaitForFirstConsumer",
+        })
+    })
+}
 
 /// A watch that somebody reads.
 pub struct OpenWatch {
@@ -83,6 +101,24 @@ pub struct KubeRequest {
     pub accept: String,
     pub content_type: String,
     pub body: Bytes,
+}
+
+impl KubeRequest {
+    /// One of somebody who asks for nothing in particular.
+    pub fn new(method: Method, path: String, body: &Value) -> Self {
+        Self {
+            method,
+            path,
+            query: String::new(),
+            accept: String::new(),
+            content_type: "application/json".to_owned(),
+            body: if body.is_null() {
+                Bytes::new()
+            } else {
+                Bytes::from(body.to_string())
+            },
+        }
+    }
 }
 
 /// What was counted.
@@ -164,7 +200,7 @@ impl World {
             times,
             ..Options::default()
         };
-        Arc::new(Self {
+        let world = Arc::new(Self {
             state: Mutex::new(State {
                 api: ApiServer::new(KINDS),
                 elasticache: InMemory::new(options),
@@ -195,7 +231,15 @@ impl World {
             idle,
             ledger,
             began,
-        })
+        });
+        for class in classes() {
+            let request = KubeRequest::new(Method::POST, CLASSES.to_owned(), &class);
+            assert!(matches!(
+                world.kubernetes(&request),
+                Answer::Once(StatusCode::CREATED, _)
+            ));
+        }
+        world
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -316,7 +360,7 @@ impl World {
     }
 
     /// Has a request to ElastiCache take effect.
-    pub fn elasticache(&self, request: &sandbox::elasticache::Request) -> (http::StatusCode, String) {
+    pub fn elasticache(&self, request: &sandbox::elasticache::Request) -> (StatusCode, String) {
         let now = self.now();
         if let Some(id) = ["ReplicationGroupId", "CacheClusterId"]
             .iter()

@@ -15,8 +15,6 @@ use super::object::{
 
 /// The finalizer that holds an object until its dependents are gone.
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
-/// The finalizer that holds a claim as long as a Pod uses it.
-pub(super) const IN_USE: &str = "kubernetes.io/pvc-protection";
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -437,7 +435,7 @@ impl ApiServer {
             typed(kind, object);
         }
         if kind.kind == "PersistentVolumeClaim" {
-            hold(object, IN_USE);
+            self.begin_claim(object);
         }
         let metadata = meta_mut(object);
         for name in ["deletionTimestamp", "managedFields", "selfLink"] {
@@ -598,6 +596,9 @@ impl ApiServer {
                 &key.name,
                 "data: Invalid value: field is immutable",
             ));
+        }
+        if kind.kind == "PersistentVolumeClaim" && !route.status {
+            self.check_claim(&kind, &key.name, &before.value, &object)?;
         }
         members(&mut object).insert("apiVersion".to_owned(), json!(kind.api_version()));
         members(&mut object).insert("kind".to_owned(), json!(kind.kind));

@@ -4,8 +4,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::api_server::{ApiServer, FOREGROUND, IN_USE};
+use super::api_server::{ApiServer, FOREGROUND};
 use super::apply::Managers;
+use super::claims::IN_USE;
 use super::object::{Key, Stored, finalizers, hold, is_deleting, members, meta, meta_mut, meta_text, owners, time};
 
 /// Something that a controller is about to do.
@@ -15,6 +16,10 @@ pub enum Work {
     Collect(Key),
     /// It lets go of what is deleted in the foreground, or deletes its dependents.
     Foreground(Key),
+    /// A claim gets its volume.
+    Bind(Key),
+    /// The volume of a claim becomes as large as it is asked for.
+    Grow(Key),
     /// A claim is held as long as it may be used.
     Hold(Key),
     /// A claim that no Pod uses is let go.
@@ -34,6 +39,8 @@ impl Work {
     pub fn key(&self) -> &Key {
         let (Self::Collect(key)
         | Self::Foreground(key)
+        | Self::Bind(key)
+        | Self::Grow(key)
         | Self::Hold(key)
         | Self::LetGo(key)
         | Self::Scale(key)
@@ -83,8 +90,11 @@ impl ApiServer {
                 {
                     work.push(Work::LetGo(key.clone()));
                 }
+                "persistentvolumeclaims" if !is_deleting(object) => work.extend(self.work_on_claim(key, object)),
                 "pods" if is_deleting(object) => work.push(Work::End(key.clone())),
-                "pods" if object.get("status").is_none() => work.push(Work::Start(key.clone())),
+                "pods" if object.pointer("/status/podIP").is_none() && self.has_volumes(key, object) => {
+                    work.push(Work::Start(key.clone()));
+                }
                 _ => {}
             }
         }
@@ -112,6 +122,8 @@ impl ApiServer {
                 hold(&mut stored.value, IN_USE);
                 self.put(key.clone(), stored);
             }
+            Work::Bind(_) => self.bind(key, stored),
+            Work::Grow(_) => self.grow(key, stored),
             Work::LetGo(_) => self.let_go(key, stored, IN_USE),
             Work::Scale(_) => self.scale(key, &stored.value, now),
             Work::Start(_) => {
@@ -140,17 +152,6 @@ impl ApiServer {
             meta_mut(&mut stored.value).insert("finalizers".to_owned(), json!(held));
             self.put(key.clone(), stored);
         }
-    }
-
-    /// Whether a Pod mounts a claim.
-    fn is_used(&self, claim: &Key) -> bool {
-        let mounts = |pod: &Value| {
-            let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
-            let mut volumes = volumes.into_iter().flatten();
-            volumes.any(|volume| volume.pointer("/persistentVolumeClaim/claimName") == Some(&json!(claim.name)))
-        };
-        let mut pods = self.objects.iter().filter(|(key, _)| key.plural == "pods");
-        pods.any(|(key, stored)| key.namespace == claim.namespace && mounts(&stored.value))
     }
 
     fn stands(&self, owner: &Value) -> bool {
@@ -241,6 +242,7 @@ impl ApiServer {
                 }],
             },
             "spec": template.and_then(|template| template.get("spec")).cloned().unwrap_or_default(),
+            "status": { "phase": "Pending" },
         });
         let stored = Stored {
             value: object,

@@ -8,6 +8,7 @@
 
 mod api_server;
 mod apply;
+mod claims;
 mod controllers;
 mod object;
 

@@ -1,5 +1,6 @@
-//! PersistentVolumeClaims: each gets a volume, so that its pods can be scheduled, unless it names a StorageClass that does not
-//! exist. One that was named before it existed is seen when the claim changes.
+//! PersistentVolumeClaims: each gets a volume, so that its pods can be scheduled; where its class says so, only once one of them
+//! was, and none if there is no such class. A class that comes late is seen when the claim changes. A volume grows with its
+//! claim.
 //!
 //! The volume is a folder of the node's that outlives pods and goes with its claim.
 
@@ -10,7 +11,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -24,6 +26,12 @@ const ATTEMPTS: u32 = 10;
 /// How long after a failed attempt the next one comes.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How a class says that its claims are bound once a pod that uses them has a place.
+const WAITS: &str = "WaitForFirstConsumer";
+
+/// The annotation by which the scheduler says where that is.
+const PLACE: &str = "volume.kubernetes.io/selected-node";
+
 /// Where a claim's data is, below the sandbox's folder.
 pub(super) fn folder(node: &str, namespace: &str, claim: &str) -> PathBuf {
     ["nodes", node, "claims", namespace, claim].iter().collect()
@@ -36,9 +44,7 @@ pub(super) async fn serve(shared: Arc<Shared>) {
     while let Some(event) = events.next().await {
         for _ in 0..ATTEMPTS {
             let done = match &event {
-                watcher::Event::Apply(claim) | watcher::Event::InitApply(claim) if wants_volume(claim) => {
-                    provide(&shared, claim).await
-                }
+                watcher::Event::Apply(claim) | watcher::Event::InitApply(claim) => see_to(&shared, claim).await,
                 watcher::Event::Delete(claim) => take_back(&shared, claim).await,
                 _ => Ok(()),
             };
@@ -49,12 +55,60 @@ pub(super) async fn serve(shared: Arc<Shared>) {
     }
 }
 
-fn wants_volume(claim: &PersistentVolumeClaim) -> bool {
-    let unbound = claim
-        .spec
+async fn see_to(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let spec = claim.spec.as_ref();
+    let volume = spec.and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
+    if !volume.is_empty() {
+        return grow(shared, claim).await;
+    }
+    if claim.annotations().contains_key(PLACE) || !waits(shared, claim).await? {
+        return provide(shared, claim).await;
+    }
+    Ok(())
+}
+
+/// Whether a claim waits: for a pod, since its class says so, or for a class that is not there.
+async fn waits(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<bool, CallError> {
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    let Some(class) = class.filter(|class| !class.is_empty()) else {
+        return Ok(false);
+    };
+    let classes = Api::<StorageClass>::all(shared.client.clone());
+    let found = call(format!("reading storage class {class}"), classes.get_opt(class)).await?;
+    Ok(found.is_none_or(|class| class.volume_binding_mode.as_deref() == Some(WAITS)))
+}
+
+fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    let resources = claim.spec.as_ref()?.resources.as_ref()?;
+    resources.requests.as_ref()?.get("storage")
+}
+
+/// Gives a claim what it asks for: the API server has seen to it that this is no less than it has.
+async fn grow(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
+    let has = claim
+        .status
         .as_ref()
-        .is_some_and(|spec| spec.volume_name.as_deref().unwrap_or_default().is_empty());
-    unbound && claim.metadata.deletion_timestamp.is_none()
+        .and_then(|status| status.capacity.as_ref()?.get("storage"));
+    let size = requested(claim);
+    if has.is_none() || has == size {
+        return Ok(());
+    }
+    let (volume, name) = (name_of(claim), claim.name_any());
+    let volumes = Api::<PersistentVolume>::all(shared.client.clone());
+    let larger = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
+    let what = format!("making volume {volume} larger");
+    call(what, volumes.patch(&volume, &PatchParams::default(), &larger)).await?;
+    let claims =
+        Api::<PersistentVolumeClaim>::namespaced(shared.client.clone(), &claim.namespace().unwrap_or_default());
+    let larger = Patch::Merge(json!({"status": {"capacity": {"storage": size}}}));
+    let what = format!("saying that claim {name} has a larger volume");
+    match call(what, claims.patch_status(&name, &PatchParams::default(), &larger)).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn name_of(claim: &PersistentVolumeClaim) -> String {
@@ -66,23 +120,9 @@ fn folder_of(shared: &Shared, claim: &PersistentVolumeClaim) -> PathBuf {
     shared.supervisor.dir().join(below)
 }
 
-/// Whether the class that a claim names is missing.
-async fn lacks_class(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<bool, CallError> {
-    let named = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
-    let Some(class) = named.filter(|class| !class.is_empty()) else {
-        return Ok(false);
-    };
-    let classes = Api::<StorageClass>::all(shared.client.clone());
-    let found = call(format!("reading StorageClass {class}"), classes.get_opt(class)).await?;
-    Ok(found.is_none())
-}
-
 async fn provide(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<(), CallError> {
-    if lacks_class(shared, claim).await? {
-        return Ok(());
-    }
     let (name, spec) = (name_of(claim), claim.spec.as_ref());
-    let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let size = requested(claim);
     let volume = json!({
         "metadata": {"name": name},
         "spec": {

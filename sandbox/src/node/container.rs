@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::quantity::number;
 
 /// Secrets and ConfigMaps that a pod refers to and that exist.
 #[derive(Clone, Debug, Default)]
@@ -118,44 +119,20 @@ pub(super) fn resource(pod: &Pod, own: &str, selector: &ResourceFieldSelector) -
         "requests" => resources.requests.as_ref(),
         _ => None,
     };
-    let amount = number(wanted?.get(resource)?)?;
+    let amount = number(&wanted?.get(resource)?.0)?;
     let divisor = selector
         .divisor
         .as_ref()
-        .and_then(number)
+        .and_then(|divisor| number(&divisor.0))
         .filter(|divisor| *divisor > 0.0)
         .unwrap_or(1.0);
     Some(format!("{:.0}", (amount / divisor).ceil()))
 }
 
-/// A quantity as a number.
-pub(super) fn number(Quantity(text): &Quantity) -> Option<f64> {
-    let digits = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+')))
-        .unwrap_or(text.len());
-    let (value, suffix) = text.split_at_checked(digits)?;
-    let factor = match suffix {
-        "" => 1.0,
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return text.parse().ok(),
-    };
-    Some(value.parse::<f64>().ok()? * factor)
-}
-
 /// How much memory a container may use, in bytes.
 pub(super) fn memory_limit(container: &Container) -> Option<u64> {
     let limit = container.resources.as_ref()?.limits.as_ref()?.get("memory")?;
-    let bytes = number(limit).filter(|bytes| *bytes >= 1.0)?;
+    let bytes = number(&limit.0).filter(|bytes| *bytes >= 1.0)?;
     // A limit beyond 2^63 is none.
     format!("{bytes:.0}").parse().ok()
 }

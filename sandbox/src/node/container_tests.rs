@@ -136,18 +136,3 @@ fn paths_and_addresses_are_rewritten_where_they_stand_alone() {
     assert_eq!(rewriting.folder("/data"), Some("/s/data".into()));
     assert_eq!(rewriting.folder("/srv"), None);
 }
-
-#[test]
-fn quantities_are_numbers() {
-    for (text, expected) in [
-        ("64Mi", 67_108_864.0),
-        ("1k", 1e3),
-        ("500m", 0.5),
-        ("1e3", 1e3),
-        ("2", 2.0),
-        ("1.5Gi", 1_610_612_736.0),
-    ] {
-        assert_eq!(number(&Quantity(text.into())), Some(expected), "{text}");
-    }
-    assert_eq!(number(&Quantity("much".into())), None);
-}

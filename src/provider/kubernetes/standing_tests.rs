@@ -76,6 +76,53 @@ fn a_volume_goes_from_pod_to_pod_and_stays() {
 }
 
 #[test]
+fn a_volume_grows_before_its_pod_is_given_up_and_not_before_it_is_bound() {
+    let plan = |limit: u32, size: &str| {
+        let plan = json!({ "memory": "64Mi", "connectionLimit": limit, "persistence": { "size": size } });
+        serving("redis", &plan)
+    };
+    let (before, after) = (plan(10, "1Gi"), plan(20, "2Gi"));
+    let mut cluster = settled(&before);
+    let mut unbound = cluster.clone();
+    let old = deployments(&cluster)[0].to_owned();
+    let (steps, _) = settle(&after, &mut cluster);
+    let kinds = |step: &Step| match step {
+        Step::Apply(manifests) => manifests.iter().map(|manifest| manifest.kind).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let grown = steps
+        .iter()
+        .position(|step| kinds(step) == [Kind::PersistentVolumeClaim]);
+    let given_up = steps
+        .iter()
+        .position(|step| *step == Step::Delete(vec![(Kind::Deployment, old.clone())]));
+    assert!(grown.unwrap() < given_up.unwrap(), "{steps:#?}");
+
+    // Its Pod never had a place.
+    let phase = |cluster: &mut Cluster, phase: &str| {
+        let claim = cluster.observed.claims.values_mut().next().unwrap();
+        Arc::make_mut(claim).status = Some(serde_json::from_value(json!({ "phase": phase })).unwrap());
+    };
+    phase(&mut unbound, "Pending");
+    unbound.observed.deployments.clear();
+    unbound.observed.pods.clear();
+    let (steps, _) = settle(&after, &mut unbound);
+    assert!(
+        !steps
+            .iter()
+            .any(|step| kinds(step).contains(&Kind::PersistentVolumeClaim)),
+        "{steps:#?}"
+    );
+    assert_eq!(unbound.served().len(), 1);
+    phase(&mut unbound, "Bound");
+    let (steps, _) = settle(&after, &mut unbound);
+    assert_eq!(
+        steps.iter().map(kinds).collect::<Vec<_>>(),
+        [[Kind::PersistentVolumeClaim]]
+    );
+}
+
+#[test]
 fn the_gap_of_a_volume_is_announced_and_nothing_else_uses_it_meanwhile() {
     let plan = |image: &str| {
         let plan = json!({ "memory": "64Mi", "connectionLimit": 10, "image": image, "persistence": { "size": "1Gi" } });
