@@ -311,13 +311,17 @@ impl<'a> Look<'a> {
                 Step::Apply(vec![self.service(&self.selector, self.port())]),
                 format!("turning Service {} to Deployment {next}", self.template.node),
             ),
-            Some(claim) => Stage::Do(
-                Step::Delete(vec![(Kind::Deployment, serving.name.to_owned())]),
-                format!(
-                    "{} does not answer until Deployment {} has taken over {claim}, which one Pod at a time can use",
-                    self.template.node, self.name
+            Some(claim) => match self.claim_to_apply() {
+                // Whether it may grow is found out while the old Pod serves.
+                Some(larger) => Stage::Do(Step::Apply(vec![larger]), format!("asking for a larger {claim}")),
+                None => Stage::Do(
+                    Step::Delete(vec![(Kind::Deployment, serving.name.to_owned())]),
+                    format!(
+                        "{} does not answer until Deployment {} has taken over {claim}, which one Pod at a time can use",
+                        self.template.node, self.name
+                    ),
                 ),
-            ),
+            },
         }
     }
 
