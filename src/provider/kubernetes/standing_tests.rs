@@ -50,20 +50,6 @@ fn a_volume_goes_from_pod_to_pod_and_stays() {
     );
     assert_eq!(settle(&after, &mut cluster).0, [], "a volume does not shrink");
 
-    // Without a volume yet it does not grow, which Kubernetes would refuse; it grows once it has one.
-    let mut larger_still = larger.clone();
-    let kubernetes = larger_still.plan.kubernetes.as_mut().unwrap();
-    kubernetes.persistence.as_mut().unwrap().size = "3Gi".parse().unwrap();
-    let claims = |cluster: &mut Cluster, phase: &str| {
-        for claim in cluster.observed.claims.values_mut() {
-            Arc::make_mut(claim).status.get_or_insert_default().phase = Some(phase.to_owned());
-        }
-    };
-    claims(&mut cluster, "Pending");
-    assert_eq!(settle(&larger_still, &mut cluster).0, []);
-    claims(&mut cluster, "Bound");
-    assert_eq!(settle(&larger_still, &mut cluster).0.len(), 1);
-
     let mut without = serving("redis", &json!({ "memory": "64Mi", "connectionLimit": 20 }));
     without.consent = Consent::Withheld;
     assert_eq!(
