@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use crate::control_plane::API_SERVER_PORT;
+
 /// How many sandboxes can run at one time on one machine.
 pub const SLOTS: u8 = 16;
 
@@ -34,13 +36,16 @@ struct Claim {
 }
 
 impl Addresses {
-    /// Claims the first free slot.
+    /// Claims the first free slot. One whose API server is still ending, though nobody claims it, is passed over.
     ///
     /// # Errors
     /// When all [`SLOTS`] are taken.
     pub fn claim() -> io::Result<Self> {
         for slot in 0..SLOTS {
-            if let Ok(listener) = TcpListener::bind((Ipv4Addr::new(127, HOSTS + slot, 0, 1), CLAIM_PORT)) {
+            let bind = |port| TcpListener::bind((Ipv4Addr::new(127, HOSTS + slot, 0, 1), port));
+            if let Ok(listener) = bind(CLAIM_PORT)
+                && bind(API_SERVER_PORT).is_ok()
+            {
                 return Ok(Self(Arc::new(Claim {
                     slot,
                     pods: AtomicU16::new(0),

@@ -377,9 +377,10 @@ pub const ALL: &[Scenario] = &[
             pool(&p, POOLED, "64Mi").await;
             Vec::new()
         }),
+        // Whether an order meets a member of the new revision is a matter of moments: none is placed here.
         operation: doing!(|p| {
             pool(&p, POOLED, "128Mi").await;
-            vec![p.provision("one", POOLED, &json!({})).await]
+            Vec::new()
         }),
     },
     Scenario {

@@ -315,7 +315,7 @@ fn every(usual: u64) -> u64 {
 
 /// How long a test goes on.
 fn limit() -> Duration {
-    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(45))
+    Duration::from_secs(number("SIMULATION_SECONDS").unwrap_or(30))
 }
 
 /// Every so many-th of an operation's calls; of each operation others.
