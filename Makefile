@@ -66,7 +66,9 @@ simulate: ## Simulate the broker under faults: SEEDS=N mixtures (from FIRST on; 
 	$(if $(TWICE),export SIMULATION_TWICE=$(TWICE))
 	export SIMULATION_PART=$(PART)
 	export SIMULATION_FIRST=$(or $(FIRST),1) SIMULATION_SEEDS=$(or $(SEEDS),200) SIMULATION_EVERY=$(or $(EVERY),1) SIMULATION_SECONDS=$(or $(SECONDS_EACH),86400)
-	cargo test --locked --test simulation -- --nocapture --include-ignored --test-threads=1 $(if $(SEED),mixtures)
+	# Hours of it are worth some minutes of compilation, one seed is not.
+	cargo test --locked $(if $(SEED),,--config profile.dev.opt-level=1 --config 'profile.dev.package."*".opt-level=0') --test simulation -- \
+	  --nocapture --include-ignored --test-threads=1 $(if $(SEED),mixtures)
 
 .PHONY: traces
 traces: ## Build the broker with traces by OTLP, and show that they reach a collector

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
+use super::controllers::Reconciler;
 use super::decide::BackupLookup;
 use super::finalizer::is_held;
 use super::retries::Retries;
@@ -117,8 +117,6 @@ pub struct Backups {
     pub index: BackupIndex,
     /// Hears of instances whose backup is complete.
     pub nudge: mpsc::Sender<ObjectRef<CacheInstance>>,
-    /// Publishes Kubernetes Events.
-    pub events: Recorder,
     /// Pace of failures.
     pub retries: Retries<CacheBackup>,
     /// How often a backup at rest is looked at although nothing happened.
@@ -166,12 +164,10 @@ struct Decision {
     seen: bool,
 }
 
-impl Backups {
-    /// Brings a backup one step nearer to what it asks for.
-    ///
-    /// # Errors
-    /// When the API server does not answer or refuses.
-    pub async fn reconcile(&self, backup: Arc<CacheBackup>) -> Result<Action, Error> {
+impl Reconciler for Backups {
+    type Object = CacheBackup;
+
+    async fn reconcile(&self, backup: Arc<CacheBackup>) -> Result<Action, Error> {
         let reference = ObjectRef::from_obj(&*backup);
         let api: Api<CacheBackup> = Api::namespaced(self.client.clone(), &backup.namespace().unwrap_or_default());
         let name = snapshot_name(&backup, &self.prefix);
@@ -217,13 +213,14 @@ impl Backups {
         })
     }
 
-    /// When to try again after an error.
-    pub fn after_error(&self, backup: &CacheBackup, error: &Error) -> Action {
+    fn after_error(&self, backup: &CacheBackup, error: &Error) -> Action {
         let reference = ObjectRef::from_obj(backup);
         tracing::warn!(backup = %reference, %error, "reconciling");
         Action::requeue(self.retries.failed(&reference, None))
     }
+}
 
+impl Backups {
     async fn faulted(
         &self,
         api: &Api<CacheBackup>,
@@ -275,17 +272,13 @@ impl Backups {
         if backup.status.as_ref() == Some(&status) {
             return Ok(backup.clone());
         }
-        let reason = |backup: &CacheBackup| {
-            let status = backup.status.as_ref()?;
-            conditions::find(&status.conditions, READY).map(|condition| condition.reason.clone())
-        };
-        let before = reason(backup);
         let mut changed = backup.clone();
         changed.status = Some(status);
         let written = deadline(api.replace_status(&backup.name_any(), &PostParams::default(), &changed)).await?;
-        if before.as_deref() != Some(decision.reason.as_str()) {
-            let said = events::Said::of(decision.progress, decision.reason, &decision.message);
-            events::publish(&self.events, &written.object_ref(&()), said).await;
+        let said = events::Said::of(decision.progress, decision.reason, &decision.message);
+        let before = backup.status.as_ref().map(|status| &status.conditions[..]);
+        if said.is_news(before.and_then(|before| conditions::find(before, READY))) {
+            events::publish(&self.client, &written.object_ref(&()), said).await;
         }
         Ok(written)
     }

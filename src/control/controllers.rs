@@ -16,13 +16,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::backups::Backups;
-use super::instances::Instances;
 use super::looked::Looked;
 use super::plan_users::{self, PlanUsers};
 use super::plans::Plans;
 use super::{Error, kind, measured, pool};
-use crate::api::{CacheBackup, CacheInstance, CachePlan};
+use crate::api::{CacheInstance, CachePlan};
 use crate::provider::kubernetes::{PAGE, Scope};
 
 /// Objects of a kind reconciled at one time, in each scope.
@@ -35,35 +33,12 @@ pub trait Reconciler: Send + Sync + 'static {
     /// How long an object is left alone after a change, so that several are looked at as one.
     const DEBOUNCE: Duration = Duration::ZERO;
 
-    /// Brings an object one step nearer to what it asks for.
+    /// Brings an object one step nearer to what it asks for. An error is that of the API server, which refused or did not
+    /// answer.
     fn reconcile(&self, object: Arc<Self::Object>) -> impl Future<Output = Result<Action, Error>> + Send;
 
     /// When to try again after an error.
     fn after_error(&self, object: &Self::Object, error: &Error) -> Action;
-}
-
-impl Reconciler for Instances {
-    type Object = CacheInstance;
-
-    async fn reconcile(&self, instance: Arc<CacheInstance>) -> Result<Action, Error> {
-        Self::reconcile(self, instance).await
-    }
-
-    fn after_error(&self, instance: &CacheInstance, error: &Error) -> Action {
-        Self::after_error(self, instance, error)
-    }
-}
-
-impl Reconciler for Backups {
-    type Object = CacheBackup;
-
-    async fn reconcile(&self, backup: Arc<CacheBackup>) -> Result<Action, Error> {
-        Self::reconcile(self, backup).await
-    }
-
-    fn after_error(&self, backup: &CacheBackup, error: &Error) -> Action {
-        Self::after_error(self, backup, error)
-    }
 }
 
 /// A controller of a kind, and the store that it watches into. Who wrote which field stands in half of an object, and

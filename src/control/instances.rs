@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use tracing::Instrument as _;
 
 use super::backups::BackupIndex;
+use super::controllers::Reconciler;
 use super::decide::{self, BackupLookup, Opening, PlanLookup};
 use super::departures::Departures;
 use super::events;
@@ -41,8 +41,6 @@ pub struct Instances {
     pub departures: Departures,
     /// The providers that are switched on.
     pub providers: Providers,
-    /// Publishes Kubernetes Events.
-    pub events: Recorder,
     /// Pace of failures.
     pub retries: Retries<CacheInstance>,
     /// How often an instance at rest is looked at although nothing happened.
@@ -59,12 +57,10 @@ struct Run<'a> {
     backup: BackupLookup,
 }
 
-impl Instances {
-    /// Brings an instance one step nearer to what it asks for.
-    ///
-    /// # Errors
-    /// When the API server does not answer or refuses.
-    pub async fn reconcile(&self, instance: Arc<CacheInstance>) -> Result<Action, Error> {
+impl Reconciler for Instances {
+    type Object = CacheInstance;
+
+    async fn reconcile(&self, instance: Arc<CacheInstance>) -> Result<Action, Error> {
         let namespace = instance.namespace().unwrap_or_default();
         let reference = ObjectRef::from_obj(&*instance);
         let plan = self.plans.look_up(&instance);
@@ -91,8 +87,7 @@ impl Instances {
         }
     }
 
-    /// When to try again after an error.
-    pub fn after_error(&self, instance: &CacheInstance, error: &Error) -> Action {
+    fn after_error(&self, instance: &CacheInstance, error: &Error) -> Action {
         let reference = ObjectRef::from_obj(instance);
         tracing::warn!(instance = %reference, %error, "reconciling");
         Action::requeue(self.retries.failed(&reference, None))
@@ -227,25 +222,18 @@ impl Run<'_> {
     }
 
     async fn write(&mut self, status: CacheInstanceStatus, report: &Report) -> Result<(), Error> {
-        let reason = |instance: &CacheInstance| {
-            let status = instance.status.as_ref()?;
-            conditions::find(&status.conditions, READY).map(|condition| condition.reason.clone())
-        };
-        let before = reason(&self.instance);
-        let mut changed = (*self.instance).clone();
+        let before = self.instance.clone();
+        let mut changed = (*before).clone();
         changed.status = Some(status);
         let name = self.instance.name_any();
         let written = deadline(self.api.replace_status(&name, &PostParams::default(), &changed)).await?;
         self.instance = Arc::new(written);
-        if before.as_deref() != Some(report.reason.as_str()) {
-            self.publish(report).await;
+        let said = events::Said::of(report.progress, report.reason, &report.message);
+        let before = before.status.as_ref().map(|status| &status.conditions[..]);
+        if said.is_news(before.and_then(|before| conditions::find(before, READY))) {
+            events::publish(&self.context.client, &self.instance.object_ref(&()), said).await;
         }
         Ok(())
-    }
-
-    async fn publish(&self, report: &Report) {
-        let said = events::Said::of(report.progress, report.reason, &report.message);
-        events::publish(&self.context.events, &self.instance.object_ref(&()), said).await;
     }
 
     async fn set_finalizer(&mut self, held: bool) -> Result<(), Error> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -134,7 +133,12 @@ impl Operator {
                     candidate.release().await;
                     match outcome {
                         Err(Error::Ledger(error @ LedgerError::Fenced { .. })) => {
-                            tracing::warn!(%error, "leads no longer");
+                            tracing::warn!(
+                                %error,
+                                namespace = self.namespace,
+                                "leads no longer, although it has the Lease of its namespace: if this comes again, an operator in \
+                                 another namespace uses the same database; stop one of the two"
+                            );
                         }
                         outcome => return outcome,
                     }
@@ -163,20 +167,12 @@ impl Operator {
         let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
         let (revision_store, revision_watch) =
             reflect::<ControllerRevision>(Api::namespaced(self.client.clone(), &self.namespace), ours);
-        let events = Recorder::new(
-            self.client.clone(),
-            Reporter {
-                controller: "cache-broker".to_owned(),
-                instance: None,
-            },
-        );
         let plans = Plans::new(
             self.client.clone(),
             self.ledger.clone(),
             self.namespace.clone(),
             plan_store.clone(),
             revision_store.clone(),
-            events.clone(),
         );
         let backup_index = BackupIndex::default();
         let departures = Departures::default();
@@ -186,7 +182,6 @@ impl Operator {
             backups: backup_index.clone(),
             departures: departures.clone(),
             providers: providers.clone(),
-            events: events.clone(),
             retries: Retries::default(),
             resync: self.resync,
         });
@@ -220,7 +215,6 @@ impl Operator {
             instances: stores.clone(),
             index: backup_index.clone(),
             nudge: nudge.clone(),
-            events,
             retries: Retries::default(),
             resync: self.resync,
         });

@@ -10,7 +10,6 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 
@@ -36,7 +35,6 @@ pub struct Plans {
     namespace: String,
     plans: Store<CachePlan>,
     revisions: Store<ControllerRevision>,
-    events: Recorder,
 }
 
 impl Plans {
@@ -47,7 +45,6 @@ impl Plans {
         namespace: String,
         plans: Store<CachePlan>,
         revisions: Store<ControllerRevision>,
-        events: Recorder,
     ) -> Self {
         Self {
             client,
@@ -55,7 +52,6 @@ impl Plans {
             namespace,
             plans,
             revisions,
-            events,
         }
     }
 
@@ -178,19 +174,20 @@ impl Plans {
         })
     }
 
-    /// Publishes an Event if what is said of a plan has another reason than before.
+    /// Publishes an Event if what is said of a plan is news.
     async fn publish(&self, before: &CachePlan, after: &CachePlan) {
         let ready = |plan: &CachePlan| conditions::find(&plan.status.as_ref()?.conditions, READY).cloned();
         let Some(now) = ready(after) else { return };
-        if ready(before).is_some_and(|before| before.reason == now.reason) {
-            return;
-        }
+        let is_wrong = now.status != "True";
         let said = events::Said {
-            warning: now.status != "True",
+            warning: is_wrong,
+            stalled: is_wrong,
             reason: &now.reason,
             message: &now.message,
         };
-        events::publish(&self.events, &after.object_ref(&()), said).await;
+        if said.is_news(ready(before).as_ref()) {
+            events::publish(&self.client, &after.object_ref(&()), said).await;
+        }
     }
 
     async fn record(&self, plan: &CachePlan) -> Result<i64, Error> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::backups::has_no_backups;
 use crate::cluster::{Place, ready};
 use crate::elasticache::{pause, plan, resume, stalled};
+use crate::old_broker::deployed;
 use crate::steady::{Cache, Steady};
 use crate::world::{World, eventually, shared};
 
@@ -321,6 +322,69 @@ async fn clients_of_redis_do_not_notice_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_valkey_do_not_notice_changes() {
     goes_through_changes("valkey").await;
+}
+
+/// What somebody made by hand serves on as it stands until another plan is asked for, at the same address then.
+/// `redis-server` stands in for valkey, which has no package for this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valkey_in_the_cluster_is_taken_over_changed_and_given_back() {
+    let world = shared().await;
+    let place = Place::new("redis-system", &format!("made-{}", uuid::Uuid::new_v4().simple()));
+    let container = json!({
+        "name": "valkey", "image": "valkey/valkey:8.0", "ports": [{ "containerPort": 6379 }],
+        "resources": { "limits": { "memory": "64Mi" } },
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 999, "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    });
+    let address = deployed(world, &place.namespace, &place.name, container, 6379).await;
+    let by_hand = Cache::open(&address, true);
+    by_hand.set("mark", "here").await.unwrap();
+    let client = by_hand.use_steadily();
+
+    let base = json!({ "memory": "96Mi", "connectionLimit": 100 });
+    let redis = json!({ "type": "redis", "version": "8.2" });
+    let valkey = json!({ "type": "valkey", "version": "8.2" });
+    let wrong = world.plan(redis, "kubernetes", base.clone()).await;
+    let plan = world.plan(valkey.clone(), "kubernetes", base.clone()).await;
+    let adopt = async |plan: &str| {
+        world
+            .apply(&json!({
+                "apiVersion": "cache.akkeris.io/v1alpha1", "kind": "CacheInstance",
+                "metadata": { "name": place.name, "namespace": place.namespace },
+                "spec": {
+                    "planRef": { "name": plan }, "adopt": { "providerId": place.name, "asOf": { "name": plan } },
+                    "deletionPolicy": "Retain",
+                },
+            }))
+            .await;
+    };
+    adopt(&wrong).await;
+    let message = stalled(world, &place, "PlanMismatch").await;
+    assert!(message.contains("does not look like redis"), "{message}");
+    world.delete(&place).await;
+    world.until_gone(&place).await;
+    assert!(by_hand.has("mark").await.unwrap());
+
+    adopt(&plan).await;
+    let cache = Used::at(world, place, valkey, base).await;
+    let told = cache.cache.address.clone();
+    assert!(cache.is_marked().await);
+    cache.met("take-over", client, Duration::ZERO).await;
+
+    let client = by_hand.use_steadily();
+    cache
+        .patch(json!({ "spec": { "adopt": { "asOf": null }, "deletionPolicy": "Delete" } }))
+        .await;
+    world.until_reason(&cache.place, "AwaitingMaintenance").await;
+    assert!(cache.is_marked().await);
+    cache.approve(0).await;
+    let changed = cache.until_available().await;
+    assert_eq!(changed.status.unwrap().endpoint.unwrap().address, told);
+    assert!(!cache.is_marked().await, "it was replaced");
+    cache.met("change of what was taken over", client, UNNOTICED).await;
+    cache.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,7 +100,9 @@ async fn a_group_is_changed_in_place_call_by_call_and_keeps_its_data() {
         ]
     );
     assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
-    gone(world, &place, &id).await;
+    let large = json!({ "nodeType": "cache.m7g.large", "parameterGroup": "default.redis7" });
+    let large = plan(world, "redis", "7.1", large).await;
+    is_let_go_and_taken_over(&place, &large).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,8 +137,16 @@ async fn redis_becomes_valkey_in_place() {
         assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
     }
     patch(world, &place, json!({ "planRef": { "name": valkey } })).await;
-    let instance = world.until_reason(&place, "Available").await;
+    let large = plan(world, "valkey", "8.0", json!({ "nodeType": "cache.m7g.large" })).await;
+    is_let_go_and_taken_over(&place, &large).await;
+}
 
+/// A group that has the key `kept` is let go of, and taken over by an instance of a plan with a larger node type.
+async fn is_let_go_and_taken_over(place: &Place, large: &str) {
+    let world = shared().await;
+    let instance = world.until_reason(place, "Available").await;
+    let (id, address) = (provider_id(&instance), host(&instance));
+    let place = place.clone();
     // Let go, it is tagged so and left as it stands, also if it tells no tags for a while, as if it were gone.
     patch(world, &place, json!({ "deletionPolicy": "Retain" })).await;
     let arn = instance.status.unwrap().provider_arn.unwrap();
@@ -157,7 +167,6 @@ async fn redis_becomes_valkey_in_place() {
     assert_eq!(ask(&address, "GET kept").await.unwrap(), "yes");
 
     // Whoever takes it over has its data, and changes nothing before that is asked for.
-    let large = plan(world, "valkey", "8.0", json!({ "nodeType": "cache.m7g.large" })).await;
     let next = Place::new(&place.namespace, &format!("next-{}", place.name));
     world
         .apply(&json!({

@@ -52,13 +52,13 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     // Paused, it serves on, and ElastiCache is asked for nothing.
     let user = Cache::open(&address, true).use_steadily();
     pause(world, &place).await;
-    let revision = world.edit(&name, &json!({ "elasticache": change })).await;
-    patch(
-        world,
-        &place,
-        json!({ "planRef": { "name": name, "revision": revision } }),
-    )
-    .await;
+    let days = json!({ "properties": { "snapshotRetentionDays": { "type": "integer" } } });
+    let edited = json!({ "elasticache": change, "parameters": days });
+    let revision = world.edit(&name, &edited).await;
+    let asked = json!({
+        "planRef": { "name": name, "revision": revision }, "parameters": { "snapshotRetentionDays": 2 },
+    });
+    patch(world, &place, asked).await;
     let paused = ready(&world.until_reason(&place, "Paused").await).unwrap();
     assert_eq!(paused.status, "True");
     assert!(paused.message.contains("cache.akkeris.io/paused"), "{paused:?}");
@@ -76,7 +76,7 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     restart(world, &place).await;
     met(engine, "restart", user, FAILOVER).await;
     let calls = changes(world, &id);
-    assert_eq!(operations(&calls), [create, modify, "RebootCacheCluster"]);
+    assert_eq!(operations(&calls), [create, modify, modify, "RebootCacheCluster"]);
     let made = &calls[0].parameters;
     for (field, sent) in [
         ("Engine", engine),
@@ -87,7 +87,9 @@ async fn redis_like(engine: &str, version: &str, spec: Value, change: Value, cre
     ] {
         assert_eq!(made.get(field).map(String::as_str), Some(sent), "{field}");
     }
-    assert_eq!(fields(&calls[1]).into_iter().collect::<Vec<_>>(), ["CacheNodeType"]);
+    let changed: Vec<_> = calls[1..3].iter().flat_map(fields).collect();
+    assert_eq!(changed, ["SnapshotRetentionLimit", "CacheNodeType"]);
+    assert_eq!(calls[1].parameters["SnapshotRetentionLimit"], "2");
 
     // The engine's process began anew with the restart.
     eventually("an answer after the restart", async || {

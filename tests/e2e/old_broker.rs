@@ -187,13 +187,18 @@ pub async fn cluster(world: &World, id: &str, engine: &str, version: &str, node_
     .await
 }
 
-/// A Deployment and a Service of one name, and where that answers. Pods of the old broker may run as root, which the
-/// namespace must let them.
+/// A Deployment and a Service of one name as the old broker made them, and where that answers. Their Pods may run as root,
+/// which the namespace must let them.
 pub async fn workload(world: &World, namespace: &str, name: &str, container: Value, port: u16) -> String {
     let baseline = "pod-security.kubernetes.io/enforce=baseline";
     world
         .kubectl(&["label", "--overwrite", "namespace", namespace, baseline])
         .await;
+    deployed(world, namespace, name, container, port).await
+}
+
+/// A Deployment and a Service of one name, made by hand, and where that answers.
+pub async fn deployed(world: &World, namespace: &str, name: &str, container: Value, port: u16) -> String {
     let labels = json!({ "app": name });
     let metadata = json!({
         "name": name, "namespace": namespace, "labels": labels, "annotations": { "owner": "old-org" },

@@ -13,7 +13,7 @@ use crate::elasticache::{
     resume, settled, stalled, strike,
 };
 use crate::steady::Cache;
-use crate::world::{World, shared};
+use crate::world::{World, eventually, shared};
 
 const CREATE: &str = "CreateReplicationGroup";
 const DELETE: &str = "DeleteReplicationGroup";
@@ -278,6 +278,7 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
             message.contains(says) && message.contains("change the plan or the instance"),
             "{message}"
         );
+        warned(world, &place, "ProviderRefused", says).await;
         serves().await;
         let back = json!({
             "engine": { "version": "7.0" },
@@ -286,7 +287,11 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
         move_to_revision(world, &place, world.edit(&name, &back).await).await;
         world.until_reason(&place, "Available").await;
     }
-    patch(world, &place, json!({ "parameters": { "colour": "red" } })).await;
+    for mistake in ["colour", "shape"] {
+        patch(world, &place, json!({ "parameters": null })).await;
+        patch(world, &place, json!({ "parameters": { mistake: "red" } })).await;
+        warned(world, &place, "ParametersInvalid", mistake).await;
+    }
     stalled(world, &place, "ParametersInvalid").await;
     serves().await;
     patch(world, &place, json!({ "parameters": null })).await;
@@ -328,6 +333,16 @@ async fn an_instance_that_is_asked_to_become_what_cannot_be_goes_on_serving() {
         .await;
     gone(world, &other, &other_id).await;
     gone(world, &place, &id).await;
+}
+
+/// Waits for a warning of this reason that says this: also if it is not the first of its reason.
+async fn warned(world: &World, place: &Place, reason: &str, says: &str) {
+    eventually(&format!("the warning of {says}"), async || {
+        let told = world.events(place, reason).await;
+        let is_it = |(kind, note): &(String, String)| kind == "Warning" && note.contains(says);
+        told.iter().any(is_it).then_some(())
+    })
+    .await;
 }
 
 /// A cache that is wanted with a status nobody knows: said, with a Warning, and got over.

@@ -105,14 +105,28 @@ async fn plan(world: &World, engine: Value, provider: &str, spec: Value) -> Stri
     name
 }
 
-async fn in_cluster(world: &World) -> String {
+async fn in_cluster(world: &World, engine: &str) -> String {
     plan(
         world,
-        json!({ "type": "redis", "version": "7.2" }),
+        json!({ "type": engine, "version": "7.2" }),
         "kubernetes",
         json!({ "memory": "64Mi", "connectionLimit": 50 }),
     )
     .await
+}
+
+/// Asks for a plan that its data cannot follow to, and is refused.
+async fn is_not_moved(osb: &Osb, order: &Order, plan: &str) {
+    let change = json!({ "service_id": REDIS, "plan_id": plan });
+    let reply = eventually("a word on the plan elsewhere", async || {
+        // A plan that was made just now is not offered yet.
+        let reply = osb.patch(order, &change).await;
+        (reply.status != StatusCode::BAD_REQUEST).then_some(reply)
+    })
+    .await;
+    assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{reply:?}");
+    assert!(reply.text.contains("valkey cannot take its data there"), "{reply:?}");
+    assert_eq!(reply.body["instance_usable"], json!(true), "{reply:?}");
 }
 
 /// Orders of a plan that was made just now; the operation.
@@ -166,12 +180,13 @@ async fn secrets_of_users(world: &World, place: &Place) -> usize {
     names.lines().count()
 }
 
+/// `redis-server` stands in for valkey, which has no package for this machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_the_cluster_each_binding_has_a_user_that_survives_its_pod_and_ends_with_it() {
     let world = shared().await;
     let osb = world.osb();
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
-    let order = have(&osb, &in_cluster(world).await).await;
+    let order = have(&osb, &in_cluster(world, "valkey").await).await;
     let place = world.place(&order).await;
     let pods = async || {
         let children = world.children(&place).await;
@@ -193,6 +208,10 @@ async fn in_the_cluster_each_binding_has_a_user_that_survives_its_pod_and_ends_w
     unbound(&osb, &order, "a").await;
     let answer = redis(&a, ca_file, &["get", "key"]).await;
     assert!(refused(&answer), "{answer}");
+    says(&b, ca_file, &["get", "key"], "value").await;
+    let micro = json!({ "nodeType": "cache.t4g.micro", "transitEncryption": true });
+    let valkey = json!({ "type": "valkey", "version": "8.0" });
+    is_not_moved(&osb, &order, &plan(world, valkey, "elasticache", micro).await).await;
     says(&b, ca_file, &["get", "key"], "value").await;
     assert_eq!(pods().await, before, "no Pod was restarted for it");
     assert_eq!(secrets_of_users(world, &place).await, 1);
@@ -282,7 +301,7 @@ async fn bound_when_idle(osb: &Osb, order: &Order, binding: &str, operation: &st
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_loses_no_binding_and_no_unbinding() {
     let mut world = World::start(&[]).await;
-    let name = in_cluster(&world).await;
+    let name = in_cluster(&world, "redis").await;
     let order = have(&world.osb(), &name).await;
     let place = world.place(&order).await;
     let ids: Vec<_> = (0..8).map(|number| format!("b{number}")).collect();
@@ -452,6 +471,8 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
     .await;
     says(&e, ca_file, &["get", "key"], "value").await;
 
+    is_not_moved(&osb, &order, &in_cluster(world, "valkey").await).await;
+    says(&e, ca_file, &["get", "key"], "value").await;
     osb.give_back(&order).await;
     for id in [&provider_id, &replacement] {
         world.until_nothing_is_left(&place, Some(id)).await;
@@ -467,7 +488,7 @@ async fn on_elasticache_each_binding_has_a_user_and_none_is_left() {
 async fn users_by_yaml_have_the_passwords_of_their_secrets() {
     let world = shared().await;
     let ca_file = world.sandbox.elasticache().unwrap().ca_file();
-    let plan = in_cluster(world).await;
+    let plan = in_cluster(world, "redis").await;
     let place = Place::new("redis-system", &format!("yaml-{}", &plan[6..16]));
     let secret = |password: &str| {
         json!({

@@ -60,22 +60,13 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
     let quiet = is_quiet(&request.path);
     let call = Call {
         system: System::Kubernetes,
-        // The names of Events are made of the time.
-        what: if quiet {
-            format!(
-                "{} {}",
-                request.method,
-                request.path.rsplit_once("namespaces").map_or("", |(before, _)| before)
-            )
-        } else {
-            format!(
-                "{}{} {}{}",
-                if watches { "WATCH " } else { "" },
-                request.method,
-                request.path,
-                name()
-            )
-        },
+        what: format!(
+            "{}{} {}{}",
+            if watches { "WATCH " } else { "" },
+            request.method,
+            request.path,
+            name()
+        ),
         writes: request.method != Method::GET,
         quiet,
     };

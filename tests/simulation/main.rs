@@ -24,6 +24,7 @@ mod idle;
 mod kubernetes;
 mod mixture;
 mod oracles;
+mod pipeline;
 mod plans;
 mod platform;
 mod postgres;

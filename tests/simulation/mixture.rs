@@ -1,8 +1,9 @@
-//! What several platforms order at one time, by chance.
+//! What several platforms order and a pipeline applies at one time, by chance.
 
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
+use crate::pipeline::Applied;
 use crate::platform::{End, Platform};
 use crate::scenarios::Doing;
 
@@ -46,10 +47,14 @@ struct Order {
 
 /// What all ask for.
 #[derive(Clone, Debug)]
-pub struct Mixture(Vec<Order>);
+pub struct Mixture {
+    orders: Vec<Order>,
+    applied: Vec<Applied>,
+}
 
 impl Mixture {
-    pub fn of(chance: &mut Chance) -> Self {
+    /// What is ordered follows from one chance, what is applied from another.
+    pub fn of(chance: &mut Chance, other: &mut Chance) -> Self {
         let orders = (0..2 + chance.below(3)).map(|nth| {
             let family = FAMILIES[chance.below(FAMILIES.len())];
             let plan = family[chance.below(family.len())];
@@ -84,7 +89,10 @@ impl Mixture {
                 wishes,
             }
         });
-        Self(orders.collect())
+        Self {
+            orders: orders.collect(),
+            applied: (0..other.below(3)).map(|nth| Applied::of(nth, other)).collect(),
+        }
     }
 
     /// The plans it needs.
@@ -96,19 +104,27 @@ impl Mixture {
             });
             moves.chain([order.plan]).collect::<Vec<_>>()
         };
-        self.0.iter().flat_map(named).collect()
+        let applied = self.applied.iter().flat_map(Applied::plans);
+        self.orders.iter().flat_map(named).chain(applied).collect()
     }
 
     /// Does it. How each ended is told with what it was.
     pub fn operate(self, platform: Platform) -> Doing {
         Box::pin(async move {
+            let applied = self.applied.into_iter();
+            let applied: Vec<_> = applied
+                .map(|applied| tokio::spawn(applied.operate(platform.clone())))
+                .collect();
             let orders = self
-                .0
+                .orders
                 .into_iter()
                 .map(|order| tokio::spawn(one(platform.clone(), order)));
             let mut ends = Vec::new();
             for done in futures::future::join_all(orders).await {
                 ends.extend(done.unwrap());
+            }
+            for done in applied {
+                done.await.unwrap();
             }
             ends
         })

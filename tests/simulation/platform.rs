@@ -45,6 +45,15 @@ pub fn service(plan: &str) -> &'static str {
     }
 }
 
+/// Where instances of a plan are.
+pub fn namespace(plan: &str) -> &'static str {
+    if plan.contains("memcached") {
+        "memcached-system"
+    } else {
+        "redis-system"
+    }
+}
+
 impl Platform {
     /// One request, and its answer if one came.
     async fn ask(&self, method: &Method, path: &str, body: &Value) -> Option<(StatusCode, Value)> {
@@ -378,6 +387,27 @@ impl Platform {
         let path = format!("{GROUP}/namespaces/{namespace}/cacheinstances/{name}");
         let (status, answer) = self.kubectl(Method::PATCH, path, "", change);
         assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl annotate` of an instance.
+    pub fn annotate(&self, namespace: &str, name: &str, annotation: &str, value: &str) {
+        let path = format!("{GROUP}/namespaces/{namespace}/cacheinstances/{name}");
+        let change = json!({ "metadata": { "annotations": { annotation: value } } });
+        let (status, answer) = self.kubectl(Method::PATCH, path, "", &change);
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// `kubectl scale --replicas=0` of the Deployments of an instance.
+    pub fn scale_down(&self, namespace: &str, name: &str) {
+        let deployments = self.world.objects("deployments").into_iter();
+        let its = deployments.filter(|(key, deployment)| {
+            key.namespace == namespace && deployment["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+        });
+        for (key, _) in its {
+            let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{}", key.name);
+            let change = json!({ "spec": { "replicas": 0 } });
+            self.kubectl(Method::PATCH, path, "", &change);
+        }
     }
 
     /// Where the resource of an ordered instance is.

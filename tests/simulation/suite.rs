@@ -336,27 +336,36 @@ fn struck<T: Copy>(operation: u64, calls: u64, every: u64, ways: &[T]) -> Vec<(u
     points.map(|at| (at, by_turns(at / every + operation, ways))).collect()
 }
 
-/// Runs an operation once for each fault that is made of the number of calls it takes.
+/// Runs each operation once for each fault that is made of the number of calls it takes: the first of each operation, then
+/// the second of each, so that what there is no time for is of all of them.
 fn one_by_one(what: &str, faults: impl Fn(u64, &Report) -> Vec<(String, Faults)> + Sync) {
-    let (_alone, began) = (alone(), Instant::now());
-    let scenarios: Vec<_> = chosen().into_iter().enumerate().collect();
-    let cut = AtomicUsize::new(0);
-    let told = on_all_threads(&scenarios, Some(limit()), |rig, (nth, scenario), told| {
-        let undisturbed = rig.undisturbed(scenario);
-        for (name, fault) in faults(u64::try_from(*nth).unwrap(), &undisturbed) {
-            if told.lock().unwrap().is_enough(began, Some(limit())) {
-                cut.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            let report = rig.run(plain(scenario, fault, 1));
-            let wrong = compare(&report, &undisturbed);
-            told.lock()
-                .unwrap()
-                .add(&format!("{}, {name}", scenario.name), &report, wrong);
-        }
-    });
+    let (_alone, chosen) = (alone(), chosen());
+    on_all_threads(&chosen, None, |rig, scenario, _| drop(rig.undisturbed(scenario)));
+    let mut struck = Vec::new();
+    for (nth, scenario) in (0..).zip(&chosen) {
+        let undisturbed = UNDISTURBED.lock().unwrap()[scenario.name].clone();
+        let faults = (0_u64..).zip(faults(nth, &undisturbed));
+        struck.extend(faults.map(|(round, (name, fault))| (round, scenario, undisturbed.clone(), name, fault)));
+    }
+    struck.sort_by_key(|struck| struck.0);
+    let began = Instant::now();
+    let told = on_all_threads(
+        &struck,
+        Some(limit()),
+        |rig, (_, scenario, undisturbed, name, fault), told| {
+            let report = rig.run(plain(scenario, fault.clone(), 1));
+            let wrong = compare(&report, undisturbed);
+            let name = format!("{}, {name}", scenario.name);
+            told.lock().unwrap().add(&name, &report, wrong);
+        },
+    );
     judge(what, &told, began);
-    println!("{what}: {} runs left out for want of time", cut.into_inner());
+    println!(
+        "{what}: {} of {} runs, of {} operations",
+        told.runs,
+        struck.len(),
+        chosen.len()
+    );
 }
 
 /// A process dies before or after a call that changes something, or the answer to it is lost.
@@ -424,7 +433,7 @@ impl Stormy {
         let mut chance = Chance::new(seed);
         Self {
             seed,
-            mixture: Mixture::of(&mut chance),
+            mixture: Mixture::of(&mut chance, &mut Chance::new(!seed)),
             storm: Storm::of(&mut chance),
             processes: 1 + chance.below(2),
         }

@@ -133,6 +133,9 @@ mod tests {
                 Some(Move::Replacement("the provider")),
             ),
             (spec("redis", "7.1", aws()), spec("redis", "7.1", cluster()), None),
+            (spec("redis", "7.1", cluster()), spec("redis", "7.1", aws()), None),
+            (spec("valkey", "8.0", aws()), spec("valkey", "8.0", cluster()), None),
+            (spec("valkey", "8.0", cluster()), spec("valkey", "8.0", aws()), None),
             // Credentials.
             (
                 spec("redis", "7.1", cluster()),
