@@ -4,7 +4,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
-use super::elasticache::SnapshotState;
+use super::elasticache::{Phase, SnapshotState};
 use super::{
     Cluster, Decision, Desired, Done, Existence, Fault, Next, Place, Step, elasticache, kubernetes, succession,
 };
@@ -241,8 +241,10 @@ impl Providers {
                 Reason::Snapshotting | Reason::ProviderStateOverdue
             )
             || desired.existence != Existence::Present;
-        let beside = observed.replacement.iter().chain(&observed.superseded);
-        for seen in std::iter::once(&observed.serving).chain(beside) {
+        let beside = observed.replacement.iter().map(|seen| (seen, waits));
+        // The instance is at rest while what it superseded goes.
+        let going = observed.superseded.iter().map(|seen| (seen, waits || is_passing(seen)));
+        for (seen, waits) in std::iter::once((&observed.serving, waits)).chain(beside).chain(going) {
             let Seen::ElastiCache(seen) = seen else { continue };
             let target = &seen.place.target;
             if decision.step == Next::Release {
@@ -254,4 +256,17 @@ impl Providers {
             }
         }
     }
+}
+
+/// Whether a cache is in a state that ends by itself.
+fn is_passing(seen: &Seen) -> bool {
+    let Seen::ElastiCache(seen) = seen else {
+        return false;
+    };
+    seen.live.as_ref().is_some_and(|live| {
+        matches!(
+            live.phase,
+            Phase::Creating | Phase::Modifying | Phase::Snapshotting | Phase::Rebooting | Phase::Deleting
+        )
+    })
 }

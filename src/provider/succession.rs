@@ -173,6 +173,9 @@ fn replacing(
             Next::Rest | Next::Replace => Decision::rest(report),
         };
     }
+    if let Some(decision) = make_room(switches, desired, observed, place, now) {
+        return decision;
+    }
     let mut fresh = seen_from(desired, Some(place.clone()), Existence::Present);
     // It never answered, and nothing is taken over a second time.
     fresh.was_ready = false;
@@ -244,6 +247,46 @@ fn is_published(desired: &Desired, replacement: &Seen) -> bool {
         Seen::Kubernetes(_) => says("provider").as_deref() == Some(ProviderKind::Kubernetes.as_str()),
         Seen::Disabled(_) => false,
     }
+}
+
+/// In the cluster all caches of an instance stand under its name. If it was there before, what is left of that goes before
+/// the next is made, which begins empty: what it held is as old as the move away.
+fn make_room(
+    switches: &Switches,
+    desired: &Desired,
+    observed: &Observed,
+    place: &Place,
+    now: Timestamp,
+) -> Option<Decision<Step>> {
+    if *place != Place::Kubernetes {
+        return None;
+    }
+    let mut superseded = desired.record.superseded.iter();
+    let nth = superseded.position(|superseded| superseded.place == *place)?;
+    let message = "what it had in the cluster before goes first".to_owned();
+    let mut report = Report::new(
+        Progress::ReadyAndReconciling,
+        Reason::Updating,
+        message,
+        desired.record.clone(),
+    )
+    .publishing(&desired.published);
+    let Some(seen) = observed.superseded.get(nth) else {
+        return Some(Decision::rest(report).now());
+    };
+    let going = seen_from(desired, Some(place.clone()), Existence::Superseded);
+    let removal = decide_at(switches, &going, seen, now);
+    Some(match removal.step {
+        Next::Act(step) => Decision::act(step, report),
+        Next::Release => {
+            report.record.superseded.remove(nth);
+            Decision::rest(report).now()
+        }
+        Next::Rest | Next::Replace => Decision {
+            again: removal.again,
+            ..Decision::rest(report)
+        },
+    })
 }
 
 /// Why a replacement is not wanted any more.
@@ -351,6 +394,12 @@ fn tidy(
     let Some(seen) = observed.superseded.get(nth) else {
         return decision.now();
     };
+    // What serves is never what it superseded.
+    if desired.record.serving.as_ref() == Some(&oldest.place) {
+        let mut report = decision.report;
+        report.record.superseded.remove(nth);
+        return Decision::rest(report).now();
+    }
     let going = seen_from(desired, Some(oldest.place.clone()), Existence::Superseded);
     let removal = decide_at(switches, &going, seen, now);
     let mut report = decision.report.clone();

@@ -450,6 +450,48 @@ fn nobody_who_needs_the_old_one_lets_it_go_at_once() {
     assert_eq!(world.caches.len(), 1);
 }
 
+/// There and back within the time of grace: what is left in the cluster stands under the same name.
+#[test]
+fn what_it_had_in_the_cluster_before_goes_first_and_never_what_serves() {
+    let (world, mut desired) = settled(redis());
+    desired.plan = serde_json::from_value(json!({
+        "service": "s", "id": "p", "description": "d", "engine": { "type": "memcached", "version": "1.6" },
+        "kubernetes": { "memory": "64Mi" },
+    }))
+    .unwrap();
+    let in_cluster = || Seen::Kubernetes(Box::default());
+    let before = |until| Superseded {
+        place: Place::Kubernetes,
+        since: at(NOW),
+        until: at(until),
+    };
+    desired.record.superseded = vec![before("2026-11-23T12:00:00Z")];
+    desired.record.replacement = Some(Place::Kubernetes);
+    let observed = Observed {
+        serving: world.see(&desired, desired.record.serving.as_ref()),
+        replacement: Some(in_cluster()),
+        superseded: vec![in_cluster()],
+        seeds: BTreeMap::new(),
+    };
+    let decision = decide(&switches(), &desired, &observed, at(NOW));
+    let record = &decision.report.record;
+    assert_eq!((&record.superseded[..], decision.step), (&[][..], Next::Rest));
+    assert_eq!(record.replacement, Some(Place::Kubernetes), "it is made next");
+
+    desired.record.serving = desired.record.replacement.take();
+    desired.record.superseded = vec![before("2026-11-22T11:00:00Z")];
+    let observed = Observed {
+        serving: in_cluster(),
+        replacement: None,
+        ..observed
+    };
+    let decision = decide(&switches(), &desired, &observed, at(NOW));
+    assert_eq!(
+        (decision.step, &decision.report.record.superseded[..]),
+        (Next::Rest, &[][..])
+    );
+}
+
 #[test]
 fn a_plan_that_is_put_back_gives_the_replacement_up() {
     let (mut world, mut desired) = settled(redis());

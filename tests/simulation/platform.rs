@@ -399,6 +399,8 @@ impl Platform {
 
     /// `kubectl scale --replicas=0` of the Deployments of an instance.
     pub fn scale_down(&self, namespace: &str, name: &str) {
+        let by_hand = (namespace.to_owned(), name.to_owned());
+        self.world.state().scaled_down.insert(by_hand);
         let deployments = self.world.objects("deployments").into_iter();
         let its = deployments.filter(|(key, deployment)| {
             key.namespace == namespace && deployment["metadata"]["labels"]["app.kubernetes.io/instance"] == name

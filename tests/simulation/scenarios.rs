@@ -310,6 +310,16 @@ pub const ALL: &[Scenario] = &[
         }),
     },
     Scenario {
+        name: "update of memcached to ElastiCache and back",
+        plans: &["memcached-small", "aws-memcached-small"],
+        before: ordered!("memcached-small"),
+        operation: doing!(|p| {
+            let leave = json!({ "allow_replace": true });
+            let there = p.update("one", "aws-memcached-small", &leave).await;
+            vec![there, p.update("one", "memcached-small", &leave).await]
+        }),
+    },
+    Scenario {
         name: "restart in the cluster",
         plans: &["redis-small"],
         before: ordered!("redis-small"),

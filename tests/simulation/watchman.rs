@@ -40,8 +40,10 @@ impl Watchman {
                 let instance = text(service, INSTANCE);
                 let standing =
                     of("cacheinstances").find(|(found, _)| found.namespace == key.namespace && found.name == instance);
+                let by_hand = (key.namespace.clone(), instance.to_owned());
                 let stays = standing.is_some_and(|(_, instance)| {
-                    instance.pointer("/metadata/deletionTimestamp").is_none()
+                    !state.scaled_down.contains(&by_hand)
+                        && instance.pointer("/metadata/deletionTimestamp").is_none()
                         && text(instance, "/status/provider") != "elasticache"
                         && instance.pointer("/status/replacement").is_none()
                         && names(instance, &key.name)

@@ -168,6 +168,8 @@ pub struct State {
     pub writes: u64,
     /// Caches that were let go on purpose.
     pub let_go: BTreeSet<String>,
+    /// Instances, by namespace and name, whose Deployments somebody scaled to nothing.
+    pub scaled_down: BTreeSet<(String, String)>,
     /// Whether calls are faults' to strike.
     pub exposed: bool,
     next: u64,
@@ -224,6 +226,7 @@ impl World {
                 last_write: began,
                 writes: 0,
                 let_go: BTreeSet::new(),
+                scaled_down: BTreeSet::new(),
                 exposed: false,
                 next: 0,
                 ids: 0,
