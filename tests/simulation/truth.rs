@@ -366,7 +366,7 @@ impl Truth {
         }
     }
 
-    /// Takes away what is in no namespace.
+    /// Takes away what is in no namespace, and the Events of that.
     async fn clear_away(&self) {
         let all = "/apis/cache.akkeris.io/v1alpha1/cacheplans";
         let (_, plans) = self.send(Method::GET, all, "", &Value::Null).await;
@@ -377,6 +377,9 @@ impl Truth {
                 .await;
             self.send(Method::DELETE, &path, "", &Value::Null).await;
         }
+        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let (status, answer) = self.send(Method::DELETE, events, "", &Value::Null).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
     }
 }
 
