@@ -264,7 +264,7 @@ fn make_room(
     let mut superseded = desired.record.superseded.iter();
     let nth = superseded.position(|superseded| superseded.place == *place)?;
     let message = "what it had in the cluster before goes first".to_owned();
-    let mut report = Report::new(
+    let report = Report::new(
         Progress::ReadyAndReconciling,
         Reason::Updating,
         message,
@@ -275,8 +275,12 @@ fn make_room(
         return Some(Decision::rest(report).now());
     };
     let going = seen_from(desired, Some(place.clone()), Existence::Superseded);
-    let removal = decide_at(switches, &going, seen, now);
-    Some(match removal.step {
+    Some(removing(nth, decide_at(switches, &going, seen, now), report))
+}
+
+/// The removal of what was superseded, the `nth` of them, as the step of an instance that says something else.
+fn removing(nth: usize, removal: Decision<Step>, mut report: Report) -> Decision<Step> {
+    match removal.step {
         Next::Act(step) => Decision::act(step, report),
         Next::Release => {
             report.record.superseded.remove(nth);
@@ -286,7 +290,7 @@ fn make_room(
             again: removal.again,
             ..Decision::rest(report)
         },
-    })
+    }
 }
 
 /// Why a replacement is not wanted any more.
@@ -402,22 +406,13 @@ fn tidy(
     }
     let going = seen_from(desired, Some(oldest.place.clone()), Existence::Superseded);
     let removal = decide_at(switches, &going, seen, now);
-    let mut report = decision.report.clone();
-    match removal.step {
-        Next::Act(step) => Decision::act(step, report),
-        Next::Release => {
-            // What the one that serves was filled from is of no more use than the old one is.
-            if let Some(seed) = drop_seed(observed, |_| true) {
-                return seed.into_decision(report);
-            }
-            report.record.superseded.remove(nth);
-            Decision::rest(report).now()
-        }
-        Next::Rest | Next::Replace => Decision {
-            again: removal.again,
-            ..Decision::rest(report)
-        },
+    // What the one that serves was filled from is of no more use than the old one is.
+    if removal.step == Next::Release
+        && let Some(seed) = drop_seed(observed, |_| true)
+    {
+        return seed.into_decision(decision.report);
     }
+    removing(nth, removal, decision.report)
 }
 
 /// Deletes all of an instance's caches: those beside the serving one first, since nobody asks to keep them.
