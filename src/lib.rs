@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod commands;
 pub mod control;
 pub mod dial;
+pub mod digest;
 pub mod doctor;
 pub mod import;
 pub mod ledger;

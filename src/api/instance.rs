@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{BindingCredentials, DeletionPolicy, EngineType, ProviderKind, Topology, annotations, schema};
+use crate::digest::sha256_hex;
 
 /// One cache.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,12 +83,7 @@ impl CacheInstanceSpec {
         let ordered = (&self.plan_ref, &self.parameters, &self.restore);
         // Nothing in it can fail to be JSON, and maps are sorted.
         let text = serde_json::to_string(&ordered).unwrap_or_default();
-        digest(&SHA256, text.as_bytes())
-            .as_ref()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        sha256_hex(text, 16)
     }
 }
 

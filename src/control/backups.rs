@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
@@ -23,6 +22,7 @@ use super::{Error, deadline, events, set_finalizer, status_record};
 use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::api::{BackupDeletionPolicy, CacheBackup, CacheBackupStatus, CacheInstance, EngineType, LastBackup};
+use crate::digest::sha256_hex;
 use crate::provider::elasticache::{Poller, Snapshot, SnapshotState, Target};
 use crate::provider::{Fault, FaultKind};
 
@@ -290,12 +290,7 @@ fn snapshot_name(backup: &CacheBackup, prefix: &str) -> String {
     let recorded = || backup.status.as_ref()?.snapshot.clone();
     backup.spec.snapshot.clone().or_else(recorded).unwrap_or_else(|| {
         let uid = backup.uid().unwrap_or_default();
-        let hash = digest(&SHA256, uid.as_bytes())
-            .as_ref()
-            .iter()
-            .take(12)
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        format!("{}-backup-{hash}", prefix.to_ascii_lowercase())
+        format!("{}-backup-{}", prefix.to_ascii_lowercase(), sha256_hex(uid, 12))
     })
 }
 

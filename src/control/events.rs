@@ -3,7 +3,6 @@
 //! An Event is named by what it says. The recorder of kube-runtime joins whatever has one reason under the text that came
 //! first, so that whoever mended one mistake of two read of the first again.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
@@ -14,6 +13,7 @@ use kube::{Api, Client};
 use super::{Error, deadline};
 use crate::ambient;
 use crate::api::conditions::{Progress, Reason};
+use crate::digest::sha256_hex;
 
 /// Who tells.
 const REPORTER: &str = "cache-broker";
@@ -146,9 +146,7 @@ pub fn event(object: &ObjectReference, told: Told<'_>) -> Event {
     let uid = object.uid.as_deref().unwrap_or_default();
     let kind = if warning { "Warning" } else { "Normal" };
     let text = [uid, kind, action, reason, message, cause].join("\n");
-    let hash = digest(&SHA256, text.as_bytes());
-    let hash = hash.as_ref().iter().take(8);
-    let hash = hash.fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let hash = sha256_hex(text, 8);
     // Shortened, it may end in what no part of a name ends in.
     let base = shortened(object.name.as_deref().unwrap_or_default(), LONGEST_BASE).trim_end_matches(['.', '-']);
     Event {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use deadpool_postgres::{GenericClient, Transaction};
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
@@ -18,6 +17,7 @@ use super::{
     Scope, ServiceId, Usage, WebhookTarget, bindings, listen, operations, webhooks,
 };
 use crate::ambient;
+use crate::digest::sha256_hex;
 
 /// How often an acceptance is judged again because another request was faster.
 const ATTEMPTS: usize = 5;
@@ -90,11 +90,7 @@ pub struct NewDeprovision {
 /// The name of an ordered instance's resource. It is derived, so that the same order always means the same resource,
 /// and hashed, since OSB ids may have any characters (OSB 2.17, "URL Properties").
 pub fn resource_name(id: &InstanceId) -> String {
-    digest(&SHA256, id.as_str().as_bytes())
-        .as_ref()
-        .iter()
-        .take(10)
-        .fold("osb-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    format!("osb-{}", sha256_hex(id.as_str(), 10))
 }
 
 impl Ledger {

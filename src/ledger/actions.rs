@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -11,6 +10,7 @@ use super::{
     Asked, Connection, Held, InstanceId, Judgement, Ledger, LedgerError, OperationKind, OperationState, Settled,
     WebhookTarget, operations, updates, webhooks,
 };
+use crate::digest::sha256_hex;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +59,7 @@ pub struct Backup {
 
 /// The name of the `CacheBackup` that an operation makes.
 fn backup_name(operation: Uuid) -> String {
-    digest(&SHA256, operation.as_bytes())
-        .as_ref()
-        .iter()
-        .take(10)
-        .fold("osb-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    format!("osb-{}", sha256_hex(operation, 10))
 }
 
 impl Ledger {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Reason;
 use super::redis::{self, Value};
 use super::session::Session;
+use crate::digest::sha256_hex;
 
 /// The user that everybody is who names none. It is the operator's, and is never changed here.
 pub const DEFAULT_USER: &str = "default";
@@ -20,8 +20,7 @@ pub struct PasswordHash(String);
 impl PasswordHash {
     /// That of a password.
     pub fn of(password: &SecretString) -> Self {
-        let digest = digest(&SHA256, password.expose_secret().as_bytes());
-        Self(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(sha256_hex(password.expose_secret(), 32))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::digest::sha256_hex;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -35,12 +35,7 @@ impl Document {
     /// The document of a value.
     pub(super) fn of(value: &Value) -> Self {
         let body = value.to_string().into_bytes();
-        let hash: String = digest(&SHA256, &body)
-            .as_ref()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = sha256_hex(&body, 16);
         let etag = |suffix: &str| {
             HeaderValue::from_str(&format!("\"{hash}{suffix}\"")).unwrap_or(HeaderValue::from_static("\"\""))
         };

@@ -1,5 +1,3 @@
-use aws_lc_rs::digest::{SHA256, digest};
-
 /// The id of an instance's cache: the prefix and a digest of the instance's uid and of how many times its cache was
 /// replaced. It follows from what cannot change, so a create is safe to repeat and a lost status can be found again.
 ///
@@ -8,16 +6,11 @@ pub fn provider_id(prefix: &str, uid: &str, generation: u32) -> String {
     derived_id(prefix, &format!("{uid}/{generation}"))
 }
 
+use crate::digest::sha256_hex;
+
 /// An id that follows from a text.
 pub fn derived_id(prefix: &str, text: &str) -> String {
-    let digest = digest(&SHA256, text.as_bytes());
-    let hash: String = digest
-        .as_ref()
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{}-{hash}", prefix.to_ascii_lowercase())
+    format!("{}-{}", prefix.to_ascii_lowercase(), sha256_hex(text, 12))
 }
 
 #[cfg(test)]

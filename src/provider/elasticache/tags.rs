@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use super::super::Desired;
 use super::{OWNER_TAG, Ownership, RELEASED};
 use crate::api::{ElastiCacheSpec, Owner};
+use crate::digest::sha256_hex;
 
 /// Tags by key.
 pub type Tags = BTreeMap<String, String>;
@@ -143,9 +142,7 @@ fn digest_of(tags: &Tags) -> String {
         // Neither may hold a line feed.
         text + key + "\n" + value + "\n"
     });
-    let digest = digest(&SHA256, text.as_bytes());
-    let bytes = digest.as_ref().iter().take(8);
-    bytes.fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    sha256_hex(text, 8)
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
 use serde::Serialize;
 
 use crate::api::{Engine, EngineType, KubernetesSpec, Memory};
+use crate::digest::sha256_hex;
 
 /// Everything that decides about a node's Pod: it is replaced when one of these changes, and for nothing else.
 ///
@@ -109,13 +109,8 @@ impl<'a> Inputs<'a> {
     pub fn digest(&self) -> String {
         // Plain data with string keys: it can always be written.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        hex(digest(&SHA256, &text).as_ref().get(..5).unwrap_or_default())
+        sha256_hex(text, 5)
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use super::super::objects::metadata;
 use super::super::{Desired, Place};
-use super::inputs::hex;
 use super::{Kind, Manifest, Observed, Placement, adopt};
 use crate::api::{KubernetesSpec, Persistence, annotations};
+use crate::digest::sha256_hex;
 
 /// The names of an instance's nodes, each that of a Service. The first is named like the instance, however many there
 /// are, and keeps its address when others come and go; version 0.1 named the first of several otherwise.
@@ -38,10 +37,7 @@ pub fn manifest(kind: Kind, metadata: Value, spec: Value) -> Manifest {
         "metadata": metadata,
         "spec": spec,
     });
-    let mark = hex(digest(&SHA256, body.to_string().as_bytes())
-        .as_ref()
-        .get(..8)
-        .unwrap_or_default());
+    let mark = sha256_hex(body.to_string(), 8);
     if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
         let notes = metadata.entry("annotations").or_insert_with(|| json!({}));
         if let Some(notes) = notes.as_object_mut() {
