@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::chance::Chance;
 use crate::pipeline::Applied;
 use crate::platform::{End, Platform};
-use crate::scenarios::Doing;
+use crate::scenarios::{AWS_POOLED, Doing, POOLED, pool};
 
 /// Plans that one may move between, and one of each is ordered.
 const FAMILIES: &[&[&str]] = &[
@@ -45,11 +45,50 @@ struct Order {
     wishes: Vec<Wish>,
 }
 
+/// A pool of one, and those who order from it: who comes first gets its member, the next one another or one of their own.
+#[derive(Clone, Debug)]
+struct Pool {
+    plan: &'static str,
+    orders: Vec<Order>,
+}
+
+impl Pool {
+    fn of(chance: &mut Chance) -> Self {
+        let plan = if chance.permille(500) { POOLED } else { AWS_POOLED };
+        let orders = (0..1 + chance.below(2)).map(|nth| {
+            let mut wishes = match chance.below(3) {
+                0 => vec![Wish::Restart],
+                1 => vec![Wish::Bind(0)],
+                _ => Vec::new(),
+            };
+            if chance.permille(500) {
+                wishes.push(Wish::Deprovision);
+            }
+            Order {
+                id: format!("pooled-{nth}"),
+                plan,
+                wishes,
+            }
+        });
+        Self {
+            plan,
+            orders: orders.collect(),
+        }
+    }
+
+    async fn operate(self, p: Platform) -> Vec<End> {
+        pool(&p, self.plan, "64Mi").await;
+        let orders = self.orders.into_iter().map(|order| one(p.clone(), order));
+        futures::future::join_all(orders).await.concat()
+    }
+}
+
 /// What all ask for.
 #[derive(Clone, Debug)]
 pub struct Mixture {
     orders: Vec<Order>,
     applied: Vec<Applied>,
+    pool: Option<Pool>,
 }
 
 impl Mixture {
@@ -92,6 +131,7 @@ impl Mixture {
         Self {
             orders: orders.collect(),
             applied: (0..other.below(3)).map(|nth| Applied::of(nth, other)).collect(),
+            pool: other.permille(400).then(|| Pool::of(other)),
         }
     }
 
@@ -115,10 +155,12 @@ impl Mixture {
             let applied: Vec<_> = applied
                 .map(|applied| tokio::spawn(applied.operate(platform.clone())))
                 .collect();
+            let pooled = self.pool.map(|pool| tokio::spawn(pool.operate(platform.clone())));
             let orders = self
                 .orders
                 .into_iter()
                 .map(|order| tokio::spawn(one(platform.clone(), order)));
+            let orders = orders.chain(pooled);
             let mut ends = Vec::new();
             for done in futures::future::join_all(orders).await {
                 ends.extend(done.unwrap());

@@ -27,11 +27,12 @@ pub struct Scenario {
 const REDIS: &str = "redis-system";
 const MEMCACHED: &str = "memcached-system";
 
-const POOLED: &str = "memcached-pooled";
-const AWS_POOLED: &str = "aws-memcached-pooled";
+/// Plans with a pool of one.
+pub const POOLED: &str = "memcached-pooled";
+pub const AWS_POOLED: &str = "aws-memcached-pooled";
 
 /// Applies such a plan, and waits until a member of its present revision is there.
-async fn pool(p: &Platform, name: &str, memory: &str) {
+pub async fn pool(p: &Platform, name: &str, memory: &str) {
     let spec = if name == POOLED {
         plans::pooled(name, ("kubernetes", &json!({ "memory": memory })))
     } else {

@@ -65,8 +65,14 @@ pub fn take_over(member: &CacheInstance, wanted: &CacheInstance) -> Result<Value
     let dropped = dropped.filter(|name| !wanted.spec.parameters.contains_key(*name));
     let mut parameters = wanted.spec.parameters.clone();
     parameters.extend(dropped.map(|name| (name.clone(), Value::Null)));
+    // None are no object, as in the resource of an order that was not made ahead.
+    let parameters = if wanted.spec.parameters.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(parameters)
+    };
     if let Some(spec) = spec.as_object_mut() {
-        spec.insert("parameters".to_owned(), Value::Object(parameters));
+        spec.insert("parameters".to_owned(), parameters);
         spec.entry("deletionPolicy").or_insert(Value::Null);
     }
     Ok(json!({
@@ -117,14 +123,15 @@ mod tests {
                 },
                 "spec": {
                     "planRef": { "name": "small", "revision": 3 }, "owner": { "space": "s" },
-                    "parameters": { "connectionLimit": null }, "deletionPolicy": null,
+                    "parameters": null, "deletionPolicy": null,
                 },
             })
         );
+        member.spec.parameters.insert("maxItemSize".to_owned(), json!("2Mi"));
         wanted.spec.parameters = Map::from_iter([("connectionLimit".to_owned(), json!(9))]);
         assert_eq!(
             take_over(&member, &wanted).unwrap()["spec"]["parameters"],
-            json!({ "connectionLimit": 9 })
+            json!({ "connectionLimit": 9, "maxItemSize": null })
         );
     }
 }
