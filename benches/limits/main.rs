@@ -14,6 +14,7 @@ mod orders;
 mod pgbench;
 mod process;
 mod reads;
+mod resync;
 mod rows;
 mod stage;
 mod table;
@@ -59,7 +60,7 @@ const SHORT: &[&str] = &[
     "webhooks",
     "instances",
 ];
-const LONG: &[&str] = &["many", "build"];
+const LONG: &[&str] = &["resync", "many", "build"];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -138,6 +139,7 @@ async fn measure(name: &str, rounds: usize, keep: &impl Fn(&[Row]) -> Result<(),
             instances::measure(rounds, 1_000, Duration::from_secs(60), keep).await?;
             return Ok(Vec::new());
         }
+        "resync" => return resync::measure(rounds, 10_000).await,
         "many" => return Ok(vec![many(rounds, keep).await?]),
         _ => {}
     }

@@ -75,7 +75,7 @@ impl Client {
     /// Every cache of the region, and how many pages that took. Groups come before their members: one that turns
     /// available between the two lists is seen as still busy.
     pub(in super::super) async fn list(&self) -> Result<(Vec<Live>, usize), Fault> {
-        let (mut groups, mut clusters, mut pages) = (Vec::new(), Clusters::new(), 0);
+        let (mut groups, mut members, mut found, mut pages) = (Vec::new(), Clusters::new(), Vec::new(), 0);
         let mut marker = None;
         loop {
             self.turn().await;
@@ -105,25 +105,20 @@ impl Client {
                 .send()
                 .await
                 .map_err(|error| passing("listing cache clusters", &error))?;
-            let page = output.cache_clusters.unwrap_or_default();
-            clusters.extend(
-                page.into_iter()
-                    .filter_map(|cluster| Some((cluster.cache_cluster_id.clone()?, cluster))),
-            );
+            // A reply is many times what is kept of it, so that of what stands by itself goes with its page.
+            for each in output.cache_clusters.unwrap_or_default() {
+                if each.replication_group_id().is_none() {
+                    found.extend(cluster(&each));
+                } else if let Some(id) = each.cache_cluster_id.clone() {
+                    members.insert(id, each);
+                }
+            }
             marker = output.marker.filter(|marker| !marker.is_empty());
             if marker.is_none() {
                 break;
             }
         }
-        let bare = clusters
-            .values()
-            .filter(|cluster| cluster.replication_group_id().is_none())
-            .filter_map(cluster);
-        let found = groups
-            .iter()
-            .filter_map(|found| group(found, &clusters))
-            .chain(bare)
-            .collect();
+        found.extend(groups.iter().filter_map(|found| group(found, &members)));
         Ok((found, pages))
     }
 
