@@ -9,6 +9,7 @@ mod database;
 mod letters;
 mod restored;
 mod retention;
+mod unreachable;
 
 use std::time::Duration;
 

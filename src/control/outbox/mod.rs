@@ -3,6 +3,7 @@
 //! Any process may write any row, and one that was slow may come late. So a resource carries the ledger revision it was
 //! written from, is written only on condition that it is still as it was read, and never from an older revision.
 
+mod reach;
 mod resource;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use super::{Error, deadline, pool, users};
 use crate::api::{BackupDeletionPolicy, CacheBackup, CacheBackupSpec, CacheInstance, LocalRef, annotations};
 use crate::ledger::{BindingUser, Desired, Ledger, OutboxItem, listen, resource_name};
 
+use reach::{Reach, Reached};
 pub use resource::later;
 use resource::{change, resource, set_revision};
 
@@ -41,17 +43,23 @@ const SOONEST: Duration = Duration::from_millis(100);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// The rows that a process is writing, and what each was taken with.
+/// The rows that a process is writing, what each was taken with, and whether that goes anywhere.
 #[derive(Default)]
 struct Writing {
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Reached>,
     claims: HashMap<Id, Uuid>,
+    reach: Reach,
 }
 
 impl Writing {
+    /// How many rows may be taken: one, to see whether it can be written, while the API server is away.
     fn room(&self) -> usize {
         let free = AT_ONCE.saturating_sub(self.tasks.len());
-        if free >= BATCH { free } else { 0 }
+        match self.reach.is_away() {
+            true => usize::from(self.tasks.is_empty()),
+            false if free >= BATCH => free,
+            false => 0,
+        }
     }
 
     fn start(&mut self, ledger: &Ledger, client: &Client, item: OutboxItem) {
@@ -60,13 +68,16 @@ impl Writing {
         self.claims.insert(task.id(), claim);
     }
 
-    /// Waits until one was written, or not; for ever if none is.
-    async fn ended(&mut self) {
-        match self.tasks.join_next_with_id().await {
-            Some(Ok((id, ()))) => drop(self.claims.remove(&id)),
-            Some(Err(error)) => drop(self.claims.remove(&error.id())),
+    /// Waits until one was written, or not; for ever if none is. Returns in how long to look for more, if that is not as it
+    /// was.
+    async fn ended(&mut self) -> Option<Duration> {
+        let (id, reached) = match self.tasks.join_next_with_id().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) => (error.id(), Reached::Unknown),
             None => std::future::pending().await,
-        }
+        };
+        self.claims.remove(&id);
+        self.reach.found(reached, self.tasks.is_empty())
     }
 
     /// Holds on to what is being written.
@@ -89,7 +100,7 @@ pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<b
     let mut writing = Writing::default();
     let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look = Instant::now();
+    let (mut look, mut not_before) = (Instant::now(), Instant::now());
     while !*shutdown.borrow() {
         if look <= Instant::now() && writing.room() > 0 {
             look = Instant::now() + take(&ledger, &client, &mut writing).await;
@@ -98,16 +109,19 @@ pub async fn run(ledger: Ledger, client: Client, mut shutdown: watch::Receiver<b
         tokio::select! {
             biased;
             _ = renewals.tick() => writing.hold(&ledger).await,
-            () = writing.ended() => {}
-            () = ledger.outbox_wakeup().notified() => look = Instant::now(),
-            () = others.notified() => look = Instant::now(),
+            next = writing.ended() => if let Some(wait) = next {
+                not_before = Instant::now() + wait;
+                look = not_before;
+            },
+            () = ledger.outbox_wakeup().notified() => look = not_before.max(Instant::now()),
+            () = others.notified() => look = not_before.max(Instant::now()),
             () = tokio::time::sleep_until(look), if room => {}
             _ = shutdown.changed() => {}
         }
     }
     while !writing.tasks.is_empty() {
         tokio::select! {
-            () = writing.ended() => {}
+            _ = writing.ended() => {}
             _ = renewals.tick() => writing.hold(&ledger).await,
         }
     }
@@ -136,14 +150,17 @@ async fn take(ledger: &Ledger, client: &Client, writing: &mut Writing) -> Durati
     }
 }
 
-async fn work(ledger: Ledger, client: Client, item: OutboxItem) {
-    if let Err(error) = write(&ledger, &client, &item).await {
+async fn work(ledger: Ledger, client: Client, item: OutboxItem) -> Reached {
+    let written = write(&ledger, &client, &item).await;
+    let reached = Reached::of(&written);
+    if let Err(error) = written {
         tracing::warn!(instance = %item.instance, attempts = item.attempts, %error, "writing a resource");
         let wait = retry_in(item.attempts);
         if let Err(error) = ledger.mark_unapplied(&item, &error.to_string(), wait).await {
             tracing::warn!(instance = %item.instance, %error, "noting why a resource was not written");
         }
     }
+    reached
 }
 
 fn retry_in(attempts: i32) -> Duration {
