@@ -45,13 +45,13 @@ pub fn service(plan: &str) -> &'static str {
     }
 }
 
+/// The namespaces of instances.
+pub const MEMCACHED: &str = "memcached-system";
+pub const REDIS: &str = "redis-system";
+
 /// Where instances of a plan are.
 pub fn namespace(plan: &str) -> &'static str {
-    if plan.contains("memcached") {
-        "memcached-system"
-    } else {
-        "redis-system"
-    }
+    if plan.contains("memcached") { MEMCACHED } else { REDIS }
 }
 
 impl Platform {

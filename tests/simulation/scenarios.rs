@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::plans;
-use crate::platform::{End, Platform, condition};
+use crate::platform::{End, MEMCACHED, Platform, REDIS, condition};
 
 /// Something that is done.
 pub type Doing = Pin<Box<dyn Future<Output = Vec<End>> + Send>>;
@@ -23,9 +23,6 @@ pub struct Scenario {
     /// Done while faults strike. How it ends must be the same in each run.
     pub operation: fn(Platform) -> Doing,
 }
-
-const REDIS: &str = "redis-system";
-const MEMCACHED: &str = "memcached-system";
 
 /// Plans with a pool of one.
 pub const POOLED: &str = "memcached-pooled";
