@@ -21,6 +21,8 @@ use crate::table::{Goal, Row};
 const AT_ONCE: usize = 16;
 /// The longest that so many instances may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// How many objects are listed at a time.
+const PAGE: u32 = 500;
 /// How soon to look again whether a broker does anything.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -192,20 +194,19 @@ async fn versions(client: &Client) -> Result<BTreeMap<String, String>, String> {
             + std::fmt::Debug
             + DeserializeOwned,
     {
-        let list = Api::<K>::namespaced(client.clone(), NAMESPACE)
-            .list_metadata(&ListParams::default())
-            .await
-            .map_err(said)?;
-        Ok(list
-            .items
-            .iter()
-            .map(|item| {
-                (
-                    format!("{}/{}", K::kind(&()), item.name_any()),
-                    item.resource_version().unwrap_or_default(),
-                )
-            })
-            .collect())
+        let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
+        let (mut page, mut found) = (ListParams::default().limit(PAGE), Vec::new());
+        loop {
+            let list = api.list_metadata(&page).await.map_err(said)?;
+            found.extend(list.items.iter().map(|item| {
+                let name = format!("{}/{}", K::kind(&()), item.name_any());
+                (name, item.resource_version().unwrap_or_default())
+            }));
+            match list.metadata.continue_ {
+                Some(token) if !token.is_empty() => page = page.continue_token(&token),
+                _ => return Ok(found),
+            }
+        }
     }
     let mut all = BTreeMap::new();
     all.extend(of::<CacheInstance>(client).await?);
@@ -222,7 +223,7 @@ where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
-    let mut page = ListParams::default().limit(500);
+    let mut page = ListParams::default().limit(PAGE);
     loop {
         let list = api.list(&page).await.map_err(said)?;
         match list.metadata.continue_ {

@@ -200,13 +200,22 @@ fn told(status: StatusCode, body: &Value) -> Value {
     })
 }
 
+/// Where objects are, but Events: the cluster's own parts tell of objects by Events beside them.
+const NAMESPACE: &str = "truth";
+/// Where Events are.
+const EVENTS: &str = "truth-events";
+
 fn collection(kind: &Kind) -> String {
+    let Kind {
+        group, version, plural, ..
+    } = kind;
+    let namespace = if *plural == "events" { EVENTS } else { NAMESPACE };
     if !kind.namespaced {
-        format!("/apis/{}/{}/{}", kind.group, kind.version, kind.plural)
-    } else if kind.group.is_empty() {
-        format!("/api/{}/namespaces/truth/{}", kind.version, kind.plural)
+        format!("/apis/{group}/{version}/{plural}")
+    } else if group.is_empty() {
+        format!("/api/{version}/namespaces/{namespace}/{plural}")
     } else {
-        format!("/apis/{}/{}/namespaces/truth/{}", kind.group, kind.version, kind.plural)
+        format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}")
     }
 }
 
@@ -237,7 +246,7 @@ fn object(kind: &Kind, name: &str, color: &str, chance: &mut Chance) -> Value {
             body["reportingController"] = json!("truth.example.org");
             body["reportingInstance"] = json!("truth");
             body["regarding"] = json!({
-                "apiVersion": format!("{GROUP}/v1"), "kind": "Thing", "namespace": "truth", "name": "a",
+                "apiVersion": format!("{GROUP}/v1"), "kind": "Thing", "namespace": EVENTS, "name": "a",
             });
         }
         "things" | "worlds" => {
@@ -358,7 +367,9 @@ async fn the_api_server_in_memory_answers_as_the_real_one() {
         let (status, answer) = real(&client, &sent, &body).await;
         assert!(status.is_success(), "{answer}");
     };
-    make("/api/v1/namespaces", json!({ "metadata": { "name": "truth" } })).await;
+    for namespace in [NAMESPACE, EVENTS] {
+        make("/api/v1/namespaces", json!({ "metadata": { "name": namespace } })).await;
+    }
     let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let mut server = ApiServer::new(KINDS);
     for kind in KINDS.iter().filter(|kind| kind.custom) {
