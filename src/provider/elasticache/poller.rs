@@ -55,6 +55,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct View {
     seen: HashMap<Target, Seen>,
+    /// Since when it is not known any more how caches are: what was asked earlier says nothing of them.
+    doubted: HashMap<Target, Instant>,
     instances: HashMap<Target, Interest>,
     /// Users, by the id of their group, that were at rest when they were last asked for.
     access: HashMap<String, Access>,
@@ -162,6 +164,7 @@ impl Poller {
         let mut view = self.0.view.write();
         view.instances.remove(target);
         view.seen.remove(target);
+        view.doubted.remove(target);
         view.causes.remove(target);
     }
 
@@ -275,7 +278,7 @@ impl Poller {
     /// When ElastiCache refuses or does not answer.
     pub async fn take_snapshot(&self, name: &str, of: &Target) -> Result<(), Fault> {
         let outcome = self.0.client.take_snapshot(name, of).await;
-        self.0.view.write().seen.remove(of);
+        self.0.view.write().doubt(of, Instant::now());
         outcome
     }
 
@@ -322,7 +325,16 @@ impl Poller {
     /// When writing them failed.
     pub fn tagged(&self, arn: &str, outcome: Result<(), Fault>) -> Result<(), Fault> {
         let is = |seen: &Seen| seen.live.as_ref().is_some_and(|live| live.arn.as_deref() == Some(arn));
-        self.0.view.write().seen.retain(|_, seen| !is(seen));
+        let mut view = self.0.view.write();
+        let its: Vec<_> = view
+            .seen
+            .iter()
+            .filter(|(_, seen)| is(seen))
+            .map(|(target, _)| target.clone())
+            .collect();
+        for target in its {
+            view.doubt(&target, Instant::now());
+        }
         outcome
     }
 
@@ -525,27 +537,44 @@ impl Poller {
                 Ok(())
             }
             Err(fault) => {
-                self.0.view.write().seen.remove(target);
+                self.0.view.write().doubt(target, Instant::now());
                 Err(fault)
             }
         }
     }
 
-    /// Keeps what was seen of a cache, unless something newer was. Returns the instance to nudge if that is news.
     fn note(&self, target: &Target, live: Option<Live>, asked: Instant) -> Option<ObjectRef<CacheInstance>> {
-        let mut view = self.0.view.write();
-        if let Some(seen) = view.seen.get(target) {
+        self.0.view.write().note(target, live, asked)
+    }
+}
+
+impl View {
+    /// Keeps what was seen of a cache, unless it may have changed since that was asked. Returns the instance to nudge if
+    /// that is news.
+    fn note(&mut self, target: &Target, live: Option<Live>, asked: Instant) -> Option<ObjectRef<CacheInstance>> {
+        if self.doubted.get(target).is_some_and(|since| *since > asked) {
+            return None;
+        }
+        if let Some(seen) = self.seen.get(target) {
             if seen.at > asked {
                 return None;
             }
             if seen.live == live {
-                view.seen.insert(target.clone(), Seen { live, at: asked });
+                self.seen.insert(target.clone(), Seen { live, at: asked });
                 return None;
             }
         }
-        view.seen.insert(target.clone(), Seen { live, at: asked });
-        view.causes.remove(target);
-        view.instances.get(target).map(|interest| interest.instance.clone())
+        self.doubted.remove(target);
+        self.seen.insert(target.clone(), Seen { live, at: asked });
+        self.causes.remove(target);
+        self.instances.get(target).map(|interest| interest.instance.clone())
+    }
+
+    /// Forgets how a cache was seen: a change was asked for whose outcome is not known. An answer that is under way may be of
+    /// before it.
+    fn doubt(&mut self, target: &Target, now: Instant) {
+        self.seen.remove(target);
+        self.doubted.insert(target.clone(), now);
     }
 }
 
@@ -554,4 +583,28 @@ fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
     let mut targets: Vec<_> = targets.collect();
     targets.sort_by(|one, other| one.id.cmp(&other.id));
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else what was not made yet when it was described counts as gone, and nobody deletes it.
+    #[test]
+    fn what_was_asked_before_a_change_whose_answer_was_lost_says_nothing() {
+        let target = Target {
+            topology: Topology::CacheCluster,
+            id: "cache".to_owned(),
+        };
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
+        let mut view = View::default();
+        // Described at 1, made at 2 without an answer: at 3 comes that there was none at 1.
+        view.doubt(&target, at(2));
+        view.note(&target, None, at(1));
+        assert!(!view.seen.contains_key(&target));
+        view.note(&target, None, at(3));
+        assert!(view.seen.contains_key(&target));
+        assert!(view.doubted.is_empty());
+    }
 }

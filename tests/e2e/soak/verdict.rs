@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cache_broker::api::CacheInstance;
 use kube::{Api, ResourceExt};
+use sandbox::elasticache::Call;
 use uuid::Uuid;
 
 use super::platform::Accepted;
 use crate::cluster::ready;
 use crate::receiver::Receiver;
-use crate::world::{BROKER, World, eventually};
+use crate::world::{BROKER, PATIENCE, World, eventually};
 
 /// Every operation that a platform was told of ended, and the ledger knows each of them.
 pub async fn everything_ended(world: &World, accepted: &[&Accepted]) {
@@ -134,6 +135,21 @@ pub async fn everything_was_told(world: &World, receiver: &mut Receiver) {
     println!("webhooks: {} events, {} deliveries", first.len(), received.len());
 }
 
+/// What ElastiCache was asked about some caches.
+fn told_of(calls: &[Call], ids: &[&String]) -> Vec<String> {
+    let about = |call: &&Call| {
+        let mut values = call.parameters.values();
+        values.any(|value| ids.iter().any(|id| value.contains(id.as_str())))
+    };
+    let told = |call: &Call| {
+        format!(
+            "{} {} {:?} {}",
+            call.time, call.operation, call.parameters, call.outcome
+        )
+    };
+    calls.iter().filter(about).map(told).collect()
+}
+
 /// Ledger, custom resources and provider agree, and nothing was made twice or is left.
 pub async fn everything_agrees(world: &World) {
     let sql = world.sql().await;
@@ -168,17 +184,23 @@ pub async fn everything_agrees(world: &World) {
         .filter_map(|status| status.provider_id.clone())
         .collect();
     let members = |id: &str| wanted.iter().any(|group| id.starts_with(&format!("{group}-")));
-    eventually("the end of what was given back in ElastiCache", async || {
+    let start = Instant::now();
+    loop {
         let left = elasticache.remaining();
-        let caches: BTreeSet<String> = left
-            .replication_groups
-            .iter()
-            .chain(left.cache_clusters.iter().filter(|id| !members(id)))
-            .cloned()
-            .collect();
-        (caches == wanted && left.snapshots.is_empty()).then_some(())
-    })
-    .await;
+        let clusters = left.cache_clusters.into_iter().filter(|id| !members(id));
+        let caches: BTreeSet<_> = left.replication_groups.into_iter().chain(clusters).collect();
+        if caches == wanted && left.snapshots.is_empty() {
+            break;
+        }
+        let astray: Vec<_> = caches.symmetric_difference(&wanted).collect();
+        assert!(
+            start.elapsed() < PATIENCE,
+            "on ElastiCache stands what should not, or the other way round: {astray:?} {:?}\n{:#?}",
+            left.snapshots,
+            told_of(&elasticache.calls(), &astray),
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     // Each id was made once; an answer that was lost stands for one that was made.
     let mut made: BTreeMap<String, usize> = BTreeMap::new();
     for call in elasticache.calls() {
