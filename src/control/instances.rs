@@ -162,12 +162,10 @@ impl Run<'_> {
                     None => decision.report.clone(),
                 };
                 let status = self.status(&report);
-                if !self
-                    .instance
-                    .status
-                    .as_ref()
-                    .is_some_and(|said| status::is_reworded(said, &status))
-                {
+                let said = self.instance.status.as_ref();
+                let is_reworded = said.is_some_and(|said| status::is_reworded(said, &status));
+                // What nobody would take away again is not made of a resource that may be gone: the write is refused then.
+                if !is_reworded || step.makes_what_outlives() {
                     self.write(status, &report).await?;
                 }
                 tracing::info!(reason = report.reason.as_str(), step = %step.name(), "step");

@@ -249,6 +249,20 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it makes something that goes on when the instance is gone: what is in the cluster goes with its owner.
+    pub fn makes_what_outlives(&self) -> bool {
+        use elasticache::{AccessStep, Step};
+
+        matches!(
+            self,
+            Self::ElastiCache(
+                Step::Create(_)
+                    | Step::TakeSeed { .. }
+                    | Step::Users(AccessStep::CreateUsers(_) | AccessStep::CreateGroup { .. })
+            )
+        )
+    }
+
     /// Its name for logs, such as `Kubernetes/Apply`. What it carries may be large, or secret, and is not looked at.
     pub fn name(&self) -> String {
         use fmt::Write as _;
