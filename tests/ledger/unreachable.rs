@@ -1,6 +1,7 @@
 //! The outbox while the API server is away, and once it is back.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use cache_broker::control::outbox;
 use http_body_util::{BodyExt, Full};
@@ -27,10 +28,10 @@ impl World {
     async fn until(&self, query: &str, least: i64) {
         let wait = async {
             while self.number(query).await < least {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), wait)
+        tokio::time::timeout(Duration::from_secs(60), wait)
             .await
             .unwrap_or_else(|_| panic!("{query}: less than {least}"));
     }

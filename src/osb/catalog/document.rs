@@ -3,13 +3,14 @@
 
 use std::io::Write;
 
-use crate::digest::sha256_hex;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
+
+use crate::digest::sha256_hex;
 
 /// One form of a document.
 #[derive(Clone, Debug)]

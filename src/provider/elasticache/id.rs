@@ -1,3 +1,5 @@
+use crate::digest::sha256_hex;
+
 /// The id of an instance's cache: the prefix and a digest of the instance's uid and of how many times its cache was
 /// replaced. It follows from what cannot change, so a create is safe to repeat and a lost status can be found again.
 ///
@@ -5,8 +7,6 @@
 pub fn provider_id(prefix: &str, uid: &str, generation: u32) -> String {
     derived_id(prefix, &format!("{uid}/{generation}"))
 }
-
-use crate::digest::sha256_hex;
 
 /// An id that follows from a text.
 pub fn derived_id(prefix: &str, text: &str) -> String {
