@@ -82,9 +82,9 @@ async fn an_answer_that_is_lost_makes_no_second_group() {
     resume(world, &place).await;
     let instance = world.until_ready(&place).await;
     assert_eq!(provider_id(&instance), id);
-    let outcomes = creations(world, &id);
-    assert_eq!(outcomes[0], "(answer lost)");
-    assert!(!outcomes.contains(&"ok".to_owned()), "{outcomes:?}");
+    let calls = world.calls("CreateReplicationGroup", &id);
+    assert!(calls[0].lost && calls[0].outcome == "ok", "{calls:?}");
+    assert_eq!(calls.iter().filter(|call| call.outcome == "ok").count(), 1, "{calls:?}");
     gone(world, &place, &id).await;
 }
 

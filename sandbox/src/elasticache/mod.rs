@@ -222,8 +222,10 @@ pub struct Call {
     pub parameters: BTreeMap<String, String>,
     /// When it was answered.
     pub time: Timestamp,
-    /// `ok`, the code of the refusal, `(no answer)` or `(answer lost)`.
+    /// `ok`, the code of the refusal, or `(no answer)`.
     pub outcome: String,
+    /// Whether the connection broke before the answer.
+    pub lost: bool,
 }
 
 impl Call {
@@ -233,6 +235,7 @@ impl Call {
             parameters: request.parameters.clone(),
             time,
             outcome: outcome.to_owned(),
+            lost: false,
         }
     }
 }
@@ -447,6 +450,7 @@ impl Shared {
         tracing::debug!(
             operation = call.operation,
             outcome = call.outcome,
+            lost = call.lost,
             "a call of the ElastiCache endpoint"
         );
         lock(&self.calls).push(call);

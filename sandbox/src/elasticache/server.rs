@@ -99,11 +99,13 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Incoming>) -> Result<A
     let result = shared.handle(&request, fault.as_ref());
     let lost = fault == Some(FaultKind::LostAnswer);
     let outcome = match &result {
-        _ if lost => "(answer lost)".to_owned(),
-        Ok(_) => "ok".to_owned(),
-        Err(error) => error.code.to_string(),
+        Ok(_) => "ok",
+        Err(error) => error.code.as_ref(),
     };
-    shared.record(Call::new(&request, shared.now(), &outcome));
+    shared.record(Call {
+        lost,
+        ..Call::new(&request, shared.now(), outcome)
+    });
     match result {
         _ if lost => Err(Lost),
         Ok(reply) => Ok(respond(
