@@ -220,7 +220,10 @@ impl Projector {
         let found = found
             .inspect_err(|error| tracing::warn!(instance = %observation.instance, %error, "reading a resource"))
             .unwrap_or_default();
-        let revision = found.filter(|found| found.uid().as_ref() == Some(&observation.uid));
+        let stands = |found: &CacheInstance| {
+            found.uid().as_ref() == Some(&observation.uid) && found.metadata.deletion_timestamp.is_none()
+        };
+        let revision = found.filter(stands);
         let revision = revision.map(|found| found.ledger_revision().unwrap_or(0));
         if revision == Some(observation.later.revision) {
             tracing::warn!(instance = %observation.instance, revision, "somebody put a resource back; writing it again");

@@ -83,7 +83,8 @@ pub struct SeenUser {
 pub enum Projected {
     /// It is in the ledger.
     Written,
-    /// It is in the ledger, and of an earlier revision than was applied: it comes late, or somebody put the resource back.
+    /// It is in the ledger, and of an earlier revision than was applied: it comes late, or somebody put the resource back. One
+    /// that takes over a cache is not, once its instance is to go.
     Earlier,
     /// The ledger has it, or something newer, already.
     Stale,
@@ -191,13 +192,13 @@ impl Ledger {
             let lock = transaction
                 .prepare_cached(
                     "select deleted_at is not null as tombstone, namespace, name, uid, observed_epoch, observed_version,
-                        desired = 'present' and applied_revision > $2 as earlier
+                        applied_revision > $2 and (desired = 'present' or not $3) as earlier
                    from instances where id = $1 for update",
                 )
                 .await
                 .map_err(refused())?;
             let Some(row) = transaction
-                .query_opt(&lock, &[&id, &observation.later.revision])
+                .query_opt(&lock, &[&id, &observation.later.revision, &observation.adopts])
                 .await
                 .map_err(refused())?
             else {
@@ -311,7 +312,8 @@ impl Ledger {
         .await
     }
 
-    /// Has a resource written again that is of an earlier revision than was applied: somebody put it back, or its cluster.
+    /// Has a resource written again, or deleted again, that is of an earlier revision than was applied: somebody put it back,
+    /// or its cluster, or a call that made it came late.
     ///
     /// # Errors
     /// When Postgres cannot be reached or refuses, or a later leader has begun.
@@ -325,7 +327,7 @@ impl Ledger {
             let written = transaction
                 .execute(
                     "update instances set applied_revision = $2, outbox_due_at = now(), outbox_attempts = 0
-                      where id = $1 and desired = 'present' and applied_revision > $2",
+                      where id = $1 and deleted_at is null and applied_revision > $2",
                     &[&instance.as_str(), &revision],
                 )
                 .await

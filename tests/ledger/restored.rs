@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache_broker::ledger::{Later, LaterPlan, LedgerError, Projected, Verdict};
+use cache_broker::ledger::{Desired, Later, LaterPlan, LedgerError, Observation, Projected, Verdict};
 use serde_json::json;
 
 use super::{HOUR, World, gone, observation};
@@ -67,6 +67,34 @@ async fn a_resource_of_an_earlier_revision_is_written_again() {
     world.ledger.put_back(world.epoch, &id, 1).await.unwrap();
     let due = world.due().await;
     assert_eq!(due.iter().map(|item| item.revision).collect::<Vec<_>>(), [5]);
+}
+
+/// A call that makes a resource may come when the one that was made in its stead is deleted already.
+#[tokio::test]
+async fn a_resource_that_is_made_while_its_instance_is_given_back_is_deleted_too() {
+    let world = World::new().await;
+    let (id, _) = world.ordered("a", HOUR).await;
+    world.applied().await;
+    let deprovision = world.given_back(&id).await;
+    world.applied().await;
+    assert!(world.due().await.is_empty());
+    let mut late = Observation {
+        uid: "another".to_owned(),
+        ..observation(&id, 9, Verdict::No)
+    };
+    assert_eq!(world.seen(&late).await, Projected::Earlier);
+    world.ledger.put_back(world.epoch, &id, 1).await.unwrap();
+    let due = world.due().await;
+    assert_eq!(
+        due.iter().map(|item| (item.revision, item.desired)).collect::<Vec<_>>(),
+        [(2, Desired::Absent)]
+    );
+    assert_eq!(world.state(deprovision).await.0, "in_progress");
+    // What takes over a cache is somebody's own.
+    late.adopts = true;
+    late.resource_version = "10".to_owned();
+    world.ledger.mark_applied(&id, 2, Some("another")).await.unwrap();
+    assert_eq!(world.seen(&late).await, Projected::Written);
 }
 
 /// What was accepted by the old row, before the cluster was seen, fails and can be asked again.
