@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
@@ -23,7 +23,7 @@ use crate::ambient;
 use crate::api::conditions::{self, Progress, READY, Reason};
 use crate::api::{BackupDeletionPolicy, CacheBackup, CacheBackupStatus, CacheInstance, EngineType, LastBackup};
 use crate::digest::sha256_hex;
-use crate::provider::elasticache::{Poller, Snapshot, SnapshotState, Target};
+use crate::provider::elasticache::{LANDS, Poller, Snapshot, SnapshotState, Target};
 use crate::provider::{Fault, FaultKind};
 
 /// How often a snapshot that is being taken or deleted is looked at.
@@ -180,7 +180,7 @@ impl Reconciler for Backups {
             Err(fault) => return self.faulted(&api, &backup, &reference, fault).await,
         };
         let decision = if self.elasticache.is_some() {
-            decide(&backup, &name, &self.source(&backup), found.as_ref())
+            decide(&backup, &name, &self.source(&backup), found.as_ref(), ambient::now())
         } else {
             switched_off(&backup)
         };
@@ -254,7 +254,8 @@ impl Backups {
         }
     }
 
-    /// Writes the status if it differs, and publishes an Event if its reason changed.
+    /// Writes the status if it differs, and publishes an Event if its reason changed. Before a snapshot is asked for it is
+    /// written anyway: of a backup that changed or is gone, none is taken.
     async fn say(
         &self,
         api: &Api<CacheBackup>,
@@ -269,7 +270,7 @@ impl Backups {
         if let Some(instance) = self.index.note(backup, complete) {
             let _ = self.nudge.send(instance).await;
         }
-        if backup.status.as_ref() == Some(&status) {
+        if backup.status.as_ref() == Some(&status) && !matches!(decision.next, Next::Take(_)) {
             return Ok(backup.clone());
         }
         let mut changed = backup.clone();
@@ -333,7 +334,7 @@ fn switched_off(backup: &CacheBackup) -> Decision {
 }
 
 /// What to do about a backup. Pure.
-fn decide(backup: &CacheBackup, name: &str, source: &Source, found: Option<&Snapshot>) -> Decision {
+fn decide(backup: &CacheBackup, name: &str, source: &Source, found: Option<&Snapshot>, now: Timestamp) -> Decision {
     let status = backup.status.clone().unwrap_or_default();
     let seen = found.is_some() || status.seen.unwrap_or_default();
     let say = |next: Next, progress: Progress, reason: Reason, message: String| Decision {
@@ -346,7 +347,7 @@ fn decide(backup: &CacheBackup, name: &str, source: &Source, found: Option<&Snap
     };
     if backup.metadata.deletion_timestamp.is_some() {
         return if is_held(backup) {
-            removed(backup, name, found, &say)
+            removed(backup, name, found, now, &say)
         } else {
             say(Next::Rest, Progress::Reconciling, Reason::Deleting, String::new())
         };
@@ -443,10 +444,15 @@ fn removed(
     backup: &CacheBackup,
     name: &str,
     found: Option<&Snapshot>,
+    now: Timestamp,
     say: &impl Fn(Next, Progress, Reason, String) -> Decision,
 ) -> Decision {
     let keep = backup.spec.deletion_policy == BackupDeletionPolicy::Retain;
     let (next, message) = match found.map(|found| &found.state) {
+        None if may_appear(backup, now) => (
+            Next::Wait,
+            format!("waiting whether snapshot {name} appears, which may have been asked for"),
+        ),
         None => (Next::Release, String::new()),
         Some(_) if keep => (Next::Release, String::new()),
         Some(SnapshotState::Available | SnapshotState::Failed(_)) => {
@@ -459,6 +465,17 @@ fn removed(
         Some(SnapshotState::Deleting) => (Next::Wait, format!("snapshot {name} is being deleted")),
     };
     say(next, Progress::Reconciling, Reason::Deleting, message)
+}
+
+/// Whether a snapshot that was to be taken and was never seen may appear yet. Nobody asks for it since its backup is being
+/// deleted.
+fn may_appear(backup: &CacheBackup, now: Timestamp) -> bool {
+    let asked = |status: &CacheBackupStatus| status.snapshot.is_some() && status.seen != Some(true);
+    let lands = SignedDuration::try_from(LANDS).unwrap_or(SignedDuration::MAX);
+    let is_recent = |since: &Time| now.duration_since(since.0) < lands;
+    backup.spec.snapshot.is_none()
+        && backup.status.as_ref().is_some_and(asked)
+        && backup.metadata.deletion_timestamp.as_ref().is_some_and(is_recent)
 }
 
 /// The status that says a decision.

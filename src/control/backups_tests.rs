@@ -39,18 +39,23 @@ fn ready() -> Source {
 
 const DELETING: &str = "2026-01-01T00:00:00Z";
 
+/// Long after that.
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
 #[test]
 fn a_snapshot_is_on_record_before_it_is_asked_for_and_asked_for_once() {
     let none = json!({});
     let fresh = backup(&none, &none, &json!(null));
     let name = snapshot_name(&fresh, "Test");
     assert!(name.starts_with("test-backup-"), "{name}");
-    let decision = decide(&fresh, &name, &ready(), None);
+    let decision = decide(&fresh, &name, &ready(), None, now());
     assert!(matches!(decision.next, Next::Take(_)));
     let said = status(&fresh, &decision, None, Timestamp::UNIX_EPOCH);
     assert_eq!(said.snapshot.as_deref(), Some(name.as_str()));
     let busy = snapshot(SnapshotState::Busy);
-    let decision = decide(&fresh, &name, &ready(), Some(&busy));
+    let decision = decide(&fresh, &name, &ready(), Some(&busy), now());
     assert_eq!((decision.next, decision.reason), (Next::Wait, Reason::Snapshotting));
 }
 
@@ -68,12 +73,12 @@ fn each_state_of_a_snapshot_is_said_as_it_is() {
             Reason::Failed,
         ),
     ] {
-        let decision = decide(&fresh, "s", &ready(), Some(&snapshot(state.clone())));
+        let decision = decide(&fresh, "s", &ready(), Some(&snapshot(state.clone())), now());
         assert_eq!((decision.progress, decision.reason), (progress, reason), "{state:?}");
     }
     // One that was there and is not any more is not taken again: it would be of another time.
     let seen = backup(&none, &none, &json!({ "snapshot": "s", "seen": true }));
-    let decision = decide(&seen, "s", &ready(), None);
+    let decision = decide(&seen, "s", &ready(), None, now());
     assert_eq!(
         (decision.next, decision.reason),
         (Next::Rest, Reason::ProviderResourceMissing)
@@ -93,12 +98,12 @@ fn what_has_no_backups_says_so_and_what_is_not_there_yet_is_waited_for() {
         (Source::Missing, Progress::Reconciling, Reason::InstanceNotFound),
         (Source::NotReady, Progress::Reconciling, Reason::InstanceNotFound),
     ] {
-        let decision = decide(&fresh, "s", &source, None);
+        let decision = decide(&fresh, "s", &source, None, now());
         assert_eq!((decision.progress, decision.reason), (progress, reason), "{source:?}");
     }
     let named = backup(&json!({ "snapshot": "theirs" }), &none, &json!(null));
     assert_eq!(snapshot_name(&named, "test"), "theirs");
-    let decision = decide(&named, "theirs", &Source::Missing, None);
+    let decision = decide(&named, "theirs", &Source::Missing, None, now());
     assert_eq!(
         decision.reason,
         Reason::ProviderResourceMissing,
@@ -122,7 +127,7 @@ fn a_snapshot_goes_with_its_backup_unless_it_is_to_stay() {
             &deleting,
             &json!({ "snapshot": "s" }),
         );
-        let decision = decide(&going, "s", &ready(), state.clone().map(snapshot).as_ref());
+        let decision = decide(&going, "s", &ready(), state.clone().map(snapshot).as_ref(), now());
         assert_eq!(decision.next, next, "{policy} {state:?}");
     }
     let free = backup(
@@ -130,7 +135,45 @@ fn a_snapshot_goes_with_its_backup_unless_it_is_to_stay() {
         &json!({ "finalizers": [], "deletionTimestamp": DELETING }),
         &json!(null),
     );
-    assert_eq!(decide(&free, "s", &ready(), None).next, Next::Rest);
+    assert_eq!(decide(&free, "s", &ready(), None, now()).next, Next::Rest);
+}
+
+/// A leader may have died over the call that asks for it.
+#[test]
+fn a_backup_whose_snapshot_may_still_appear_is_not_let_go() {
+    let none = json!({});
+    let deleting = json!({ "deletionTimestamp": DELETING });
+    for (spec, status, at, next) in [
+        (
+            json!({}),
+            json!({ "snapshot": "s" }),
+            "2026-01-01T00:00:30Z",
+            Next::Wait,
+        ),
+        (
+            json!({}),
+            json!({ "snapshot": "s" }),
+            "2026-01-01T00:01:00Z",
+            Next::Release,
+        ),
+        (json!({}), none.clone(), "2026-01-01T00:00:01Z", Next::Release),
+        (
+            json!({}),
+            json!({ "snapshot": "s", "seen": true }),
+            "2026-01-01T00:00:01Z",
+            Next::Release,
+        ),
+        (
+            json!({ "snapshot": "theirs" }),
+            json!({ "snapshot": "theirs" }),
+            "2026-01-01T00:00:01Z",
+            Next::Release,
+        ),
+    ] {
+        let going = backup(&spec, &deleting, &status);
+        let decision = decide(&going, "s", &ready(), None, at.parse().unwrap());
+        assert_eq!(decision.next, next, "{spec} {status} {at}");
+    }
 }
 
 #[test]
@@ -140,7 +183,7 @@ fn only_a_complete_backup_fills_a_cache() {
     assert_eq!(usable(&fresh), BackupLookup::NotReady);
     let say = |state| {
         let found = snapshot(state);
-        let decision = decide(&fresh, "s", &ready(), Some(&found));
+        let decision = decide(&fresh, "s", &ready(), Some(&found), now());
         let status = status(&fresh, &decision, Some(&found), Timestamp::UNIX_EPOCH);
         CacheBackup {
             status: Some(status),

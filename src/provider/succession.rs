@@ -170,7 +170,10 @@ fn replacing(
         return match decision.step {
             Next::Act(step) => Decision::act(step, report),
             Next::Release => Decision::rest(report).now(),
-            Next::Rest | Next::Replace => Decision::rest(report),
+            Next::Rest | Next::Replace => Decision {
+                again: decision.again,
+                ..Decision::rest(report)
+            },
         };
     }
     if let Some(decision) = make_room(switches, desired, observed, place, now) {

@@ -50,6 +50,7 @@ impl World {
         Seen::ElastiCache(Box::new(ec::Observed {
             live: self.caches.get(&place.target.id).map(|(live, _)| live.clone()),
             place,
+            may_appear: None,
             ownership: Ownership::Ours,
             tags: None,
             failure: None,

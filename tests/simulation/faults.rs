@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::chance::Chance;
 use crate::gate::{Call, FAILURES, Failure, System, Verdict};
 
@@ -76,7 +78,12 @@ pub struct Striking {
     pub calls: u64,
     /// When a sweep was looked at last, by how much had been written then.
     swept: u64,
+    /// When a process died over a call of ElastiCache that is still to come.
+    hanging: Option<Instant>,
 }
+
+/// How late a call of ElastiCache may come: as long as the SDK may try.
+const LATEST: Duration = Duration::from_secs(45);
 
 impl Striking {
     pub fn new(faults: Faults) -> Self {
@@ -85,6 +92,7 @@ impl Striking {
             writes: 0,
             calls: 0,
             swept: u64::MAX,
+            hanging: None,
         }
     }
 
@@ -111,6 +119,7 @@ impl Striking {
             }
             Faults::Outlived { nth, .. } => {
                 if counts && call.writes && self.writes == *nth {
+                    self.hanging = (call.system == System::ElastiCache).then(Instant::now);
                     Verdict::Outlive
                 } else {
                     Verdict::Go
@@ -140,7 +149,9 @@ impl Striking {
     /// Whether a call that is late may have its effect now.
     pub fn lands(&self) -> bool {
         match &self.faults {
-            Faults::Outlived { nth, by } => self.writes >= nth + by,
+            Faults::Outlived { nth, by } => {
+                self.writes >= nth + by || self.hanging.is_some_and(|since| since.elapsed() >= LATEST)
+            }
             _ => true,
         }
     }

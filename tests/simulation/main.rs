@@ -20,6 +20,7 @@ mod chance;
 mod elasticache;
 mod faults;
 mod gate;
+mod held_up;
 mod idle;
 mod kubernetes;
 mod mixture;

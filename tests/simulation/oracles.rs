@@ -361,7 +361,8 @@ fn objects(world: &World, backups: &[(String, String)], ending: &mut BTreeMap<St
     for (key, times) in state.api.made() {
         // Whoever did not hear that an update failed asks for it again, and a trial is of one update.
         let is_trial = key.plural == "deployments" && key.name.ends_with("-try");
-        if !["events", "leases", "pods"].contains(&key.plural) && *times > 1 && !is_trial {
+        let is_twice = *times > 1 + u64::from(state.made_late.contains(key));
+        if !["events", "leases", "pods"].contains(&key.plural) && is_twice && !is_trial {
             ending.insert(
                 shown(&format!("made {} {}/{}", key.plural, key.namespace, key.name)),
                 times.to_string(),

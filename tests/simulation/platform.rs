@@ -201,15 +201,27 @@ impl Platform {
         }
     }
 
-    /// Orders an instance.
+    /// Orders an instance, and waits until it is there.
     pub async fn provision(&self, id: &str, plan: &str, parameters: &Value) -> End {
+        let (path, body) = Self::ordering(id, plan, parameters);
+        self.operate(Method::PUT, id, &path, &body).await
+    }
+
+    /// Orders an instance, and goes on once the order is accepted.
+    pub async fn order(&self, id: &str, plan: &str, parameters: &Value) {
+        let (path, body) = Self::ordering(id, plan, parameters);
+        let (status, answer) = self.insist(Method::PUT, &path, &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    }
+
+    fn ordering(id: &str, plan: &str, parameters: &Value) -> (String, Value) {
         let path =
             format!("/v2/service_instances/{id}?accepts_incomplete=true&webhook=http://{id}.example/hook&secret=s");
         let body = json!({
             "service_id": service(plan), "plan_id": plan, "organization_guid": "o", "space_guid": "s",
             "parameters": parameters,
         });
-        self.operate(Method::PUT, id, &path, &body).await
+        (path, body)
     }
 
     /// Changes the plan of an instance, or its parameters.

@@ -9,7 +9,6 @@ use cache_broker::ledger::gate::{Gate, Passing};
 use cache_broker::ledger::{KeyRing, Ledger, LedgerError};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 
 use crate::database;
 use crate::gate::{Call, System, Verdict};
@@ -155,8 +154,7 @@ impl Gate for Hold {
                 quiet: SWEEPS.contains(&attempt),
             };
             let verdict = world.pass(self.process, call).await;
-            let postgres_away = world.state().postgres_away;
-            if postgres_away.is_some_and(|until| Instant::now() < until) {
+            if world.state().is_postgres_away(self.process) {
                 return Err(away());
             }
             match verdict {

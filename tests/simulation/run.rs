@@ -380,7 +380,12 @@ impl Run {
                 match late {
                     Late::Kubernetes(request) => {
                         self.note(format!("late: {} {}", request.method, request.path));
+                        let made = |world: &World| world.state().api.made().clone();
+                        let before = made(&self.world);
                         drop(self.world.kubernetes(&request));
+                        let after = made(&self.world).into_iter();
+                        let anew = after.filter(|(key, times)| before.get(key).is_some_and(|before| before < times));
+                        self.world.state().made_late.extend(anew.map(|(key, _)| key));
                     }
                     Late::ElastiCache(request) => {
                         self.note(format!("late: {} {:?}", request.operation, request.parameters));

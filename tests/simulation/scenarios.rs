@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::plans;
 use crate::platform::{End, MEMCACHED, Platform, REDIS, condition};
+use crate::world::World;
 
 /// Something that is done.
 pub type Doing = Pin<Box<dyn Future<Output = Vec<End>> + Send>>;
@@ -101,6 +102,13 @@ async fn given_back(p: &Platform) -> Vec<End> {
     p.delete("cacheinstances", REDIS, "mine");
     p.gone("cacheinstances", REDIS, "mine").await;
     Vec::new()
+}
+
+/// Orders, and gives back what was accepted while it is still being made.
+async fn given_back_meanwhile(p: &Platform, plan: &str, after: impl Future<Output = ()>) -> Vec<End> {
+    p.order("one", plan, &json!({})).await;
+    after.await;
+    vec![ended(p.deprovision("one", plan).await)]
 }
 
 /// Caches of every kind at rest, and ten minutes in which nothing happens. At most one resync falls into them, which lists
@@ -587,15 +595,16 @@ pub const ALL: &[Scenario] = &[
         plans: &["aws-redis-small"],
         before: NOTHING,
         operation: doing!(|p| {
-            let making = tokio::spawn({
-                let p = p.clone();
-                async move { p.provision("one", "aws-redis-small", &json!({})).await }
-            });
-            tokio::time::sleep(Duration::from_secs(15)).await;
-            let gone = p.deprovision("one", "aws-redis-small").await;
-            drop(making.await);
-            assert!(matches!(gone, End::Gone | End::Succeeded), "{gone:?}");
-            Vec::new()
+            given_back_meanwhile(&p, "aws-redis-small", tokio::time::sleep(Duration::from_secs(15))).await
+        }),
+    },
+    Scenario {
+        name: "order that is given back at once",
+        plans: &["aws-memcached-small"],
+        before: NOTHING,
+        operation: doing!(|p| {
+            let ordered = p.until("it is ordered", |world| !world.objects("cacheinstances").is_empty());
+            given_back_meanwhile(&p, "aws-memcached-small", ordered).await
         }),
     },
     Scenario {
@@ -613,6 +622,33 @@ pub const ALL: &[Scenario] = &[
         before: NOTHING,
         operation: doing!(|p| {
             by_hand(&p, "aws-redis-small", "Delete").await;
+            Vec::new()
+        }),
+    },
+    Scenario {
+        name: "replacement that is taken back",
+        plans: &["aws-redis-encrypted", "aws-redis-small"],
+        before: doing!(|p| {
+            by_hand(&p, "aws-redis-small", "Delete").await;
+            p.annotate(REDIS, "mine", "cache.akkeris.io/approve-disruption", "true");
+            Vec::new()
+        }),
+        operation: doing!(|p| {
+            let apply = |plan: &str| {
+                let spec = json!({ "planRef": { "name": plan }, "deletionPolicy": "Delete" });
+                p.apply(REDIS, "mine", &spec);
+            };
+            let is_replaced = |world: &World| {
+                let instance = world.object("cacheinstances", REDIS, "mine").unwrap_or_default();
+                instance["status"]["replacement"].is_object()
+            };
+            apply("aws-redis-encrypted");
+            p.until("another one is to take its place", is_replaced).await;
+            // What fills it is a snapshot that takes 15 s; then it is asked for, and takes 40 s.
+            tokio::time::sleep(Duration::from_secs(24)).await;
+            apply("aws-redis-small");
+            p.until("the other one is given up", |world| !is_replaced(world)).await;
+            p.settled(REDIS, "mine").await;
             Vec::new()
         }),
     },
@@ -671,6 +707,26 @@ pub const ALL: &[Scenario] = &[
                 world
                     .object("cachebackups", REDIS, "copy")
                     .is_some_and(|backup| condition(&backup, "Ready") == Some("True"))
+            })
+            .await;
+            p.delete("cachebackups", REDIS, "copy");
+            p.gone("cachebackups", REDIS, "copy").await;
+            Vec::new()
+        }),
+    },
+    Scenario {
+        name: "backup by YAML that is deleted at once",
+        plans: &["aws-redis-small"],
+        before: doing!(|p| {
+            by_hand(&p, "aws-redis-small", "Delete").await;
+            Vec::new()
+        }),
+        operation: doing!(|p| {
+            p.apply_backup(REDIS, "copy", "mine");
+            p.until("the backup is held", |world| {
+                world
+                    .object("cachebackups", REDIS, "copy")
+                    .is_some_and(|backup| backup["status"]["snapshot"].is_string())
             })
             .await;
             p.delete("cachebackups", REDIS, "copy");

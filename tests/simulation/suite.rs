@@ -36,7 +36,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// A thread's runtime and database.
-struct Rig {
+pub struct Rig {
     // Given up before the runtime, which else would wait for it.
     _clock: std::sync::mpsc::Sender<()>,
     runtime: tokio::runtime::Runtime,
@@ -45,7 +45,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (clock, runtime, idle) = idle::runtime();
         idle.begin();
         let database = Arc::new(runtime.block_on(Database::new()));
@@ -58,7 +58,7 @@ impl Rig {
         }
     }
 
-    fn run(&self, plan: Plan) -> Report {
+    pub fn run(&self, plan: Plan) -> Report {
         self.runtime.block_on(run(&self.idle, &self.database, plan))
     }
 
@@ -154,7 +154,7 @@ fn told_of(name: &str, trace: &[String]) -> String {
 }
 
 /// Tests take turns: each has all threads, and its time to itself.
-fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -145,6 +145,8 @@ pub struct State {
     pub tickets: Vec<Ticket>,
     pub watches: Vec<OpenWatch>,
     pub late: Vec<Late>,
+    /// What such a call made, though somebody else had made it meanwhile, and deleted it: nothing keeps the API server from it.
+    pub made_late: BTreeSet<Key>,
     pub facades: BTreeMap<usize, Facade>,
     pub wakeups: BTreeMap<(usize, &'static str), Arc<Notify>>,
     pub counts: Counts,
@@ -159,6 +161,8 @@ pub struct State {
     pub deluded: Option<(usize, Instant)>,
     /// Nobody reaches Postgres until then.
     pub postgres_away: Option<Instant>,
+    /// Who does not reach it until then.
+    pub cut_off: Option<(usize, Instant)>,
     /// How far the clocks were set.
     pub jump: SignedDuration,
     /// What was found wrong.
@@ -212,6 +216,7 @@ impl World {
                 tickets: Vec::new(),
                 watches: Vec::new(),
                 late: Vec::new(),
+                made_late: BTreeSet::new(),
                 facades: BTreeMap::new(),
                 wakeups: BTreeMap::new(),
                 counts: Counts::default(),
@@ -221,6 +226,7 @@ impl World {
                 outlived: BTreeSet::new(),
                 deluded: None,
                 postgres_away: None,
+                cut_off: None,
                 jump: SignedDuration::ZERO,
                 wrong: Vec::new(),
                 last_write: began,
@@ -441,6 +447,13 @@ impl World {
 }
 
 impl State {
+    /// Whether a process does not reach Postgres now.
+    pub fn is_postgres_away(&self, process: usize) -> bool {
+        let now = Instant::now();
+        let cut_off = self.cut_off.is_some_and(|(who, until)| who == process && now < until);
+        cut_off || self.postgres_away.is_some_and(|until| now < until)
+    }
+
     pub fn wrote(&mut self) {
         self.writes += 1;
         self.last_write = Instant::now();

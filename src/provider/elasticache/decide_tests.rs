@@ -549,6 +549,14 @@ fn a_delete_waits_until_elasticache_allows_it_and_ends_when_nothing_is_left() {
             "{phase:?}"
         );
     }
+    let mut gone = observed(None);
+    gone.may_appear = Some(Duration::from_secs(7));
+    let decision = run(&desired, &gone);
+    assert_eq!(
+        (decision.step, decision.again),
+        (Next::Rest, Again::After(Duration::from_secs(7))),
+        "a call that makes it may be on its way"
+    );
     assert_eq!(run(&desired, &observed(None)).step, Next::Release);
 }
 

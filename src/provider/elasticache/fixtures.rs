@@ -336,6 +336,7 @@ pub(in super::super) fn observed(place: Cluster, live: Option<Live>) -> Observed
     Observed {
         place,
         live,
+        may_appear: None,
         ownership: Ownership::Unreadable,
         tags: None,
         failure: None,

@@ -29,7 +29,7 @@ pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
 pub use observe::observe;
 pub use plan::{Modification, Settings, TokenStrategy};
-pub use poller::{Ears, Poller, Target};
+pub use poller::{Ears, LANDS, Poller, Target};
 pub use remove::remove;
 pub use seed::{can_seed, seed_name};
 pub use settled::must_replace;
@@ -85,6 +85,9 @@ pub struct Observed {
     pub place: Cluster,
     /// The cache; `None` only if a Describe by id did not find it.
     pub live: Option<Live>,
+    /// For how long one that is not there may still appear, since it was, or may have been, asked for a moment ago. Known only
+    /// of what does not serve.
+    pub may_appear: Option<Duration>,
     /// Whose it is.
     pub ownership: Ownership,
     /// Its tags, where they had to be read and could be.

@@ -32,10 +32,20 @@ pub async fn observe(
         None => first(poller, desired, defaults).await?,
     };
     let has_password = secrets.contains_key(&desired.auth_secret());
-    let live = match poller.seen(&place.target) {
-        Some(live) => live,
-        None if is_new(desired, &place, recorded, has_password) => None,
-        None => poller.look(&place.target).await?,
+    // Whatever does not serve may be about to go.
+    let serves = desired
+        .record
+        .cluster()
+        .is_some_and(|serving| serving.target == place.target);
+    let may_go = recorded && (desired.existence != Existence::Present || !serves);
+    let adopted = |id: &String| id.eq_ignore_ascii_case(&place.target.id);
+    let unproven = place.arn.is_none() && !desired.adopt.as_ref().is_some_and(adopted);
+    let (live, may_appear) = match poller.seen(&place.target) {
+        Some(Some(live)) => (Some(live), None),
+        _ if may_go && unproven => poller.ascertain(&place.target).await?,
+        Some(None) => (None, None),
+        None if is_new(desired, &place, recorded, has_password) => (None, None),
+        None => (poller.look(&place.target).await?, None),
     };
     let (mut tags, mut failure) = (None, None);
     if let Some(live) = &live {
@@ -70,6 +80,7 @@ pub async fn observe(
     Ok(Observed {
         place,
         live,
+        may_appear,
         ownership: tags::ownership(tags.as_ref(), &desired.uid),
         tags,
         failure,

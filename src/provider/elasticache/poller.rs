@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::super::Fault;
+use super::client::OPERATION_TIMEOUT;
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
 use super::{
@@ -45,6 +46,8 @@ struct Shared {
     prefix: String,
     interval: Duration,
     resync: Duration,
+    /// Since when it looks. What an earlier process asked for may have its effect for some time after that.
+    began: Instant,
     view: RwLock<View>,
     offered: RwLock<Option<Arc<Offered>>>,
     heard: Mutex<Heard>,
@@ -57,6 +60,8 @@ struct View {
     seen: HashMap<Target, Seen>,
     /// Since when it is not known any more how caches are: what was asked earlier says nothing of them.
     doubted: HashMap<Target, Instant>,
+    /// When caches were asked for that no look has shown since.
+    asked_for: HashMap<Target, Instant>,
     instances: HashMap<Target, Interest>,
     /// Users, by the id of their group, that were at rest when they were last asked for.
     access: HashMap<String, Access>,
@@ -74,6 +79,8 @@ pub struct Ears {
     pub occurred: mpsc::Sender<Occurrence>,
 }
 
+/// How long after a call that makes something it may have its effect: what the SDK may take for it, and some more.
+pub const LANDS: Duration = OPERATION_TIMEOUT.saturating_add(Duration::from_secs(15));
 /// How many looks go by between two readings of events.
 const LOOKS: u32 = 3;
 /// How often the versions on offer are asked for.
@@ -83,6 +90,8 @@ const VERSIONS_EVERY: Duration = Duration::from_secs(24 * 3600);
 struct Seen {
     live: Option<Live>,
     at: Instant,
+    /// Whether a look has shown it: then it is not still to appear.
+    was_there: bool,
 }
 
 #[derive(Debug)]
@@ -104,6 +113,7 @@ impl Poller {
             prefix,
             interval,
             resync,
+            began: Instant::now(),
             view: RwLock::default(),
             offered: RwLock::default(),
             heard: Mutex::default(),
@@ -145,6 +155,29 @@ impl Poller {
         Ok(live)
     }
 
+    /// The cache as [`Self::look`] tells of it, and of one that is not there, for how long it may still appear: it was asked for
+    /// a moment ago, or may have been by an earlier process. Once that time is over it is asked about once more.
+    ///
+    /// # Errors
+    /// When ElastiCache does not answer.
+    pub async fn ascertain(&self, target: &Target) -> Result<(Option<Live>, Option<Duration>), Fault> {
+        let live = self.look(target).await?;
+        if live.is_some() {
+            return Ok((live, None));
+        }
+        let now = Instant::now();
+        let left = self.0.view.read().may_appear(target, self.0.began, now);
+        match left {
+            None => Ok((None, None)),
+            Some(Duration::ZERO) => {
+                let live = self.0.client.describe(target.topology, &target.id).await?;
+                self.note(target, live.clone(), now);
+                Ok((live, None))
+            }
+            Some(left) => Ok((None, Some(left))),
+        }
+    }
+
     /// Tells the poller whose a cache is and whether something is going on with it.
     pub fn interest(&self, target: &Target, instance: ObjectRef<CacheInstance>, in_flight: bool) {
         let news = self
@@ -165,6 +198,7 @@ impl Poller {
         view.instances.remove(target);
         view.seen.remove(target);
         view.doubted.remove(target);
+        view.asked_for.remove(target);
         view.causes.remove(target);
     }
 
@@ -178,7 +212,9 @@ impl Poller {
             id: create.id.clone(),
         };
         let outcome = self.0.client.create(create, token).await;
-        self.noted(&target, outcome)
+        let outcome = self.noted(&target, outcome);
+        self.0.view.write().asked_for(&target, Instant::now());
+        outcome
     }
 
     /// Asks for a cache to be deleted.
@@ -555,17 +591,27 @@ impl View {
         if self.doubted.get(target).is_some_and(|since| *since > asked) {
             return None;
         }
-        if let Some(seen) = self.seen.get(target) {
-            if seen.at > asked {
-                return None;
-            }
-            if seen.live == live {
-                self.seen.insert(target.clone(), Seen { live, at: asked });
-                return None;
-            }
+        if self.seen.get(target).is_some_and(|seen| seen.at > asked) {
+            return None;
+        }
+        let before = self.seen.get(target);
+        let is_news = before.is_none_or(|seen| seen.live != live);
+        let was_there = live.is_some() || before.is_some_and(|seen| seen.was_there);
+        if live.is_some() {
+            self.asked_for.remove(target);
+        }
+        self.seen.insert(
+            target.clone(),
+            Seen {
+                live,
+                at: asked,
+                was_there,
+            },
+        );
+        if !is_news {
+            return None;
         }
         self.doubted.remove(target);
-        self.seen.insert(target.clone(), Seen { live, at: asked });
         self.causes.remove(target);
         self.instances.get(target).map(|interest| interest.instance.clone())
     }
@@ -575,6 +621,27 @@ impl View {
     fn doubt(&mut self, target: &Target, now: Instant) {
         self.seen.remove(target);
         self.doubted.insert(target.clone(), now);
+    }
+
+    /// Keeps that a cache was asked for. Whether that was heard or not, it may be some time until a look shows it.
+    fn asked_for(&mut self, target: &Target, now: Instant) {
+        self.asked_for.insert(target.clone(), now);
+        if let Some(seen) = self.seen.get_mut(target) {
+            seen.was_there = false;
+        }
+    }
+
+    /// For how long a cache that was not there may still appear; zero if that is over and nobody looked since.
+    fn may_appear(&self, target: &Target, began: Instant, now: Instant) -> Option<Duration> {
+        let seen = self.seen.get(target);
+        let since = match self.asked_for.get(target) {
+            Some(asked) => *asked,
+            None if seen.is_some_and(|seen| seen.was_there) => return None,
+            None => began,
+        };
+        let until = since + LANDS;
+        let open = seen.is_none_or(|seen| seen.at < until);
+        open.then(|| until.saturating_duration_since(now))
     }
 }
 
@@ -587,6 +654,7 @@ fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{made, memcached};
     use super::*;
 
     /// Else what was not made yet when it was described counts as gone, and nobody deletes it.
@@ -606,5 +674,42 @@ mod tests {
         view.note(&target, None, at(3));
         assert!(view.seen.contains_key(&target));
         assert!(view.doubted.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_may_appear_as_long_as_a_call_may_land() {
+        let target = Target {
+            topology: Topology::CacheCluster,
+            id: "cache".to_owned(),
+        };
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let lands = LANDS.as_secs();
+        let left = |view: &View, second| view.may_appear(&target, began, at(second));
+        // Of the process before nobody knows what it asked for last.
+        let mut view = View::default();
+        view.note(&target, None, at(1));
+        assert_eq!(left(&view, 10), Some(LANDS - Duration::from_secs(10)));
+        assert_eq!(
+            left(&view, lands + 5),
+            Some(Duration::ZERO),
+            "it is to be looked at anew"
+        );
+        view.note(&target, None, at(lands + 5));
+        assert_eq!(left(&view, lands + 6), None);
+        // A call of its own, whether it was answered or not: looks may not show at once what it made.
+        for answer in [None, Some(made(&memcached(), 0))] {
+            view.note(&target, answer, at(100));
+            view.asked_for(&target, at(100));
+            view.note(&target, None, at(101));
+            assert_eq!(left(&view, 110), Some(LANDS - Duration::from_secs(10)));
+        }
+        view.note(&target, None, at(100 + lands));
+        assert_eq!(left(&view, 101 + lands), None);
+        // What a look has shown is there, or gone.
+        view.asked_for(&target, at(200));
+        view.note(&target, Some(made(&memcached(), 0)), at(201));
+        view.note(&target, None, at(202));
+        assert_eq!(left(&view, 203), None);
     }
 }

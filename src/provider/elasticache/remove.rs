@@ -28,6 +28,10 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
         Existence::Absent(policy) => (policy, secrets::owned(desired, &observed.secrets)),
         Existence::Present | Existence::Superseded => (DeletionPolicy::Delete, Vec::new()),
     };
+    if let Some(left) = observed.may_appear {
+        let message = format!("waiting whether {id} appears, which may have been asked for");
+        return Decision::rest(deleting(message)).after(left);
+    }
     let Some(live) = &observed.live else {
         if let (Existence::Absent(_), Some(access)) = (desired.existence, &observed.access) {
             match access::removal(access) {

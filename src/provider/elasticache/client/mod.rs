@@ -25,6 +25,9 @@ use tokio::time::Instant;
 use super::super::Fault;
 use crate::telemetry::metrics::record;
 
+/// How long a call may take, with the tries that the SDK makes of it.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(45);
+
 /// Bounds on calls to AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -52,7 +55,7 @@ impl Client {
         let timeouts = aws_config::timeout::TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(5))
             .operation_attempt_timeout(Duration::from_secs(15))
-            .operation_timeout(Duration::from_secs(45))
+            .operation_timeout(OPERATION_TIMEOUT)
             .build();
         let mut config = aws_config::defaults(aws_config::BehaviorVersion::latest())
             .region(aws_config::Region::new(region))
