@@ -97,11 +97,11 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
             world.die(process).await
         }
         Verdict::Late => {
-            world.state().late.push(Late::Kubernetes(request));
+            send_late(&world, request);
             std::future::pending().await
         }
         Verdict::Outlive => {
-            world.state().late.push(Late::Kubernetes(request));
+            send_late(&world, request);
             world.die(process).await
         }
         Verdict::Fail(failure) => {
@@ -121,6 +121,13 @@ async fn serve(world: Arc<World>, process: usize, request: Request<Body>) -> Res
             }
         }
     }
+}
+
+/// Lets a request come when its caller has given it up.
+fn send_late(world: &World, request: KubeRequest) {
+    let mut state = world.state();
+    let made = state.api.made().clone();
+    state.late.push(Late::Kubernetes(request, made));
 }
 
 fn answer(world: &Arc<World>, process: usize, request: &KubeRequest) -> Sent {

@@ -1,5 +1,6 @@
 //! One run: processes of the broker in a world, one thing at a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -378,14 +379,17 @@ impl Run {
             Turn::Late(at) => {
                 let late = self.world.state().late.remove(at);
                 match late {
-                    Late::Kubernetes(request) => {
+                    Late::Kubernetes(request, sent) => {
                         self.note(format!("late: {} {}", request.method, request.path));
                         let made = |world: &World| world.state().api.made().clone();
                         let before = made(&self.world);
                         drop(self.world.kubernetes(&request));
                         let after = made(&self.world).into_iter();
-                        let anew = after.filter(|(key, times)| before.get(key).is_some_and(|before| before < times));
-                        self.world.state().made_late.extend(anew.map(|(key, _)| key));
+                        let extra = after.filter(|(key, times)| {
+                            let of = |made: &BTreeMap<_, u64>| made.get(key).copied().unwrap_or_default();
+                            of(&sent) < of(&before) && of(&before) < *times
+                        });
+                        self.world.state().made_late.extend(extra.map(|(key, _)| key));
                     }
                     Late::ElastiCache(request) => {
                         self.note(format!("late: {} {:?}", request.operation, request.parameters));

@@ -84,7 +84,8 @@ pub struct OpenWatch {
 /// A call that has its effect after its caller gave it up.
 #[derive(Debug)]
 pub enum Late {
-    Kubernetes(KubeRequest),
+    /// A request to the API server, and how often objects had been made when it was sent.
+    Kubernetes(KubeRequest, BTreeMap<Key, u64>),
     ElastiCache(sandbox::elasticache::Request),
     /// A command to the server of a Pod.
     Cache(String, Vec<String>),
@@ -145,7 +146,7 @@ pub struct State {
     pub tickets: Vec<Ticket>,
     pub watches: Vec<OpenWatch>,
     pub late: Vec<Late>,
-    /// What such a call made, though somebody else had made it meanwhile, and deleted it: nothing keeps the API server from it.
+    /// What such a call made that somebody else had made since it was sent, and deleted: nothing keeps the API server from it.
     pub made_late: BTreeSet<Key>,
     pub facades: BTreeMap<usize, Facade>,
     pub wakeups: BTreeMap<(usize, &'static str), Arc<Notify>>,

@@ -20,6 +20,7 @@ mod restart;
 mod seed;
 mod settled;
 mod tags;
+mod view;
 
 pub use access::{Access, AccessStep, NewUser, UserGroup, UserPhase, asked_users, group_id, may_have_users, user_id};
 pub use client::{Client, Found, FoundKind, FoundOwner, Limits, Snapshot, SnapshotState};
@@ -29,11 +30,12 @@ pub use id::provider_id;
 pub use live::{Config, Live, LiveNode, Phase, Tls};
 pub use observe::observe;
 pub use plan::{Modification, Settings, TokenStrategy};
-pub use poller::{Ears, LANDS, Poller, Target};
+pub use poller::{Ears, Poller, Target};
 pub use remove::remove;
 pub use seed::{can_seed, seed_name};
 pub use settled::must_replace;
 pub use tags::{Tagged, Tags};
+pub use view::LANDS;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

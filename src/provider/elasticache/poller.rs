@@ -15,10 +15,10 @@ use secrecy::SecretString;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::super::Fault;
-use super::client::OPERATION_TIMEOUT;
+use super::super::{Fault, FaultKind};
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
+use super::view::Caches;
 use super::{
     Access, Client, Create, Live, LiveNode, Modification, OWNER_TAG, Ownership, Phase, RELEASED, Tags, TokenStrategy,
     UserGroup, UserPhase, tags,
@@ -57,11 +57,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct View {
-    seen: HashMap<Target, Seen>,
-    /// Since when it is not known any more how caches are: what was asked earlier says nothing of them.
-    doubted: HashMap<Target, Instant>,
-    /// When caches were asked for that no look has shown since.
-    asked_for: HashMap<Target, Instant>,
+    caches: Caches,
     instances: HashMap<Target, Interest>,
     /// Users, by the id of their group, that were at rest when they were last asked for.
     access: HashMap<String, Access>,
@@ -79,20 +75,10 @@ pub struct Ears {
     pub occurred: mpsc::Sender<Occurrence>,
 }
 
-/// How long after a call that makes something it may have its effect: what the SDK may take for it, and some more.
-pub const LANDS: Duration = OPERATION_TIMEOUT.saturating_add(Duration::from_secs(15));
 /// How many looks go by between two readings of events.
 const LOOKS: u32 = 3;
 /// How often the versions on offer are asked for.
 const VERSIONS_EVERY: Duration = Duration::from_secs(24 * 3600);
-
-#[derive(Debug)]
-struct Seen {
-    live: Option<Live>,
-    at: Instant,
-    /// Whether a look has shown it: then it is not still to appear.
-    was_there: bool,
-}
 
 #[derive(Debug)]
 struct Interest {
@@ -137,7 +123,7 @@ impl Poller {
     /// The cache as last seen, if it was: `Some(None)` is one that was seen to be gone.
     pub fn seen(&self, target: &Target) -> Option<Option<Live>> {
         let view = self.0.view.read();
-        view.seen.get(target).map(|seen| seen.live.clone())
+        view.caches.seen(target).map(Option::<&Live>::cloned)
     }
 
     /// The cache as last seen, or as described now if it was not seen yet.
@@ -145,9 +131,9 @@ impl Poller {
     /// # Errors
     /// When ElastiCache does not answer.
     pub async fn look(&self, target: &Target) -> Result<Option<Live>, Fault> {
-        if let Some(seen) = self.0.view.read().seen.get(target) {
+        if let Some(seen) = self.seen(target) {
             record::aws_calls_saved(SavedBy::Memory, 1);
-            return Ok(seen.live.clone());
+            return Ok(seen);
         }
         let asked = Instant::now();
         let live = self.0.client.describe(target.topology, &target.id).await?;
@@ -166,7 +152,7 @@ impl Poller {
             return Ok((live, None));
         }
         let now = Instant::now();
-        let left = self.0.view.read().may_appear(target, self.0.began, now);
+        let left = self.0.view.read().caches.may_appear(target, self.0.began, now);
         match left {
             None => Ok((None, None)),
             Some(Duration::ZERO) => {
@@ -196,9 +182,7 @@ impl Poller {
     pub fn forget(&self, target: &Target) {
         let mut view = self.0.view.write();
         view.instances.remove(target);
-        view.seen.remove(target);
-        view.doubted.remove(target);
-        view.asked_for.remove(target);
+        view.caches.forget(target);
         view.causes.remove(target);
     }
 
@@ -213,7 +197,11 @@ impl Poller {
         };
         let outcome = self.0.client.create(create, token).await;
         let outcome = self.noted(&target, outcome);
-        self.0.view.write().asked_for(&target, Instant::now());
+        let caches = &mut self.0.view.write().caches;
+        match &outcome {
+            Err(fault) if fault.kind == FaultKind::Refused => caches.refused(&target),
+            Ok(()) | Err(_) => caches.asked_for(&target, Instant::now()),
+        }
         outcome
     }
 
@@ -314,7 +302,7 @@ impl Poller {
     /// When ElastiCache refuses or does not answer.
     pub async fn take_snapshot(&self, name: &str, of: &Target) -> Result<(), Fault> {
         let outcome = self.0.client.take_snapshot(name, of).await;
-        self.0.view.write().doubt(of, Instant::now());
+        self.0.view.write().caches.doubt(of, Instant::now());
         outcome
     }
 
@@ -326,7 +314,7 @@ impl Poller {
     /// The ids under which a list found caches, of those that are asked about.
     pub fn known(&self, ids: impl Iterator<Item = Target>) -> Vec<Target> {
         let view = self.0.view.read();
-        ids.filter(|target| view.seen.get(target).is_some_and(|seen| seen.live.is_some()))
+        ids.filter(|target| view.caches.seen(target).is_some_and(|seen| seen.is_some()))
             .collect()
     }
 
@@ -360,16 +348,12 @@ impl Poller {
     /// # Errors
     /// When writing them failed.
     pub fn tagged(&self, arn: &str, outcome: Result<(), Fault>) -> Result<(), Fault> {
-        let is = |seen: &Seen| seen.live.as_ref().is_some_and(|live| live.arn.as_deref() == Some(arn));
         let mut view = self.0.view.write();
-        let its: Vec<_> = view
-            .seen
-            .iter()
-            .filter(|(_, seen)| is(seen))
-            .map(|(target, _)| target.clone())
-            .collect();
+        let there = view.caches.there();
+        let its = there.filter(|(_, live)| live.arn.as_deref() == Some(arn));
+        let its: Vec<_> = its.map(|(target, _)| target.clone()).collect();
         for target in its {
-            view.doubt(&target, Instant::now());
+            view.caches.doubt(&target, Instant::now());
         }
         outcome
     }
@@ -508,7 +492,7 @@ impl Poller {
         let calls: usize = {
             let view = self.0.view.read();
             let members = |target: &Target| {
-                let live = view.seen.get(target)?.live.as_ref()?;
+                let live = view.caches.seen(target)??;
                 (target.topology == Topology::ReplicationGroup).then_some(live.nodes.len())
             };
             in_flight.iter().map(|target| 1 + members(target).unwrap_or(0)).sum()
@@ -532,11 +516,7 @@ impl Poller {
             let mut view = self.0.view.write();
             view.access.clear();
             view.pages = pages;
-            view.seen
-                .iter()
-                .filter(|(_, seen)| seen.live.is_some())
-                .map(|(target, _)| target.clone())
-                .collect()
+            view.caches.there().map(|(target, _)| target.clone()).collect()
         };
         for live in found {
             let target = Target {
@@ -573,7 +553,7 @@ impl Poller {
                 Ok(())
             }
             Err(fault) => {
-                self.0.view.write().doubt(target, Instant::now());
+                self.0.view.write().caches.doubt(target, Instant::now());
                 Err(fault)
             }
         }
@@ -585,63 +565,13 @@ impl Poller {
 }
 
 impl View {
-    /// Keeps what was seen of a cache, unless it may have changed since that was asked. Returns the instance to nudge if
-    /// that is news.
+    /// Keeps what was seen of a cache. Returns the instance to nudge if that is news.
     fn note(&mut self, target: &Target, live: Option<Live>, asked: Instant) -> Option<ObjectRef<CacheInstance>> {
-        if self.doubted.get(target).is_some_and(|since| *since > asked) {
+        if !self.caches.note(target, live, asked) {
             return None;
         }
-        if self.seen.get(target).is_some_and(|seen| seen.at > asked) {
-            return None;
-        }
-        let before = self.seen.get(target);
-        let is_news = before.is_none_or(|seen| seen.live != live);
-        let was_there = live.is_some() || before.is_some_and(|seen| seen.was_there);
-        if live.is_some() {
-            self.asked_for.remove(target);
-        }
-        self.seen.insert(
-            target.clone(),
-            Seen {
-                live,
-                at: asked,
-                was_there,
-            },
-        );
-        if !is_news {
-            return None;
-        }
-        self.doubted.remove(target);
         self.causes.remove(target);
         self.instances.get(target).map(|interest| interest.instance.clone())
-    }
-
-    /// Forgets how a cache was seen: a change was asked for whose outcome is not known. An answer that is under way may be of
-    /// before it.
-    fn doubt(&mut self, target: &Target, now: Instant) {
-        self.seen.remove(target);
-        self.doubted.insert(target.clone(), now);
-    }
-
-    /// Keeps that a cache was asked for. Whether that was heard or not, it may be some time until a look shows it.
-    fn asked_for(&mut self, target: &Target, now: Instant) {
-        self.asked_for.insert(target.clone(), now);
-        if let Some(seen) = self.seen.get_mut(target) {
-            seen.was_there = false;
-        }
-    }
-
-    /// For how long a cache that was not there may still appear; zero if that is over and nobody looked since.
-    fn may_appear(&self, target: &Target, began: Instant, now: Instant) -> Option<Duration> {
-        let seen = self.seen.get(target);
-        let since = match self.asked_for.get(target) {
-            Some(asked) => *asked,
-            None if seen.is_some_and(|seen| seen.was_there) => return None,
-            None => began,
-        };
-        let until = since + LANDS;
-        let open = seen.is_none_or(|seen| seen.at < until);
-        open.then(|| until.saturating_duration_since(now))
     }
 }
 
@@ -650,66 +580,4 @@ fn in_order(targets: impl Iterator<Item = Target>) -> Vec<Target> {
     let mut targets: Vec<_> = targets.collect();
     targets.sort_by(|one, other| one.id.cmp(&other.id));
     targets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::fixtures::{made, memcached};
-    use super::*;
-
-    /// Else what was not made yet when it was described counts as gone, and nobody deletes it.
-    #[test]
-    fn what_was_asked_before_a_change_whose_answer_was_lost_says_nothing() {
-        let target = Target {
-            topology: Topology::CacheCluster,
-            id: "cache".to_owned(),
-        };
-        let begin = Instant::now();
-        let at = |second| begin + Duration::from_secs(second);
-        let mut view = View::default();
-        // Described at 1, made at 2 without an answer: at 3 comes that there was none at 1.
-        view.doubt(&target, at(2));
-        view.note(&target, None, at(1));
-        assert!(!view.seen.contains_key(&target));
-        view.note(&target, None, at(3));
-        assert!(view.seen.contains_key(&target));
-        assert!(view.doubted.is_empty());
-    }
-
-    #[test]
-    fn what_is_not_there_may_appear_as_long_as_a_call_may_land() {
-        let target = Target {
-            topology: Topology::CacheCluster,
-            id: "cache".to_owned(),
-        };
-        let began = Instant::now();
-        let at = |second| began + Duration::from_secs(second);
-        let lands = LANDS.as_secs();
-        let left = |view: &View, second| view.may_appear(&target, began, at(second));
-        // Of the process before nobody knows what it asked for last.
-        let mut view = View::default();
-        view.note(&target, None, at(1));
-        assert_eq!(left(&view, 10), Some(LANDS - Duration::from_secs(10)));
-        assert_eq!(
-            left(&view, lands + 5),
-            Some(Duration::ZERO),
-            "it is to be looked at anew"
-        );
-        view.note(&target, None, at(lands + 5));
-        assert_eq!(left(&view, lands + 6), None);
-        // A call of its own, whether it was answered or not: looks may not show at once what it made.
-        for answer in [None, Some(made(&memcached(), 0))] {
-            view.note(&target, answer, at(100));
-            view.asked_for(&target, at(100));
-            view.note(&target, None, at(101));
-            assert_eq!(left(&view, 110), Some(LANDS - Duration::from_secs(10)));
-        }
-        view.note(&target, None, at(100 + lands));
-        assert_eq!(left(&view, 101 + lands), None);
-        // What a look has shown is there, or gone.
-        view.asked_for(&target, at(200));
-        view.note(&target, Some(made(&memcached(), 0)), at(201));
-        view.note(&target, None, at(202));
-        assert_eq!(left(&view, 203), None);
-    }
 }
