@@ -451,7 +451,7 @@ fn removed(
     let (next, message) = match found.map(|found| &found.state) {
         None if may_appear(backup, now) => (
             Next::Wait,
-            format!("waiting whether snapshot {name} appears, which may have been asked for"),
+            format!("there is no snapshot {name}; it may have been asked for a moment ago and is looked for once more"),
         ),
         None => (Next::Release, String::new()),
         Some(_) if keep => (Next::Release, String::new()),

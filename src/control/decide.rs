@@ -254,6 +254,7 @@ pub fn open(instance: &CacheInstance, plan: &PlanLookup, backup: &BackupLookup) 
         } else {
             Existence::Present
         },
+        deleted_at: instance.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         plan_name: revision.name.clone(),
         grace: plan.replace_grace_period(),
         plan,

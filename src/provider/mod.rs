@@ -38,6 +38,8 @@ pub struct Desired {
     pub uid: String,
     /// Whether the cache is to exist.
     pub existence: Existence,
+    /// Since when it is to be deleted. Nothing is made for it since, unless its deletion is held.
+    pub deleted_at: Option<Timestamp>,
     /// The name of the plan.
     pub plan_name: String,
     /// The plan as it was in the instance's revision, the tenant's parameters applied.
@@ -359,6 +361,17 @@ pub struct Fault {
     pub kind: FaultKind,
     /// What was attempted, on what, what came back, and what the reader can do.
     pub message: String,
+    /// Whether it may have had its effect all the same.
+    pub effect: Effect,
+}
+
+/// Whether a step that did not succeed may have had its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It had none: the provider weighed it, and says so.
+    None,
+    /// It may have had, or may have yet.
+    Unknown,
 }
 
 /// Whether trying a step again may help.
@@ -394,6 +407,15 @@ impl Fault {
         Self {
             kind: FaultKind::Transient,
             message: message.into(),
+            effect: Effect::Unknown,
+        }
+    }
+
+    /// A fault that passes when there is room, or more is allowed.
+    pub fn no_room(message: impl Into<String>) -> Self {
+        Self {
+            effect: Effect::None,
+            ..Self::transient(message)
         }
     }
 
@@ -402,6 +424,7 @@ impl Fault {
         Self {
             kind: FaultKind::Refused,
             message: message.into(),
+            effect: Effect::None,
         }
     }
 }

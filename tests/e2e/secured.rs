@@ -170,7 +170,7 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
         (credentials["password"] == json!(other)).then(|| credentials["REDIS_URL"].as_str().unwrap().to_owned())
     })
     .await;
-    assert_eq!(strategies(world, &id), ["ROTATE", "SET"]);
+    assert_eq!(strategies(world, &id), ["ROTATE", "SET", "ROTATE"]);
     let rotations = world.calls("ModifyReplicationGroup", &id).into_iter();
     let rotations = rotations.filter(|call| {
         call.parameters
@@ -188,10 +188,10 @@ async fn encryption_and_passwords_come_call_by_call_and_shut_nobody_out_before_t
     let bindings =
         "select id from bindings where instance_id = $1 and deleted_at is null order by created_at desc offset 1";
     for row in sql.query(bindings, &[&order.id]).await.unwrap() {
-        assert_eq!(strategies(world, &id), ["ROTATE", "SET"], "there is one yet");
+        assert_eq!(strategies(world, &id), ["ROTATE", "SET", "ROTATE"], "there is one yet");
         assert_eq!(world.osb().unbind(&order, row.get(0)).await.status, 200);
     }
-    asked(world, &id, &["ROTATE", "SET", "SET"]).await;
+    asked(world, &id, &["ROTATE", "SET", "ROTATE", "SET"]).await;
     eventually("the end of the password before", async || {
         let answer = redis(&with, ca_file, &["get", "kept"]).await;
         ["NOAUTH", "WRONGPASS"]

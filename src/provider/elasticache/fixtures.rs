@@ -58,6 +58,7 @@ pub(in super::super) fn desired(plan: CachePlanSpec) -> Desired {
         name: "i".to_owned(),
         uid: UID.to_owned(),
         existence: Existence::Present,
+        deleted_at: None,
         plan_name: "plan".to_owned(),
         plan,
         owner: Owner {

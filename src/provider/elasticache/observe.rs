@@ -42,7 +42,7 @@ pub async fn observe(
     let unproven = place.arn.is_none() && !desired.adopt.as_ref().is_some_and(adopted);
     let (live, may_appear) = match poller.seen(&place.target) {
         Some(Some(live)) => (Some(live), None),
-        _ if may_go && unproven => poller.ascertain(&place.target).await?,
+        _ if may_go && unproven => poller.ascertain(&place.target, desired.deleted_at).await?,
         Some(None) => (None, None),
         None if is_new(desired, &place, recorded, has_password) => (None, None),
         None => (poller.look(&place.target).await?, None),

@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::{Mutex, RwLock};
 use secrecy::SecretString;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::super::{Fault, FaultKind};
+use super::super::{Effect, Fault};
 use super::events::{self, Heard, Occurrence, Told};
 use super::lifecycle::Offered;
 use super::view::Caches;
@@ -142,17 +143,25 @@ impl Poller {
     }
 
     /// The cache as [`Self::look`] tells of it, and of one that is not there, for how long it may still appear: it was asked for
-    /// a moment ago, or may have been by an earlier process. Once that time is over it is asked about once more.
+    /// a moment ago, or may have been by an earlier process, but not since its instance is being deleted. Once that time is
+    /// over it is asked about once more.
     ///
     /// # Errors
     /// When ElastiCache does not answer.
-    pub async fn ascertain(&self, target: &Target) -> Result<(Option<Live>, Option<Duration>), Fault> {
+    pub async fn ascertain(
+        &self,
+        target: &Target,
+        deleted_at: Option<Timestamp>,
+    ) -> Result<(Option<Live>, Option<Duration>), Fault> {
         let live = self.look(target).await?;
         if live.is_some() {
             return Ok((live, None));
         }
         let now = Instant::now();
-        let left = self.0.view.read().caches.may_appear(target, self.0.began, now);
+        let ago = deleted_at.and_then(|at| Duration::try_from(ambient::now().duration_since(at)).ok());
+        let deleted = ago.and_then(|ago| now.checked_sub(ago));
+        let others = deleted.map_or(self.0.began, |deleted| deleted.min(self.0.began));
+        let left = self.0.view.read().caches.may_appear(target, others, now);
         match left {
             None => Ok((None, None)),
             Some(Duration::ZERO) => {
@@ -199,7 +208,7 @@ impl Poller {
         let outcome = self.noted(&target, outcome);
         let caches = &mut self.0.view.write().caches;
         match &outcome {
-            Err(fault) if fault.kind == FaultKind::Refused => caches.refused(&target),
+            Err(fault) if fault.effect == Effect::None => caches.refused(&target),
             Ok(()) | Err(_) => caches.asked_for(&target, Instant::now()),
         }
         outcome

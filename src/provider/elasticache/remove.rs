@@ -29,7 +29,7 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
         Existence::Present | Existence::Superseded => (DeletionPolicy::Delete, Vec::new()),
     };
     if let Some(left) = observed.may_appear {
-        let message = format!("waiting whether {id} appears, which may have been asked for");
+        let message = format!("{id} is not there; it may have been asked for a moment ago and is looked for once more");
         return Decision::rest(deleting(message)).after(left);
     }
     let Some(live) = &observed.live else {

@@ -85,16 +85,16 @@ impl Caches {
         self.0.entry(target.clone()).or_default().settled = true;
     }
 
-    /// For how long a cache that was not there may still appear, if those who ask have done so since `began`; zero if that is
-    /// over and nobody looked since.
-    pub fn may_appear(&self, target: &Target, began: Instant, now: Instant) -> Option<Duration> {
+    /// For how long a cache that was not there may still appear, which others may have asked for until `others`; zero if that
+    /// is over and nobody looked since.
+    pub fn may_appear(&self, target: &Target, others: Instant, now: Instant) -> Option<Duration> {
         let known = self.0.get(target);
         let since = match known {
             Some(Known {
                 asked_for: Some(asked), ..
             }) => *asked,
             Some(Known { settled: true, .. }) => return None,
-            _ => began,
+            _ => others,
         };
         let until = since + LANDS;
         let look = known.and_then(|known| known.look.as_ref());

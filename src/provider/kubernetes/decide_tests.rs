@@ -44,6 +44,7 @@ fn desired(engine: &str, kubernetes: &Value) -> Desired {
         name: "i".to_owned(),
         uid: "u".to_owned(),
         existence: Existence::Present,
+        deleted_at: None,
         plan_name: "plan".to_owned(),
         plan,
         owner: Owner::default(),

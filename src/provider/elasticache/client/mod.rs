@@ -123,6 +123,12 @@ where
             "{what}: ElastiCache refuses: {reason}; change the plan or the instance"
         ))
     } else {
-        Fault::transient(format!("{what}: {reason}; trying again"))
+        let message = format!("{what}: {reason}; trying again");
+        let of_room = |code: &str| code.contains("Quota") || code.contains("Capacity");
+        if error.code().is_some_and(of_room) {
+            Fault::no_room(message)
+        } else {
+            Fault::transient(message)
+        }
     }
 }
