@@ -226,7 +226,7 @@ def test_faults(api, name):
         api.list_tags_for_resource(ResourceName=cluster(api, name)["ARN"])
     drop(api, name)
     calls = [call for call in control("GET", "calls") if call["parameters"].get("CacheClusterId") == name]
-    assert [call["outcome"] for call in calls[:2]] == ["(answer lost)", "CacheClusterAlreadyExists"]
+    assert [(call["outcome"], call["lost"]) for call in calls[:2]] == [("ok", True), ("CacheClusterAlreadyExists", False)]
 
 
 def test_requests_must_be_signed():
