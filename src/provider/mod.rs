@@ -430,6 +430,12 @@ impl Fault {
 }
 
 impl Desired {
+    /// Whether a cache of this id is the one that it was to take over.
+    pub fn adopts(&self, id: &str) -> bool {
+        let is = |adopted: &String| adopted.eq_ignore_ascii_case(id);
+        self.adopt.as_ref().is_some_and(is)
+    }
+
     /// The restart that is due. One that was ordered is due at once, whatever our clock says of the time at which Postgres
     /// accepted it.
     pub fn restart_due(&self, now: Timestamp) -> Option<Timestamp> {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plans;
 use crate::platform::{End, MEMCACHED, Platform, REDIS, condition};
@@ -109,6 +109,19 @@ async fn given_back_meanwhile(p: &Platform, plan: &str, after: impl Future<Outpu
     p.order("one", plan, &json!({})).await;
     after.await;
     vec![ended(p.deprovision("one", plan).await)]
+}
+
+/// Asks for a backup, and deletes it once it says something.
+async fn deleted_once(p: &Platform, says: impl Fn(&Value) -> bool) -> Vec<End> {
+    p.apply_backup(REDIS, "copy", "mine");
+    p.until("the backup says it", |world| {
+        let backup = world.object("cachebackups", REDIS, "copy");
+        backup.is_some_and(|backup| says(&backup))
+    })
+    .await;
+    p.delete("cachebackups", REDIS, "copy");
+    p.gone("cachebackups", REDIS, "copy").await;
+    Vec::new()
 }
 
 /// Caches of every kind at rest, and ten minutes in which nothing happens. At most one resync falls into them, which lists
@@ -701,18 +714,7 @@ pub const ALL: &[Scenario] = &[
             by_hand(&p, "aws-redis-small", "Delete").await;
             Vec::new()
         }),
-        operation: doing!(|p| {
-            p.apply_backup(REDIS, "copy", "mine");
-            p.until("the backup is ready", |world| {
-                world
-                    .object("cachebackups", REDIS, "copy")
-                    .is_some_and(|backup| condition(&backup, "Ready") == Some("True"))
-            })
-            .await;
-            p.delete("cachebackups", REDIS, "copy");
-            p.gone("cachebackups", REDIS, "copy").await;
-            Vec::new()
-        }),
+        operation: doing!(|p| deleted_once(&p, |backup| condition(backup, "Ready") == Some("True")).await),
     },
     Scenario {
         name: "backup by YAML that is deleted at once",
@@ -721,17 +723,6 @@ pub const ALL: &[Scenario] = &[
             by_hand(&p, "aws-redis-small", "Delete").await;
             Vec::new()
         }),
-        operation: doing!(|p| {
-            p.apply_backup(REDIS, "copy", "mine");
-            p.until("the backup is held", |world| {
-                world
-                    .object("cachebackups", REDIS, "copy")
-                    .is_some_and(|backup| backup["status"]["snapshot"].is_string())
-            })
-            .await;
-            p.delete("cachebackups", REDIS, "copy");
-            p.gone("cachebackups", REDIS, "copy").await;
-            Vec::new()
-        }),
+        operation: doing!(|p| deleted_once(&p, |backup| backup["status"]["snapshot"].is_string()).await),
     },
 ];

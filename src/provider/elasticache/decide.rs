@@ -57,10 +57,7 @@ fn look(
     let users = users.filter(|_| !open);
     let planned = spec.authentication == Some(Authentication::Token) || desired.plan.has_users();
     let authentication = planned && !open;
-    let adopted = desired
-        .adopt
-        .as_ref()
-        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(&id));
+    let adopted = desired.adopts(&id);
     if place.arn.is_none() {
         match (observed.ownership, adopted) {
             (Ownership::Ours, _) => place.arn.clone_from(&live.arn),

@@ -20,10 +20,7 @@ pub fn missing(
     users: Option<&Users<'_>>,
 ) -> Decision<Step> {
     let id = place.target.id.clone();
-    let adopted = desired
-        .adopt
-        .as_ref()
-        .is_some_and(|adopted| adopted.eq_ignore_ascii_case(&id));
+    let adopted = desired.adopts(&id);
     if adopted && place.arn.is_none() {
         let message = format!(
             "there is no replication group or cache cluster {id} in this region and account: correct spec.adopt in a new instance, or make it"

@@ -38,8 +38,7 @@ pub async fn observe(
         .cluster()
         .is_some_and(|serving| serving.target == place.target);
     let may_go = recorded && (desired.existence != Existence::Present || !serves);
-    let adopted = |id: &String| id.eq_ignore_ascii_case(&place.target.id);
-    let unproven = place.arn.is_none() && !desired.adopt.as_ref().is_some_and(adopted);
+    let unproven = place.arn.is_none() && !desired.adopts(&place.target.id);
     let (live, may_appear) = match poller.seen(&place.target) {
         Some(Some(live)) => (Some(live), None),
         _ if may_go && unproven => poller.ascertain(&place.target, desired.deleted_at).await?,

@@ -123,8 +123,7 @@ pub fn remove(desired: &Desired, observed: &Observed) -> Decision<Step> {
 /// Whether a cache may be deleted: tags or an earlier proof say that it is ours, or its id does, which follows from the
 /// uid of the instance. One that was to be taken over is ours only once it was proven.
 fn is_ours(desired: &Desired, place: &Cluster, observed: &Observed) -> bool {
-    let adopted = |id: &String| id.eq_ignore_ascii_case(&place.target.id);
-    let derived = !desired.adopt.as_ref().is_some_and(adopted);
+    let derived = !desired.adopts(&place.target.id);
     match observed.ownership {
         Ownership::Foreign => place.arn.is_some() && derived,
         Ownership::Ours => true,
